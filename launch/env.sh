@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Makes .venv from the hash-locked files of launch/lock/, and does nothing where it is up to date.
+#   launch/env.sh              CPU
+#   launch/env.sh cuda         with an extra of setup.py: cuda, tpu
+# PYTHON=python3.12 launch/env.sh picks the interpreter.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail() { echo "env.sh: $1" >&2; exit 2; }
+
+locks=(launch/lock/base.txt)
+for extra in "$@"; do
+  [ -f "launch/lock/$extra.txt" ] ||
+    fail "no extra '$extra'; there are: $(cd launch/lock && ls | sed 's/\.txt$//' | grep -v '^base$' | xargs)"
+  locks+=("launch/lock/$extra.txt")
+done
+
+# Extras stay once they were asked for: a later plain call does not take them away.
+stamp=.venv/locked
+if [ "$#" -eq 0 ] && [ -f "$stamp" ]; then
+  mapfile -t locks < <(grep -o 'launch/lock/[a-z0-9_-]*\.txt' "$stamp" | sort -u)
+fi
+want=$(sha256sum "${locks[@]}" setup.py 2>/dev/null) || fail "a lock file is missing; get the checkout anew"
+[ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && exit 0
+
+if [ ! -x .venv/bin/python ]; then
+  python=${PYTHON:-python3}
+  command -v "$python" >/dev/null || fail "no $python found: install Python 3.11 to 3.13"
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "$("$python" --version) is too old: install Python 3.11 to 3.13, or name one: PYTHON=python3.12 $0"
+  "$python" -m venv .venv ||
+    fail "$python cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)"
+fi
+echo "env.sh: installing into .venv (once; about a minute) ..."
+requirements=()
+for lock in "${locks[@]}"; do requirements+=(-r "$lock"); done
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps "${requirements[@]}"
+# The package itself, in place: no copy, so an edit is live.
+echo "$PWD" > "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vaedm_jax.pth"
+echo "$want" > "$stamp"

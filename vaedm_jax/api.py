@@ -1,0 +1,195 @@
+"""The trained model as an object: generator, refiner and their schedule."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+from vaedm_jax import models
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.process import FORMULATIONS
+from vaedm_jax.diffusion.schedule import linear_schedule
+from vaedm_jax.errors import UserError
+from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.rundir import read_config
+from vaedm_jax.training.loop import restore_average
+from vaedm_jax.training.mesh import make_mesh, replicated, split_batch
+from vaedm_jax.training.stages import ddpm_stage, to_symmetric, to_unit, vae_stage
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+class Samples(NamedTuple):
+    """Images float32 [N, H, W, C] in [0, 1]; `x_hat` is None for the unconditional DDPM."""
+
+    images: np.ndarray
+    x_hat: np.ndarray | None
+
+
+class VAEDM:
+    """A trained model.
+
+    Attributes:
+      config: the whole configuration that it was trained with.
+      params: `vae` and `ddpm`; either may be empty where it was not trained.
+    """
+
+    def __init__(self, config: ConfigDict, vae_params: Any, ddpm_params: Any):
+        self.config = config
+        everywhere = replicated(make_mesh())
+        self.params = {
+            "vae": jax.device_put(vae_params, everywhere),
+            "ddpm": jax.device_put(ddpm_params, everywhere),
+        }
+        self.networks = Networks(
+            models.build_vae(config) if config.ddpm.variant != "uncond" else None,
+            models.build_unet(config),
+            config.ddpm.variant,
+            (config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T),
+            config.ddpm.z_conditioning,
+            config.data.image_size,
+        )
+
+    @classmethod
+    def load(cls, file: str | Path) -> "VAEDM":
+        """The model of a file that `save` wrote, or of the package: "emoji"."""
+        path = SHIPPED / f"{file}.safetensors" if "/" not in str(file) and "." not in str(file) else Path(file)
+        if not path.is_file():
+            shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
+            raise UserError(f"weights '{file}': no such file; weights in the package: {shipped}")
+        try:
+            with safetensors.safe_open(path, "numpy") as f:
+                config = ConfigDict(json.loads(f.metadata()["config"]))
+                flat = {tuple(name.split("/")): f.get_tensor(name).astype(np.float32) for name in f.keys()}
+        except Exception as error:
+            raise UserError(f"{path} is no file of weights that VAEDM.save wrote ({error})") from error
+        params = unflatten_dict(flat)
+        return cls(config, params.get("vae", {}), params.get("ddpm", {}))
+
+    @classmethod
+    def from_run(cls, workdir: str | Path) -> "VAEDM":
+        """The model of a run directory, from its newest checkpoints; what is not trained yet is left empty."""
+        workdir, mesh = Path(workdir), make_mesh()
+        config = read_config(workdir)
+        vae = {}
+        if config.ddpm.variant != "uncond":
+            vae = restore_average(vae_stage(config), workdir, mesh)
+            if vae is None:
+                raise UserError(f"{workdir} holds no trained VAE yet; train it first (--mode=train)")
+        return cls(config, vae, restore_average(ddpm_stage(config, vae), workdir, mesh) or {})
+
+    def save(self, file: str | Path, dtype: Any = np.float32) -> None:
+        """Write parameters and configuration as one safetensors file."""
+        flat = flatten_dict(jax.device_get(self.params), sep="/")
+        arrays = {name: np.asarray(a, dtype) for name, a in flat.items() if not isinstance(a, dict)}
+        metadata = {"config": self.config.to_json_best_effort(), "format": "vaedm_jax 1"}
+        write_whole(Path(file), safetensors.numpy.save(arrays, metadata))
+
+    def sample(
+        self, n: int, seed: int = 0, first: int = 0, chain: Chain | None = None, batch_size: int = 64
+    ) -> Samples:
+        """Images `first` to `first + n` of a seed. Image i depends on the seed and i alone.
+
+        Args:
+          chain: how to sample; the configuration's `sample` section by default.
+          batch_size: images at a time; it is rounded up to a multiple of the devices.
+        """
+        if not self.params["ddpm"]:
+            raise UserError("this model has no trained DDPM yet; train it first (--mode=train)")
+        chain = chain or chain_of(self.config.sample)
+        chain.schedule(self.networks.full_schedule)  # refuses an impossible chain before anything is compiled
+        sharding = split_batch(make_mesh())
+        size = -(-min(batch_size, n) // jax.device_count()) * jax.device_count()
+        parts = []
+        for begin in range(first, first + n, size):
+            indices = jax.device_put(np.arange(begin, begin + size), sharding)
+            parts.append(jax.device_get(generate(self.networks, chain, self.params, seed, indices)))
+        images, x_hat = (None if p[0] is None else np.concatenate(p)[:n] for p in zip(*parts, strict=True))
+        return Samples(images, x_hat)
+
+    def sample_x_hat(self, n: int, seed: int = 0) -> np.ndarray:
+        """What the VAE generates, [N, H, W, C] in [0, 1]: the x_hat of `sample` with the same seed."""
+        z = prior(self.networks, sample_keys(seed, jnp.arange(n)))
+        return np.asarray(decode(self.networks, self.params, z))
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """The VAE's reconstructions, decoded at the mean of q(z | x): [N, H, W, C] in [0, 1].
+
+        Args:
+          images: [N, H, W, C], uint8 or floats in [0, 1].
+        """
+        x = to_unit(jnp.asarray(images)) if images.dtype == np.uint8 else jnp.asarray(images)
+        return np.asarray(decode(self.networks, self.params, encode(self.networks, self.params, x)[0]))
+
+
+def chain_of(settings: Any, **changes: Any) -> Chain:
+    """The chain of a `sample` section."""
+    return Chain(**{name: getattr(settings, name) for name in Chain.__dataclass_fields__} | changes)
+
+
+class Networks(NamedTuple):
+    """What a compiled program depends on, hashable."""
+
+    vae: models.VAE | None
+    unet: models.UNet
+    variant: str
+    betas: tuple[int, float, float]
+    z_conditioning: bool
+    size: int
+
+    @property
+    def full_schedule(self):
+        return linear_schedule(*self.betas)
+
+
+def sample_keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
+    """The key of every sample, from the seed and its index."""
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(indices)
+
+
+def fold(keys: jax.Array, i: int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
+
+
+def prior(networks: Networks, keys: jax.Array) -> jax.Array:
+    """z ~ N(0, I) of every sample, [B, D]."""
+    return jax.vmap(lambda key: jax.random.normal(key, (networks.vae.z_dim,)))(fold(keys, 0))
+
+
+@partial(jax.jit, static_argnums=0)
+def encode(networks: Networks, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return networks.vae.apply({"params": params["vae"]}, x, method="encode")
+
+
+@partial(jax.jit, static_argnums=0)
+def decode(networks: Networks, params: Any, z: jax.Array) -> jax.Array:
+    return networks.vae.apply({"params": params["vae"]}, z, method="decode")
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def generate(
+    networks: Networks, chain: Chain, params: Any, seed: jax.Array, indices: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    """Images of a seed by index [B], and their x_hat: z from the prior, x_hat from z, the chain from both."""
+    keys = sample_keys(seed, indices)
+    form, z, x_hat, shown = FORMULATIONS[networks.variant], None, None, None
+    if form.shown:
+        z = prior(networks, keys)
+        x_hat = decode(networks, params, z)
+        shown = to_symmetric(x_hat)
+
+    def network(x_t, t, x_hat, z):
+        return networks.unet.apply({"params": params["ddpm"]}, x_t, t, x_hat, z)
+
+    predict_noise = form.predict_noise(network, shown, z=z if networks.z_conditioning else None)
+    shape = (networks.size, networks.size, 3)
+    u_0 = chain.run(networks.full_schedule, predict_noise, fold(keys, 1), shape, shown)
+    return jnp.clip((u_0 + 1) / 2, 0, 1), x_hat

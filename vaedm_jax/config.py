@@ -1,0 +1,147 @@
+"""Every setting, its default, and what it means. A file in `configs/` changes what it needs and no more."""
+
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vaedm_jax.diffusion.process import FORMULATIONS
+from vaedm_jax.diffusion.samplers import SAMPLERS
+from vaedm_jax.diffusion.schedule import VARIANCES
+from vaedm_jax.diffusion.spacing import SPACINGS, STARTS
+from vaedm_jax.errors import UserError
+
+EMA_SCHEDULES = ("constant", "byol")
+
+# What may differ when a run directory is used again. All else makes another model.
+FREE = (
+    "*.steps",
+    "*.epochs",
+    "*.microbatches",
+    "log.*",
+    "checkpoint.*",
+    "sample.*",
+    "data.tfds_dir",
+    "data.archive",
+)
+# What may be changed on purpose in the middle of a run; it is said, and the run goes on.
+TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout")
+
+
+def base_config(variant: str = "form1") -> ConfigDict:
+    """The defaults; the networks and the optimisation are the paper's for CIFAR-10 (appendix E).
+
+    Args:
+      variant: `uncond` (a plain DDPM), `form1` or `form2` (the paper's Formulations 1 and 2).
+    """
+    one_of("variant", variant, FORMULATIONS)
+    c = ConfigDict()
+    c.seed = 0  # of the data's order, the initial weights and all noise in training
+
+    c.data = ConfigDict()
+    c.data.source = "emoji"  # the embedded set, or the name of a tfds data set
+    c.data.path = ""  # a folder of images; wins over the source
+    c.data.image_size = 32
+    c.data.category = ""  # of the emoji, such as "People & Body"; empty: all
+    c.data.held_out = 0.05  # share of images kept from training where the source has no test split
+    c.data.flip = False  # random horizontal flips (the paper has none)
+    c.data.tfds_dir = ""  # where tfds keeps its data; empty: its own default
+    c.data.archive = ""  # cifar-10-binary.tar.gz, where it lies on disk already
+
+    c.vae = training_defaults(batch_size=128, epochs=500, learning_rate=1e-4)
+    c.vae.enc_block = "32x7,32d2,32t16,16x4,16d2,16t8,8x4,8d2,8t4,4x3,4d4,4t1,1x3"
+    c.vae.dec_block = "1x1,1u4,1t4,4x2,4u2,4t8,8x3,8u2,8t16,16x7,16u2,16t32,32x15"
+    c.vae.channels = "32:64,16:128,8:256,4:256,1:512"  # widths; that of resolution 1 is the size of z
+    c.vae.kl_weight = 1.0
+    c.vae.checkpoint = ""  # run directory whose VAE is used instead of training one
+
+    c.ddpm = training_defaults(batch_size=128, epochs=1000, learning_rate=2e-4)
+    c.ddpm.warmup, c.ddpm.clip = 5000, 1.0
+    c.ddpm.ema_decay, c.ddpm.ema_schedule = 0.9999, "byol"
+    c.ddpm.variant = variant
+    c.ddpm.T, c.ddpm.beta_1, c.ddpm.beta_T = 1000, 1e-4, 0.02
+    c.ddpm.channels, c.ddpm.multipliers, c.ddpm.blocks = 128, (1, 2, 2, 2), 2
+    c.ddpm.attention = (2,)  # downsampling factors of the levels that attend
+    c.ddpm.heads, c.ddpm.dropout = 1, 0.1
+    c.ddpm.patch = 1  # the network works on patches of this many pixels a side
+    c.ddpm.z_conditioning = False  # z enters beside the time embedding
+    c.ddpm.scale_shift = False  # the embedding scales and shifts normalisations
+
+    c.sample = ConfigDict()
+    c.sample.weights = ""  # a .safetensors file, or "emoji" for the weights in the package; empty: the run's own
+    c.sample.n, c.sample.batch_size, c.sample.seed = 64, 64, 0
+    c.sample.sampler, c.sample.steps = "ddpm", 1000
+    c.sample.start = "noise"  # at T; or "truncated", "warm"
+    c.sample.spacing = "even"  # or "uniform", "quadratic"
+    c.sample.t_start = 500  # where a warm start begins
+    c.sample.variance = "fixedsmall"  # of ddpm; or "fixedlarge"
+    c.sample.eta = 0.0  # of ddim
+    c.sample.clip = True  # clip the estimates of the clean image to [-1, 1]
+    c.sample.nearest = False  # show the nearest training images beside the samples
+
+    # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
+    c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})
+    c.checkpoint = ConfigDict({"every": 1000, "keep": 2})
+    return c
+
+
+def training_defaults(batch_size: int, epochs: float, learning_rate: float) -> ConfigDict:
+    """What both stages have: the optimisation."""
+    c = ConfigDict()
+    c.batch_size, c.epochs, c.learning_rate = batch_size, float(epochs), learning_rate
+    c.steps = 0  # when not 0, it wins over the epochs
+    c.microbatches = 1  # a batch is worked off in so many parts, one after the other
+    c.warmup = 0  # steps over which the learning rate rises
+    c.clip = 0.0  # largest global norm of the gradient; 0: none
+    c.ema_decay = 0.0  # 0: no average
+    c.ema_schedule = "constant"  # or "byol": rises to 1 along a cosine
+    c.ema_warmup = True  # decay at most (1 + n) / (10 + n): a short run is not averaged with its random start
+    return c
+
+
+def one_of(name: str, value: str, allowed: Any) -> None:
+    if value not in allowed:
+        raise UserError(f"{name} = '{value}': it must be one of {', '.join(allowed)}")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse values that no code below would accept, before anything is loaded or compiled."""
+    one_of("ddpm.variant", config.ddpm.variant, FORMULATIONS)
+    one_of("sample.sampler", config.sample.sampler, SAMPLERS)
+    one_of("sample.start", config.sample.start, STARTS)
+    one_of("sample.spacing", config.sample.spacing, SPACINGS)
+    one_of("sample.variance", config.sample.variance, VARIANCES)
+    if config.ddpm.variant == "uncond" and (config.sample.start == "warm" or config.ddpm.z_conditioning):
+        setting = "ddpm.z_conditioning" if config.ddpm.z_conditioning else "sample.start = 'warm'"
+        raise UserError(f"{setting} needs a VAE, and ddpm.variant = 'uncond' has none; use form1 or form2")
+    for name in ("vae", "ddpm"):
+        stage = config[name]
+        one_of(f"{name}.ema_schedule", stage.ema_schedule, EMA_SCHEDULES)
+        for key in ("batch_size", "microbatches"):
+            if stage[key] < 1:
+                raise UserError(f"{name}.{key} = {stage[key]}: it must be at least 1")
+        if stage.steps <= 0 and stage.epochs <= 0:
+            raise UserError(f"{name}.steps and {name}.epochs are both 0: one of them says how long to train")
+        parts = stage.microbatches * jax.device_count()
+        if stage.batch_size % parts:
+            raise UserError(
+                f"{name}.batch_size = {stage.batch_size}: {jax.device_count()} devices with {stage.microbatches} "
+                f"microbatches need a multiple of {parts}, such as {-(-stage.batch_size // parts) * parts}"
+            )
+    for section, key in (
+        ("log", "every"),
+        ("log", "pictures"),
+        ("checkpoint", "every"),
+        ("checkpoint", "keep"),
+    ):
+        if config[section][key] < 1:
+            raise UserError(f"{section}.{key} = {config[section][key]}: it must be at least 1")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"ddpm.batch_size": 128, ...}`."""
+    flat = {}
+    for key, value in config.items():
+        is_section = isinstance(value, ConfigDict | dict)
+        flat |= flatten(value, f"{prefix}{key}.") if is_section else {prefix + key: value}
+    return flat

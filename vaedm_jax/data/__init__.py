@@ -1,0 +1,33 @@
+"""Images by the name of a data set or from a folder, and endless batches of them."""
+
+from ml_collections import ConfigDict
+
+from vaedm_jax.data import emoji, folder
+from vaedm_jax.data.pipeline import batches, pipeline, preview
+from vaedm_jax.data.source import Dataset, Source
+from vaedm_jax.errors import UserError
+
+__all__ = ["Dataset", "Source", "batches", "load", "pipeline", "preview"]
+
+
+def load(config: ConfigDict) -> Dataset:
+    """The data set that the `data` section of a configuration asks for, at its image_size.
+
+    UserError if something asked for does not exist, is not prepared, or cannot be read.
+    """
+    size, held_out = config.image_size, config.held_out
+    if size < 1:
+        raise UserError(f"data.image_size is {size}; it should be at least 1")
+    if not 0 <= held_out < 1:
+        raise UserError(f"data.held_out is {held_out}; it is a share, at least 0 and below 1")
+    if config.category and (config.path or config.source != "emoji"):
+        asked = config.path or config.source
+        raise UserError(f"data.category is {config.category!r}, and {asked} has no categories; only 'emoji' has")
+    if config.path:
+        return folder.load(config.path, size, held_out)
+    if config.source == "emoji":
+        return emoji.load(config.category, size, held_out)
+    # Imported here, since the other sources do without tfds and should also work where it is broken.
+    from vaedm_jax.data import catalog
+
+    return catalog.load(config.source, config.tfds_dir, config.archive, size, held_out)

@@ -1,0 +1,110 @@
+"""CIFAR-10 from its binary archive, prepared without TensorFlow (which tfds's own builder would need)."""
+
+import os
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from vaedm_jax.data.reason import reason
+from vaedm_jax.errors import UserError
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"  # tfds knows its checksum
+FOLDER = "cifar-10-batches-bin"
+FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+RECORD = 1 + 3 * 32 * 32  # a label, then the planes of red, green and blue
+
+
+class Cifar10Binary(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """CIFAR-10 in the order of its archive, as lossless images."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None  # tfds would look for it with a package that it does not depend on
+
+    def __init__(self, *, archive: str = "", **options: Any):
+        self.archive = archive
+        super().__init__(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(32, 32, 3), encoding_format="png"),
+                    "label": tfds.features.ClassLabel(names=CLASSES),
+                }
+            ),
+            homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
+        records = read_archive(self.archive or download(dl_manager))
+        return {part: self._generate_examples(records[part]) for part in FILES}
+
+    def _generate_examples(self, records: np.ndarray) -> Iterator[tuple[int, dict]]:
+        for i, record in enumerate(records):
+            planes = record[1:].reshape(3, 32, 32)
+            image = Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+            yield i, {"image": image, "label": int(record[0])}
+
+
+def prepared(data_dir: str, archive: str) -> Cifar10Binary:
+    """The builder with its data on disk, under `data_dir` or tfds's usual place.
+
+    Only the first time does it need the archive: that at `archive`, or by download if that is ''. UserError
+    if it cannot be had, is damaged, or is another.
+    """
+
+    def builder() -> Cifar10Binary:
+        return Cifar10Binary(archive=archive, data_dir=data_dir or None, file_format="array_record")
+
+    unprepared = builder()
+    if not unprepared.data_path.exists():
+        try:
+            unprepared.download_and_prepare()
+        except OSError as error:
+            if not unprepared.data_path.exists():  # it is there if another host was faster on a common disk
+                raise UserError(f"CIFAR-10 cannot be prepared in {unprepared.data_dir} ({reason(error)})") from error
+    return builder()
+
+
+def download(manager: tfds.download.DownloadManager) -> os.PathLike:
+    try:
+        return manager.download(URL)
+    except Exception as error:  # of requests, of the disk, of the checksum
+        raise UserError(
+            f"CIFAR-10 cannot be downloaded ({reason(error)}); fetch {URL} by hand and give its path as data.archive"
+        ) from error
+
+
+def read_archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Records, uint8 [N, 3073], of 'train' and 'test'; UserError if there is no archive or it is damaged."""
+    wanted = {f"{FOLDER}/{name}" for names in FILES.values() for name in names}
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            found = {m.name: archive.extractfile(m).read() for m in archive if m.isfile() and m.name in wanted}
+    except FileNotFoundError as error:
+        raise UserError(f"data.archive: {path} is not there; it can be had from {URL}") from error
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise UserError(f"data.archive: {path} is damaged ({reason(error)}); fetch it again from {URL}") from error
+    if missing := sorted(wanted - set(found)):
+        raise UserError(f"data.archive: {path} has no {missing[0]}; it should be the binary version, {URL}")
+    return {
+        part: np.concatenate([records(path, name, found[f"{FOLDER}/{name}"]) for name in FILES[part]]) for part in FILES
+    }
+
+
+def records(path: str | os.PathLike, name: str, data: bytes) -> np.ndarray:
+    """One file of the archive as records, uint8 [N, 3073]."""
+    if not data or len(data) % RECORD:
+        raise UserError(f"data.archive: {path}: {name} has {len(data)} bytes, no multiple of {RECORD}; see {URL}")
+    table = np.frombuffer(data, np.uint8).reshape(-1, RECORD)
+    if table[:, 0].max() >= len(CLASSES):
+        raise UserError(f"data.archive: {path}: {name} has a label {table[:, 0].max()}, the last is 9; see {URL}")
+    return table

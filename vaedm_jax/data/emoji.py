@@ -1,0 +1,33 @@
+"""The emoji that come with the package: 3,786 images of 32 x 32, in ten categories."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vaedm_jax.data.images import square
+from vaedm_jax.data.source import Dataset, split
+from vaedm_jax.errors import UserError
+
+ARCHIVE = Path(__file__).with_name("noto_emoji_32.npz")
+
+
+def load(category: str, size: int, held_out: float) -> Dataset:
+    """All emoji or one category, the skin tones of each on one side; UserError for an unknown category."""
+    with np.load(ARCHIVE, allow_pickle=False) as arrays:
+        images, names, categories = arrays["image"], arrays["name"], arrays["category"]
+    known = np.unique(categories).tolist()
+    if category and category not in known:
+        raise UserError(f"data.category: no emoji category {category!r}; there are {', '.join(known)}")
+    # Each category is split on its own, so that an emoji's side is the same with and without the filter.
+    rows = [np.flatnonzero(categories == c) for c in ([category] if category else known)]
+    sides = [[r[side] for side in split(names[r].tolist(), held_out)] for r in rows]
+    train, test = (images[np.sort(np.concatenate(side))] for side in zip(*sides, strict=True))
+    return Dataset(f"emoji ({category})" if category else "emoji", resized(train, size), resized(test, size))
+
+
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """[N, H, W, 3] to [N, size, size, 3], both uint8."""
+    if images.shape[1:3] == (size, size):
+        return images
+    return np.stack([square(Image.fromarray(image), size) for image in images])

@@ -1,0 +1,76 @@
+"""A folder of images: any formats, modes and sizes, at any depth."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vaedm_jax.data.images import read
+from vaedm_jax.data.source import Dataset, Lazy, split
+from vaedm_jax.errors import UserError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+CELEBA_PHOTOGRAPHS = "CelebA-HQ-img"  # beside it, CelebAMask-HQ has masks, which are images too
+CACHE_BYTES = 2 * 10**9
+
+
+def load(path: str, size: int, held_out: float) -> Dataset:
+    """The images under a folder. All are decoded here once, so that UserError comes before training does."""
+    root = Path(path).expanduser().resolve()
+    if not root.is_dir():
+        raise UserError(f"data.path: {root} is {'not a folder' if root.exists() else 'not there'}")
+    if (root / CELEBA_PHOTOGRAPHS).is_dir():
+        root = root / CELEBA_PHOTOGRAPHS
+    names = image_files(root)
+    if not names:
+        raise UserError(f"data.path: {root} holds no images ({', '.join(EXTENSIONS)}), at no depth")
+    paths = [root / name for name in names]
+    cache = decoded(paths, size, keep=len(paths) * size * size * 3 <= CACHE_BYTES)
+
+    def image(index: int) -> np.ndarray:
+        return read(paths[index], size) if cache is None else cache[index]
+
+    return Dataset(root.name or str(root), *(Lazy(side, image) for side in split(names, held_out)))
+
+
+def image_files(root: Path) -> list[str]:
+    """Sorted paths, relative to `root` and with slashes, of the images under it that are not hidden."""
+
+    def unlisted(error: OSError) -> None:
+        raise UserError(f"data.path: {error.filename} cannot be listed ({error.strerror})") from error
+
+    found = []
+    for folder, subfolders, files in os.walk(root, onerror=unlisted):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        inside = Path(folder).relative_to(root)
+        found += [
+            (inside / name).as_posix()
+            for name in files
+            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def decoded(paths: list[Path], size: int, keep: bool) -> np.ndarray | None:
+    """All files as uint8 [N, size, size, 3], or None unless `keep`; UserError names the first that is bad."""
+    cache = np.empty((len(paths), size, size, 3), np.uint8) if keep else None
+    bad = []
+
+    def attempt(path: Path) -> np.ndarray | UserError:
+        try:
+            return read(path, size)
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = tqdm(pool.map(attempt, paths), "reading images", len(paths), unit="", leave=False, delay=2)
+        for i, result in enumerate(results):
+            if isinstance(result, UserError):
+                bad.append(result)
+            elif keep:
+                cache[i] = result
+    if bad:
+        raise UserError(str(bad[0]) + (f" (and {len(bad) - 1} more)" if len(bad) > 1 else "")) from bad[0]
+    return cache

@@ -1,0 +1,52 @@
+"""Any picture to the square RGB that the networks take."""
+
+import os
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vaedm_jax.data.reason import reason
+from vaedm_jax.errors import UserError
+
+
+def read(path: str | os.PathLike, size: int) -> np.ndarray:
+    """The image in a file as uint8 [size, size, 3]; UserError if it is damaged."""
+    try:
+        return decode(path, size)
+    except Exception as error:  # on damaged files Pillow raises whatever its decoders trip over
+        unknown = isinstance(error, UnidentifiedImageError)
+        why = "its format is none that is known" if unknown else reason(error)
+        raise UserError(f"{path} cannot be read as an image ({why}); repair or remove it") from error
+
+
+def decode(file: str | os.PathLike | BinaryIO, size: int) -> np.ndarray:
+    """The image in a file, of an animation the first frame, as uint8 [size, size, 3]; may raise anything."""
+    with Image.open(file) as image:
+        # A JPEG is decoded at a half, a quarter or an eighth if that is still twice the size: it is faster.
+        image.draft(None, (2 * size, 2 * size))
+        return square(image, size)
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """uint8 [size, size, 3]: upright as EXIF says, RGB on white, short side resized, the centre cut out."""
+    rgb = to_rgb(ImageOps.exif_transpose(image))
+    return np.asarray(ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode in RGB; what is transparent becomes white. ValueError if its range is unknown."""
+    if image.mode.startswith(("I", "F")):
+        return sixteen_bit(image).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def sixteen_bit(image: Image.Image) -> Image.Image:
+    """A greyscale image of 16 bits in 8 bits: Pillow's own conversion clips at 255 where it should scale."""
+    pixels = np.asarray(image)
+    if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError(f"pixels of mode {image.mode} have no known range, 8 or 16 bits do")
+    return Image.fromarray(np.rint(pixels / 257).astype(np.uint8))

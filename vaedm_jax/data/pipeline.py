@@ -1,0 +1,54 @@
+"""From a source to batches: a pure function of the seed and the batch's number, with no state to store."""
+
+import os
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from vaedm_jax.data.source import Source
+from vaedm_jax.errors import UserError
+
+THREADS = min(8, os.cpu_count() or 1)
+
+
+def pipeline(source: Source, batch_size: int, seed: int, flip: bool) -> grain.MapDataset:
+    """Endless batches: `[n]` is batch n, uint8 [B, S, S, 3], a function of the seed and n alone.
+
+    Every epoch has each image once, in an order of its own, and batches run on from one epoch into the next.
+    With `flip`, about half of them are mirrored. UserError if there are fewer images than one batch takes.
+    """
+    return examples(source, batch_size, seed, flip).batch(batch_size)
+
+
+def batches(
+    source: Source, batch_size: int, seed: int, flip: bool, start: int = 0, shard: tuple[int, int] = (0, 1)
+) -> Iterator[np.ndarray]:
+    """Batches start, start + 1, … of `pipeline`, read ahead by threads.
+
+    With shard = (k, n), only the k-th of n equal slices of each: uint8 [B / n, S, S, 3]. UserError if there
+    are fewer images than one batch takes, or n does not divide the batch size.
+    """
+    index, count = shard
+    if batch_size % count:
+        raise UserError(f"a batch of {batch_size} images cannot be divided equally among {count} hosts")
+    # Slice k of batch m is batch m * n + k of size B / n.
+    slices = examples(source, batch_size, seed, flip).batch(batch_size // count)[start * count + index :: count]
+    return iter(slices.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)))
+
+
+def preview(source: Source, n: int) -> np.ndarray:
+    """The first n images, fewer if there are fewer: uint8 [n, S, S, 3]."""
+    return np.stack([source[i] for i in range(min(n, len(source)))])
+
+
+def examples(source: Source, batch_size: int, seed: int, flip: bool) -> grain.MapDataset:
+    """The endless sequence of images, uint8 [S, S, 3], that `pipeline` cuts into batches."""
+    if len(source) < batch_size:
+        raise UserError(f"too few images for a batch: {len(source)}, and a batch takes {batch_size}")
+    shuffled = grain.MapDataset.source(source).seed(seed).shuffle()
+    return (shuffled.random_map(mirrored) if flip else shuffled).repeat()
+
+
+def mirrored(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return image[:, ::-1] if rng.random() < 0.5 else image

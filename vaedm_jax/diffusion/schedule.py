@@ -1,0 +1,60 @@
+"""The noise schedule, whole or at some of its steps. All in float64 on the host."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+VARIANCES = ("fixedsmall", "fixedlarge")
+
+
+class Schedule(NamedTuple):
+    """A chain of N steps, all arrays [N], from the least noise to the most.
+
+    Attributes:
+      t: the step of the T-step chain that each is; it is what the network is told.
+      alpha_bar: the share of the image's variance that is left after the step.
+      alpha_bar_prev: that after the step before it in this chain; 1 at the first.
+    """
+
+    t: np.ndarray
+    alpha_bar: np.ndarray
+    alpha_bar_prev: np.ndarray
+
+    @property
+    def beta(self) -> np.ndarray:
+        return 1 - self.alpha_bar / self.alpha_bar_prev
+
+    @property
+    def posterior_variance(self) -> np.ndarray:
+        """beta-tilde of eq. 18: the variance of q(u_{t-1} | u_t, x_0); 0 at the first step."""
+        return (1 - self.alpha_bar_prev) / (1 - self.alpha_bar) * self.beta
+
+    def posterior_mean(self) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients of x_0 and u_t in the mean of q(u_{t-1} | u_t, x_0).
+
+        Eq. 17 prints sqrt(alpha_bar_t) in the second for sqrt(alpha_t).
+        """
+        of_x_0 = np.sqrt(self.alpha_bar_prev) * self.beta / (1 - self.alpha_bar)
+        of_u_t = np.sqrt(1 - self.beta) * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
+        return of_x_0, of_u_t
+
+    def log_variance(self, variance: str) -> np.ndarray:
+        """Log-variance of the reverse step: `fixedsmall` is the posterior's (the paper), `fixedlarge` is beta_t.
+
+        The first entry, where the posterior's is log 0, is the posterior's at index 1, as in the DDPM paper's code.
+        """
+        values = {"fixedsmall": self.posterior_variance, "fixedlarge": self.beta}[variance].copy()
+        values[0] = self.posterior_variance[min(1, len(self.t) - 1)] or self.beta[0]
+        return np.log(values)
+
+
+def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
+    """The paper's schedule: beta rises linearly over the T steps."""
+    alpha_bar = np.cumprod(1 - np.linspace(beta_1, beta_T, T, dtype=np.float64))
+    return respace(Schedule(np.arange(T), alpha_bar, alpha_bar), np.arange(T))
+
+
+def respace(schedule: Schedule, t: np.ndarray) -> Schedule:
+    """The chain that visits only the steps `t` (ascending) of `schedule`: same marginals, betas recomputed."""
+    alpha_bar = schedule.alpha_bar[t]
+    return Schedule(schedule.t[t], alpha_bar, np.append(1.0, alpha_bar[:-1]))

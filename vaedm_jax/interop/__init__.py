@@ -1,0 +1,1 @@
+"""Published PyTorch networks in and out."""

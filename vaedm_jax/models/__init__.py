@@ -1,0 +1,62 @@
+"""The two networks, and the one place that builds them from a configuration."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vaedm_jax.errors import UserError
+from vaedm_jax.models.blocks import check_blocks
+from vaedm_jax.models.unet import UNet
+from vaedm_jax.models.vae import VAE
+
+
+def build_vae(config: Any) -> VAE:
+    """The VAE of a whole configuration. Raises UserError where its block strings do not fit the images."""
+    size, vae = config.data.image_size, config.vae
+    check_blocks(vae.enc_block, vae.channels, size, 1)
+    check_blocks(vae.dec_block, vae.channels, 1, size)
+    return VAE(vae.enc_block, vae.dec_block, vae.channels)
+
+
+def build_unet(config: Any) -> UNet:
+    """The U-Net of a whole configuration. Raises UserError where its levels do not fit the images."""
+    size, ddpm = config.data.image_size, config.ddpm
+    factor = ddpm.patch * 2 ** (len(ddpm.multipliers) - 1)
+    if size % factor:
+        raise UserError(
+            f"data.image_size = {size}: a U-Net of {len(ddpm.multipliers)} levels on patches of {ddpm.patch} needs a "
+            f"multiple of {factor}"
+        )
+    for width in {ddpm.channels * m for m in (1, *ddpm.multipliers)}:
+        if width % 32 or width % ddpm.heads:
+            raise UserError(
+                f"ddpm: a width of {width} must be divisible by its 32 norm groups and by {ddpm.heads} heads"
+            )
+    return UNet(
+        channels=ddpm.channels,
+        multipliers=tuple(ddpm.multipliers),
+        blocks=ddpm.blocks,
+        attention=tuple(ddpm.attention),
+        heads=ddpm.heads,
+        dropout=ddpm.dropout,
+        scale_shift=ddpm.scale_shift,
+        patch=ddpm.patch,
+    )
+
+
+def init_vae(vae: VAE, size: int, key: jax.Array) -> Any:
+    """Random parameters for images of `size` pixels."""
+    return vae.init(key, jnp.zeros((1, size, size, vae.image_channels)))["params"]
+
+
+def init_unet(unet: UNet, size: int, key: jax.Array, shown: bool, z_dim: int = 0) -> Any:
+    """Random parameters; `shown`: the network is shown x_hat; `z_dim`: size of the z that it takes, 0 for none."""
+    image = jnp.zeros((1, size, size, 3))
+    z = jnp.zeros((1, z_dim)) if z_dim else None
+    return unet.init(key, image, jnp.zeros(1), image if shown else None, z)["params"]
+
+
+def count(params: Any) -> int:
+    """Number of parameters, of arrays or of shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

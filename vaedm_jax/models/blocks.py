@@ -1,0 +1,65 @@
+"""The VAE's architecture as text: `32x7,32d2,32t16,...` with the widths `32:64,16:128,...`.
+
+`RxN` is N residual blocks at resolution R; `RdK` a residual block and then average pooling by K; `RuK`
+nearest-neighbour upsampling by K; `RtS` a 1x1 convolution from the width of resolution R to that of S.
+"""
+
+import re
+from typing import NamedTuple
+
+from vaedm_jax.errors import UserError
+
+
+class Block(NamedTuple):
+    """One entry. `kind` is `x`, `d`, `u` or `t`; `size` is the resolution that it is written with, `arg` the
+    rate of `d` and `u` (1 for `x`), or the resolution that `t` leads to."""
+
+    kind: str
+    size: int
+    arg: int
+
+
+def parse_channels(text: str) -> dict[int, int]:
+    """`32:64,16:128` as {resolution: width}."""
+    entries = [re.fullmatch(r"(\d+):(\d+)", entry.strip()) for entry in text.split(",")]
+    if not all(entries):
+        raise UserError(f"channels '{text}': every entry must read RESOLUTION:WIDTH, like 32:64")
+    return {int(m[1]): int(m[2]) for m in entries}
+
+
+def parse_blocks(text: str) -> list[Block]:
+    """The block string as a list, `RxN` repeated N times."""
+    blocks = []
+    for entry in text.split(","):
+        match = re.fullmatch(r"(\d+)([xdut])(\d+)", entry.strip())
+        if not match:
+            raise UserError(f"block string: cannot read '{entry}'; entries are like 32x7, 32d2, 4u2, 32t16")
+        size, kind, number = int(match[1]), match[2], int(match[3])
+        blocks += [Block("x", size, 1)] * number if kind == "x" else [Block(kind, size, number)]
+    return blocks
+
+
+def check_blocks(text: str, channels: str, start: int, end: int) -> None:
+    """Walk the string from resolution `start` and refuse it where the sizes or widths do not fit."""
+    widths, size, width = parse_channels(channels), start, None
+    for kind, written, arg in parse_blocks(text):
+        where = f"block string '{text}', entry {written}{kind}{arg}"
+        for needed in (written, arg) if kind == "t" else (written,):
+            if needed not in widths:
+                raise UserError(f"{where}: channels '{channels}' name no width for resolution {needed}")
+        width = width or widths[written]
+        if kind == "t" and arg != size:
+            raise UserError(f"{where}: the features are {size}x{size} here, so it should be {written}t{size}")
+        if kind != "t" and written != size:
+            raise UserError(
+                f"{where}: the features are {size}x{size} here, not {written}x{written}; images of {max(start, end)} "
+                f"pixels need a block string for {max(start, end)}"
+            )
+        if widths[written] != width:
+            raise UserError(f"{where}: the features have {width} channels here, not {widths[written]}")
+        if kind == "d" and size % arg:
+            raise UserError(f"{where}: {size} pixels cannot be pooled by {arg}")
+        size = size // arg if kind == "d" else size * arg if kind == "u" else size
+        width = widths[arg] if kind == "t" else width
+    if size != end:
+        raise UserError(f"block string '{text}' ends at {size}x{size}; it should end at {end}x{end}")

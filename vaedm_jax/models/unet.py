@@ -1,0 +1,169 @@
+"""The U-Net of stage 2: that of the DDPM paper, which may be shown x_hat beside x_t and may take z.
+
+Layer names carry the index of the published PyTorch network's `input_blocks` and `output_blocks`
+(`down_3_res`, `up_0_attn`), which keeps the table of names in `interop` one line for each kind of layer.
+"""
+
+import math
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+dense_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # as in the DDPM paper's code
+Dense = partial(nn.Dense, kernel_init=dense_init)
+Norm = partial(nn.GroupNorm, num_groups=32, epsilon=1e-5)
+zeros = nn.initializers.zeros_init()
+
+
+def conv(features: int, name: str, kernel: int = 3, stride: int = 1, kernel_init=dense_init) -> nn.Conv:
+    pad = (kernel - 1) // 2  # on both sides: with a stride, "SAME" would pad one side only
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        stride,
+        padding=((pad, pad), (pad, pad)),
+        kernel_init=kernel_init,
+        name=name,
+    )
+
+
+def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
+    """Sinusoids of the steps t [B], cosines first: [B, width]."""
+    half = width // 2
+    frequency = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / half)
+    angle = t.astype(jnp.float32)[:, None] * frequency[None]
+    return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+class ResBlock(nn.Module):
+    """Two normalised convolutions; the embedding [B, E] is added between them, or scales and shifts there."""
+
+    features: int
+    dropout: float
+    scale_shift: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, emb: jax.Array, train: bool) -> jax.Array:
+        h = conv(self.features, "conv_0")(nn.silu(Norm(name="norm_0")(x)))
+        emb = Dense(self.features * (2 if self.scale_shift else 1), name="emb")(nn.silu(emb))[:, None, None]
+        if self.scale_shift:
+            scale, shift = jnp.split(emb, 2, axis=-1)
+            h = Norm(name="norm_1")(h) * (1 + scale) + shift
+        else:
+            h = Norm(name="norm_1")(h + emb)
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = conv(self.features, "conv_1", kernel_init=zeros)(h)
+        skip = x if x.shape[-1] == self.features else conv(self.features, "skip", kernel=1)(x)
+        return skip + h
+
+
+class Attention(nn.Module):
+    """Self-attention over all positions; q, k and v of a head lie side by side, head after head."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        B, H, W, C = x.shape
+        h = Norm(name="norm")(x).reshape(B, H * W, C)
+        h = Dense(3 * C, name="qkv")(h).reshape(B, H * W, self.heads, 3, C // self.heads)
+        h = jax.nn.dot_product_attention(h[..., 0, :], h[..., 1, :], h[..., 2, :])
+        h = nn.Dense(C, kernel_init=zeros, name="proj")(h.reshape(B, H * W, C))
+        return x + h.reshape(B, H, W, C)
+
+
+class UNet(nn.Module):
+    """eps(x_t, t; x_hat, z).
+
+    Attributes:
+      channels: width of the first level; multipliers: width of every level over it.
+      blocks: residual blocks a level.
+      attention: downsampling factors at which levels attend (2: at half the size); the middle always does.
+      heads: attention heads. dropout: rate inside the residual blocks.
+      scale_shift: the embedding scales and shifts the second normalisation, where it is else added before it.
+      patch: the network works on patches of this size (space to depth); 1 is the published network.
+    """
+
+    channels: int
+    multipliers: tuple[int, ...]
+    blocks: int = 2
+    attention: tuple[int, ...] = ()
+    heads: int = 1
+    dropout: float = 0.0
+    scale_shift: bool = False
+    patch: int = 1
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        x_hat: jax.Array | None = None,
+        z: jax.Array | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Noise in the image that it is shown.
+
+        Args:
+          x: noisy images [B, H, W, C]; H and W are divisible by patch * 2**(levels - 1).
+          t: steps [B] of the T-step chain, from 0; may be fractional.
+          x_hat: images [B, H, W, C] concatenated to x; z: latents [B, D] added to the time embedding.
+          train: dropout on; needs the rng "dropout".
+        Returns: [B, H, W, C].
+        """
+        widths = [self.channels * m for m in self.multipliers]
+        image_channels = x.shape[-1]
+        res = partial(ResBlock, dropout=self.dropout, scale_shift=self.scale_shift)
+        attention = partial(Attention, self.heads)
+
+        emb = Dense(4 * self.channels, name="time_0")(timestep_embedding(t, self.channels))
+        emb = Dense(4 * self.channels, name="time_1")(nn.silu(emb))
+        if z is not None:
+            emb += Dense(4 * self.channels, name="z_1")(nn.silu(Dense(4 * self.channels, name="z_0")(z)))
+
+        h = x if x_hat is None else jnp.concatenate([x, x_hat], axis=-1)
+        h = conv(self.channels, "conv_in")(space_to_depth(h, self.patch))
+        skips, i = [h], 0
+        for level, width in enumerate(widths):
+            for _ in range(self.blocks):
+                i += 1
+                h = res(width, name=f"down_{i}_res")(h, emb, train)
+                h = attention(name=f"down_{i}_attn")(h) if 2**level in self.attention else h
+                skips.append(h)
+            if level < len(widths) - 1:
+                i += 1
+                h = conv(width, f"down_{i}_pool", stride=2)(h)
+                skips.append(h)
+
+        h = res(widths[-1], name="mid_0_res")(h, emb, train)
+        h = attention(name="mid_1_attn")(h)
+        h = res(widths[-1], name="mid_2_res")(h, emb, train)
+
+        i = 0
+        for level, width in reversed(list(enumerate(widths))):
+            for block in range(self.blocks + 1):
+                h = res(width, name=f"up_{i}_res")(jnp.concatenate([h, skips.pop()], axis=-1), emb, train)
+                h = attention(name=f"up_{i}_attn")(h) if 2**level in self.attention else h
+                if level and block == self.blocks:
+                    h = conv(width, f"up_{i}_unpool")(h.repeat(2, axis=1).repeat(2, axis=2))
+                i += 1
+
+        h = nn.silu(Norm(name="norm_out")(h))
+        h = conv(image_channels * self.patch**2, "conv_out", kernel_init=zeros)(h)
+        return depth_to_space(h, self.patch)
+
+
+def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
+    """[B, H, W, C] to [B, H / patch, W / patch, patch * patch * C]."""
+    B, H, W, C = x.shape
+    x = x.reshape(B, H // patch, patch, W // patch, patch, C).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(B, H // patch, W // patch, patch * patch * C)
+
+
+def depth_to_space(x: jax.Array, patch: int) -> jax.Array:
+    """The inverse of space_to_depth."""
+    B, H, W, C = x.shape
+    x = x.reshape(B, H, W, patch, patch, C // patch**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(B, H * patch, W * patch, C // patch**2)

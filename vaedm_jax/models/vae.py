@@ -1,0 +1,104 @@
+"""The VAE of stage 1: residual bottleneck blocks without normalisation, one layer of latents z (1 x 1 x D)."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vaedm_jax.models.blocks import parse_blocks, parse_channels
+
+# PyTorch's default for convolutions. Without normalisation the smaller start matters: with variance 1 / fan_in the
+# sixty residual blocks of the CIFAR-10 network blow the activations up.
+init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+gelu = partial(nn.gelu, approximate=False)
+
+
+def conv(features: int, kernel: int, name: str, use_bias: bool = True) -> nn.Conv:
+    return nn.Conv(features, (kernel, kernel), use_bias=use_bias, kernel_init=init, name=name)
+
+
+class Bottleneck(nn.Module):
+    """x + conv1x1(conv3x3(conv3x3(conv1x1(x)))), half the width inside, GELU before each; 1x1 only at size 1."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width, kernel = x.shape[-1], 3 if x.shape[1] > 1 else 1
+        h = conv(width // 2, 1, "conv_1")(gelu(x))
+        h = conv(width // 2, kernel, "conv_2")(gelu(h))
+        h = conv(width // 2, kernel, "conv_3")(gelu(h))
+        return x + conv(width, 1, "conv_4")(gelu(h))
+
+
+class Blocks(nn.Module):
+    """The layers that a block string describes; layer i carries the name `block_i`."""
+
+    blocks: str
+    channels: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        widths = parse_channels(self.channels)
+        for i, (kind, _, arg) in enumerate(parse_blocks(self.blocks)):
+            if kind == "t":
+                x = conv(widths[arg], 1, f"block_{i}", use_bias=False)(x)
+            elif kind == "u":
+                x = x.repeat(arg, axis=1).repeat(arg, axis=2)
+            else:
+                x = Bottleneck(name=f"block_{i}")(x)
+                x = nn.avg_pool(x, (arg, arg), (arg, arg)) if kind == "d" else x
+        return x
+
+
+class VAE(nn.Module):
+    """q(z | x) and p(x | z).
+
+    Attributes:
+      enc_block, dec_block: block strings of encoder and decoder.
+      channels: widths at each resolution; that of resolution 1 is D, the number of latents.
+      dec_channels: widths of the decoder where they differ.
+      image_channels: channels of the images.
+    """
+
+    enc_block: str
+    dec_block: str
+    channels: str
+    dec_channels: str = ""
+    image_channels: int = 3
+
+    @property
+    def z_dim(self) -> int:
+        return parse_channels(self.channels)[1]
+
+    def setup(self) -> None:
+        first = parse_channels(self.channels)[parse_blocks(self.enc_block)[0].size]
+        self.conv_in = conv(first, 3, None, use_bias=False)
+        self.encoder = Blocks(self.enc_block, self.channels)
+        self.mu = conv(self.z_dim, 1, None, use_bias=False)
+        self.logvar = conv(self.z_dim, 1, None, use_bias=False)
+        self.decoder = Blocks(self.dec_block, self.dec_channels or self.channels)
+        self.conv_out = conv(self.image_channels, 3, None)
+
+    def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Images [B, H, W, C] in [0, 1] to the mean and log-variance of z, [B, D] each."""
+        h = self.encoder(self.conv_in(x))
+        return self.mu(h)[:, 0, 0], self.logvar(h)[:, 0, 0]
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Latents [B, D] to images [B, H, W, C] in [0, 1]."""
+        return nn.sigmoid(self.conv_out(self.decoder(z[:, None, None, :])))
+
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The reconstruction at the mean, the mean and the log-variance. It serves to make the parameters."""
+        mu, logvar = self.encode(x)
+        return self.decode(mu), mu, logvar
+
+
+def reparameterize(mu: jax.Array, logvar: jax.Array, noise: jax.Array) -> jax.Array:
+    """z = mu + exp(logvar / 2) * noise, all [B, D]."""
+    return mu + jnp.exp(0.5 * logvar) * noise
+
+
+def kl_divergence(mu: jax.Array, logvar: jax.Array) -> jax.Array:
+    """KL(q(z | x) || N(0, I)) of each image in nats, [B]."""
+    return 0.5 * jnp.sum(jnp.exp(logvar) + mu**2 - 1 - logvar, axis=-1)

@@ -1,0 +1,18 @@
+"""What a run leaves behind for people: pictures, metrics, progress on the terminal, and a report."""
+
+from vaedm_jax.reporting.metrics import MetricWriter, read_metrics
+from vaedm_jax.reporting.pictures import grid, read_caption, save_png, tile, to_uint8
+from vaedm_jax.reporting.progress import Progress
+from vaedm_jax.reporting.report import write_report
+
+__all__ = [
+    "MetricWriter",
+    "Progress",
+    "grid",
+    "read_caption",
+    "read_metrics",
+    "save_png",
+    "tile",
+    "to_uint8",
+    "write_report",
+]

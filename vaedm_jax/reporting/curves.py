@@ -1,0 +1,73 @@
+"""A curve over the steps as inline SVG, in the colours of the page around it."""
+
+import io
+import re
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+LINE = "#3b7dd8"
+POINTS = 150  # what a chart of this width can show
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "curve",
+    "text.parse_math": False,
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "grid.linewidth": 0.5,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def curve_svg(steps, values, prefix: str) -> str:
+    """One chart of values [N] over steps [N]: the mean, and as a band the range, over 150 stretches of steps.
+
+    The y axis is logarithmic where the values are positive and span more than a decade. Values that are not
+    finite are left out; "" if none remains. `prefix` keeps the chart's ids apart from others on the page.
+    """
+    steps, values = np.asarray(steps, float), np.asarray(values, float)
+    keep = np.isfinite(values)
+    steps, values = steps[keep], values[keep]
+    if not len(values):
+        return ""
+    count = min(len(values), POINTS)
+    x = [part.mean() for part in np.array_split(steps, count)]
+    parts = np.array_split(values, count)
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 2.3), layout="constrained")
+        axes = figure.add_subplot()
+        axes.fill_between(x, [p.min() for p in parts], [p.max() for p in parts], color=LINE, alpha=0.25, lw=0)
+        axes.plot(x, [p.mean() for p in parts], color=LINE, lw=1.4, marker="." if count < 3 else "")
+        axes.margins(x=0.01)
+        if values.min() > 0 and values.max() > 10 * values.min():
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+            axes.yaxis.set_minor_locator(LogLocator(subs=()))
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        svg = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(svg, format="svg", transparent=True, metadata=nothing)
+    return _inline(svg.getvalue(), prefix)
+
+
+def _inline(svg: str, prefix: str) -> str:
+    """The <svg> element alone, as HTML wants it: no XML prolog, no namespaces, ids of its own."""
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)

@@ -1,0 +1,96 @@
+"""How far a training run is: a bar on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TextIO
+
+from tqdm import tqdm
+
+WINDOW = 60.0  # seconds over which the speed is measured
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
+
+
+class Progress:
+    """Shows step, loss, images/s and the time left, on stderr; use it as a context manager.
+
+    total: steps of the whole run; start: steps done before, by the run that this one continues.
+    On a terminal it is a bar, otherwise (a log, a CI job) a plain line every ten seconds at most.
+    The speed counts from the first step that ends here, so neither earlier steps nor compilation enter it.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        label: str = "",
+        images_per_step: int = 1,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._stream, self._clock = stream or sys.stderr, clock
+        self._total, self._label, self._images = total, label, images_per_step
+        self._marks: deque[tuple[float, int]] = deque()  # (time, step) at each showing within the window
+        self._step, self._loss, self._shown_step = start, None, start
+        self._bar = None
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=total, initial=start, desc=label, file=self._stream, bar_format=BAR, dynamic_ncols=True
+            )
+        self._interval = 0.2 if self._bar is not None else 10.0
+
+    def update(self, step: int, loss) -> None:
+        """`step` steps are done, the last with `loss`.
+
+        The loss may be an array on a device: it is fetched only when shown, so steps are not held up by it.
+        """
+        self._step, self._loss = step, loss
+        if not self._marks or step >= self._total or self._clock() - self._marks[-1][0] >= self._interval:
+            self._show()
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Over the last minute, as last shown; None before the second showing."""
+        if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
+            return None
+        (t0, first), (t1, last) = self._marks[0], self._marks[-1]
+        return self._images * (last - first) / (t1 - t0)
+
+    def close(self) -> None:
+        """Shows the last step if it was not shown, and leaves the terminal on a new line."""
+        if self._step != self._shown_step:
+            self._show()
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _show(self) -> None:
+        loss = float(self._loss)  # waits for the device, so the clock is read after it
+        self._marks.append((self._clock(), self._step))
+        while len(self._marks) > 2 and self._marks[-1][0] - self._marks[1][0] >= WINDOW:
+            self._marks.popleft()
+        self._shown_step = self._step
+
+        facts = [f"loss {loss:.4g}"]
+        if speed := self.images_per_s:
+            left = (self._total - self._step) * self._images / speed
+            facts += [f"{speed:.3g} images/s" if speed < 100 else f"{speed:,.0f} images/s"]
+            facts += [f"{tqdm.format_interval(left)} left"]
+        if self._bar is not None:
+            self._bar.set_postfix_str(", ".join(facts), refresh=False)
+            self._bar.n = self._step
+            self._bar.refresh()
+        else:
+            print(
+                f"{self._label}: step {self._step}/{self._total}",
+                *facts,
+                sep=", ",
+                file=self._stream,
+                flush=True,
+            )

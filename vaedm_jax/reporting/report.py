@@ -1,0 +1,173 @@
+"""The report of a run directory: one HTML file that needs nothing else, to read, print or send."""
+
+import base64
+import json
+import platform
+import re
+import time
+from html import escape
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from vaedm_jax.errors import UserError
+from vaedm_jax.reporting.curves import curve_svg
+from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.reporting.metrics import read_metrics
+from vaedm_jax.reporting.page import PAGE
+from vaedm_jax.reporting.pictures import read_caption
+
+STAGES = {"vae": "Stage 1: VAE, the generator", "ddpm": "Stage 2: DDPM, the refiner"}
+PACKAGES = ("vaedm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+GRIDS = 6  # of each stage's training
+
+
+def write_report(workdir: Path | str, title: str | None = None) -> Path:
+    """Writes WORKDIR/report.html from what is there, whatever is missing, and returns its path.
+
+    title: by default the directory's name.
+    Raises UserError if the directory does not exist, or a file in it is damaged.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: no such directory; must be the directory of a run")
+    stages = [stage for stage in STAGES if (workdir / stage).is_dir()]
+    training = "".join(_training(workdir / stage) for stage in stages)
+    body = [
+        f'<div class="stages">{"".join(_glance(workdir / stage) for stage in stages)}</div>',
+        _section("Samples", _samples(workdir), "No samples yet."),
+        _section("Training", training, "No stage has been trained yet."),
+        _section("Configuration", _table(_read_json(workdir / "config.json")), "No config.json."),
+        _section("Versions", _table(_versions())),
+    ]
+    title = title or workdir.resolve().name
+    page = PAGE.substitute(
+        title=escape(title),
+        subtitle=escape("VAEs meet Diffusion Models: a VAE generates, a diffusion model refines"),
+        body="\n".join(body),
+        footer=time.strftime("Written %Y-%m-%d %H:%M UTC.", time.gmtime()),
+    )
+    path = workdir / "report.html"
+    write_whole(path, page.encode())
+    return path
+
+
+def _section(title: str, content: str, otherwise: str = "") -> str:
+    return f'<section><h2>{title}</h2>{content or f"""<p class="soft">{otherwise}</p>"""}</section>'
+
+
+def _glance(folder: Path) -> str:
+    """The stage in six figures."""
+    lines, summary = read_metrics(folder), _read_json(folder / "summary.json")
+    losses, speeds = _column(lines, "loss")[1], _column(lines, "images_per_s")[1]
+    facts = {
+        "steps": f"{lines[-1]['step']:,}" if lines else None,
+        "last loss": f"{losses[-1]:.4g}" if len(losses) else None,
+        "images/s": f"{np.nanmedian(speeds):,.3g}" if np.isfinite(speeds).any() else None,
+        "duration": _duration(lines) if len(lines) > 1 else None,
+        "parameters": _count(summary.get("parameters")),
+        "device": summary.get("device"),
+    }
+    items = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items() if value is not None
+    )
+    return f'<div class="card"><h2>{STAGES[folder.name]}</h2><dl class="facts">{items}</dl></div>'
+
+
+def _samples(workdir: Path) -> str:
+    paths = sorted(workdir.glob("samples/**/*.png"), key=lambda path: (-path.stat().st_mtime_ns, path))
+    return "".join(_figure(path, str(path.relative_to(workdir))) for path in paths)
+
+
+def _training(folder: Path) -> str:
+    """Charts of every scalar with the loss first, grids in the order of steps, and the summary."""
+    lines = read_metrics(folder)
+    names = {name: None for line in lines for name in line} | {"loss": None}  # a dict, for its order
+    names = ["loss", *(name for name in names if name not in ("loss", "step", "time"))]
+    charts = [(name, curve_svg(*_column(lines, name), f"{folder.name}{i}")) for i, name in enumerate(names)]
+    figures = [f"<figure><figcaption><b>{escape(name)}</b></figcaption>{svg}</figure>" for name, svg in charts if svg]
+    paths = sorted(folder.glob("pictures/*.png"), key=lambda path: (_step(path), path))
+    chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(len(paths), GRIDS)).round().astype(int))]
+    grids = [_figure(path, f"step {_step(path):,}") for path in chosen]
+    return (
+        f"<h3>{STAGES[folder.name]}</h3>"
+        f'<div class="charts">{"".join(figures)}</div><div class="grids">{"".join(grids)}</div>'
+        f"{_table(_read_json(folder / 'summary.json'))}"
+    )
+
+
+def _figure(path: Path, name: str) -> str:
+    """A picture inside the page, with its name and its caption above it."""
+    caption, data = escape(read_caption(path)), base64.b64encode(path.read_bytes()).decode()
+    return (
+        f"<figure><figcaption><b>{escape(name)}</b> {caption}</figcaption>"
+        f'<img src="data:image/png;base64,{data}" alt="{escape(name)}"></figure>'
+    )
+
+
+def _table(values: dict) -> str:
+    return f"<table>{_table_rows(values, 0)}</table>" if values else ""
+
+
+def _table_rows(values: dict, depth: int) -> str:
+    """Two columns; a nested object is a heading, and its own rows indented below it."""
+    rows, indent = [], f' style="padding-left:{1.2 * depth:g}rem"'
+    for name, value in values.items():
+        name = escape(str(name))
+        if isinstance(value, dict) and value:
+            rows += [f'<tr><th colspan="2"{indent}>{name}</th></tr>', _table_rows(value, depth + 1)]
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            rows.append(f"<tr><th{indent}>{name}</th><td>{escape(text)}</td></tr>")
+    return "".join(rows)
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {**versions, "platform": platform.platform()}
+
+
+def _read_json(path: Path) -> dict:
+    """The object in a file, {} without the file."""
+    try:
+        value = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: must be a JSON object, is {type(value).__name__}")
+    return value
+
+
+def _column(lines: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(steps [N], values [N]) of the lines that have it."""
+    pairs = [(line["step"], line[name]) for line in lines if name in line]
+    return tuple(np.asarray(pairs, float).reshape(-1, 2).T)
+
+
+def _duration(lines: list[dict]) -> str:
+    """The time spent training: gaps far longer than usual, as between a kill and a resume, do not count."""
+    gaps = np.diff(_column(lines, "time")[1])
+    seconds = round(float(gaps[gaps <= 30 * max(1.0, np.median(gaps))].sum()))
+    minutes, hours = seconds // 60, seconds // 3600
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+
+
+def _count(number) -> str | None:
+    """1700000 as 1.70 M."""
+    if not isinstance(number, int):
+        return number
+    return f"{number / 1e6:.2f} M" if number >= 1e6 else f"{number:,}"
+
+
+def _step(path: Path) -> int:
+    """The last number in a picture's name."""
+    numbers = re.findall(r"\d+", path.stem)
+    return int(numbers[-1]) if numbers else 0

@@ -1,0 +1,55 @@
+"""Mode `sample`: images from a trained run, or from the weights in the package."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vaedm_jax.api import VAEDM, chain_of
+from vaedm_jax.config import check
+from vaedm_jax.data import Source, load
+from vaedm_jax.reporting import grid, save_png, to_uint8, write_report
+from vaedm_jax.reporting.files import write_arrays
+from vaedm_jax.train import sample_rows
+
+
+def sample(config: ConfigDict, workdir: Path) -> None:
+    """Write `samples/NAME.png`, a grid, and `samples/NAME.npz`, the images as uint8 arrays `images` and `x_hat`."""
+    check(config)
+    settings = config.sample
+    model = VAEDM.load(settings.weights) if settings.weights else VAEDM.from_run(workdir)
+    chain = chain_of(settings)
+    samples = model.sample(settings.n, settings.seed, 0, chain, settings.batch_size)
+
+    how = f"{chain.sampler}, {chain.steps} steps from " + {"warm": f"t = {chain.t_start}"}.get(chain.start, chain.start)
+    which = f"weights '{settings.weights}'" if settings.weights else f"run {workdir.name}"
+    nearest = None
+    if settings.nearest:
+        nearest = nearest_images(load(model.config.data).train, to_uint8(samples.images))
+    rows = sample_rows(samples, 16, nearest)
+    origin = Path(settings.weights).stem if settings.weights else "run"
+    name = f"{origin}_{chain.sampler}_{chain.start}_{chain.steps}_seed{settings.seed}"
+    picture = grid([images for _, images in rows], [label for label, _ in rows])
+    caption = f"{which}: {how}; " + ", ".join(dict.fromkeys(label for label, _ in rows))
+    save_png(workdir / "samples" / f"{name}.png", picture, caption)
+    arrays = {name: to_uint8(a) for name, a in samples._asdict().items() if a is not None}
+    write_arrays(workdir / "samples" / f"{name}.npz", arrays)
+    write_report(workdir)
+    print(
+        f"{len(samples.images)} images ({which}; {how}): {workdir / 'samples' / name}.png and .npz",
+        flush=True,
+    )
+
+
+def nearest_images(source: Source, images: np.ndarray, chunk: int = 1024) -> np.ndarray:
+    """For each image [N, H, W, C] uint8 the one of the source with the least squared distance in its pixels."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    best, found = np.full(len(images), np.inf, np.float32), np.zeros_like(images)
+    for begin in range(0, len(source), chunk):
+        block = np.stack([source[i] for i in range(begin, min(begin + chunk, len(source)))])
+        other = block.reshape(len(block), -1).astype(np.float32)
+        distance = (flat**2).sum(1)[:, None] - 2 * flat @ other.T + (other**2).sum(1)[None]
+        index = distance.argmin(axis=1)
+        nearer = distance[np.arange(len(flat)), index] < best
+        best[nearer], found[nearer] = distance[np.arange(len(flat)), index][nearer], block[index[nearer]]
+    return found

@@ -1,0 +1,130 @@
+"""Mode `train`: stage 1, then stage 2, each from where it was left."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vaedm_jax import rundir
+from vaedm_jax.api import VAEDM, Samples, chain_of
+from vaedm_jax.config import check
+from vaedm_jax.data import Dataset, load, preview
+from vaedm_jax.errors import UserError
+from vaedm_jax.models import build_unet, build_vae
+from vaedm_jax.reporting import grid, save_png, write_report
+from vaedm_jax.training.loop import fit, restore_average
+from vaedm_jax.training.mesh import make_mesh
+from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
+from vaedm_jax.training.step import batch_keys
+
+STAGES = ("vae", "ddpm", "all")
+
+
+def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
+    """Train what `stage` names; the unconditional DDPM has no first stage."""
+    check(config)
+    uncond = config.ddpm.variant == "uncond"
+    if stage == "vae" and uncond:
+        raise UserError("--stage=vae: the variant 'uncond' has no VAE; use form1 or form2, or --stage=ddpm")
+    chain_of(config.sample, steps=config.log.sample_steps)
+    build_unet(config), uncond or build_vae(config)  # refuse what does not fit before the data is read
+    source = check_vae(config) if config.vae.checkpoint and not uncond else None
+    data = load(config.data)
+    for name in ("vae", "ddpm"):
+        if len(data.train) < config[name].batch_size:
+            raise UserError(
+                f"{data.name} has {len(data.train)} images to train on, too few for a batch: {name}.batch_size = "
+                f"{config[name].batch_size}; give --config.{name}.batch_size at most that"
+            )
+    rundir.claim(workdir, config)
+    if source:
+        adopt_vae(source, workdir)
+    print(f"data: {data.name}, {len(data.train):,} images to train on, {len(data.test):,} held out", flush=True)
+
+    mesh = make_mesh()
+    vae_params: Any = {}
+    if not uncond:
+        first = vae_stage(config)
+        if config.vae.checkpoint:
+            vae_params = restore_average(first, workdir, mesh)
+        else:
+            vae_params = fit(first, data, config, workdir, mesh, Pictures(first, data, config, workdir)).average
+            write_report(workdir)
+    if stage != "vae":
+        second = ddpm_stage(config, vae_params)
+        fit(second, data, config, workdir, mesh, Pictures(second, data, config, workdir))
+        write_report(workdir)
+    print(f"the report is in {workdir / 'report.html'}", flush=True)
+
+
+def check_vae(config: ConfigDict) -> Path:
+    """The run directory whose VAE is to be reused; UserError where it has none, or one of another architecture."""
+    source = Path(config.vae.checkpoint)
+    other = rundir.read_config(source)
+    for section, key in (
+        ("vae", "enc_block"),
+        ("vae", "dec_block"),
+        ("vae", "channels"),
+        ("data", "image_size"),
+    ):
+        if other[section][key] != config[section][key]:
+            raise UserError(
+                f"the VAE in {source} is of another architecture: {section}.{key} is '{other[section][key]}' there and "
+                f"'{config[section][key]}' here"
+            )
+    if not (source / "vae" / "checkpoints").is_dir():
+        raise UserError(f"{source} holds no trained VAE (vae/checkpoints is missing)")
+    return source
+
+
+def adopt_vae(source: Path, workdir: Path) -> None:
+    """Copy the VAE of another run, so that this directory goes on explaining itself."""
+    target = workdir / "vae"
+    if not target.exists():
+        beside = workdir / ".vae.part"
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(source / "vae", beside)
+        beside.rename(target)
+
+
+class Pictures:
+    """What is looked at during training: a grid of pictures, and the loss on images held out."""
+
+    def __init__(self, stage: Stage, data: Dataset, config: ConfigDict, workdir: Path):
+        self.stage, self.config, self.folder = stage, config, workdir / stage.name / "pictures"
+        self.shown = preview(data.test, config.log.images)
+        self.held_out = preview(data.test, stage.settings.batch_size)
+        self.loss = jax.jit(lambda *args: stage.loss(*args, False)[0])
+
+    def __call__(self, step: int, average: Any) -> dict[str, float]:
+        rows = self.vae_rows(average) if self.stage.name == "vae" else self.ddpm_rows(average)
+        caption = f"{self.stage.name}, step {step:,}: " + ", ".join(dict.fromkeys(label for label, _ in rows))
+        picture = grid([images for _, images in rows], [label for label, _ in rows])
+        save_png(self.folder / f"step_{step:07d}.png", picture, caption)
+        keys = batch_keys(jax.random.key(0), 0, len(self.held_out))
+        return {"held_out_loss": float(self.loss(average, self.stage.frozen, self.held_out, keys))}
+
+    def vae_rows(self, average: Any) -> list[tuple[str, np.ndarray]]:
+        model = VAEDM(self.config, average, {})
+        half = self.shown[: max(1, len(self.shown) // 2)]
+        return [
+            ("held out", half),
+            ("reconstructed", model.reconstruct(half)),
+            ("from the prior", model.sample_x_hat(len(half))),
+        ]
+
+    def ddpm_rows(self, average: Any) -> list[tuple[str, np.ndarray]]:
+        model = VAEDM(self.config, self.stage.frozen, average)
+        chain = chain_of(self.config.sample, steps=self.config.log.sample_steps, spacing="even")
+        return sample_rows(model.sample(self.config.log.images, chain=chain), columns=8)
+
+
+def sample_rows(samples: Samples, columns: int, nearest: np.ndarray | None = None) -> list[tuple[str, np.ndarray]]:
+    """Rows of a grid: x_hat above its refinement, and the nearest training images below where they are given."""
+    kinds = [("x̂", samples.x_hat), ("refined" if samples.x_hat is not None else "sampled", samples.images)]
+    kinds = [(label, images) for label, images in [*kinds, ("nearest", nearest)] if images is not None]
+    count = len(samples.images)
+    return [(label, images[i : i + columns]) for i in range(0, count, columns) for label, images in kinds]

@@ -1,0 +1,132 @@
+"""Checkpoints of the whole train state by Orbax, written in the background, each with the sums that prove it whole."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from vaedm_jax.errors import RunError, UserError
+
+log = logging.getLogger(__name__)
+
+
+@jax.jit
+def checksums(tree: Any) -> list[jax.Array]:
+    """A sum of the bits of every array, weighted by their place: the same on any number of devices."""
+
+    def one(a: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(a, jnp.uint32).reshape(-1)
+        return jnp.sum(bits * (2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
+
+    return [one(a) for a in jax.tree.leaves(tree)]
+
+
+def shapes(tree: Any) -> dict[str, list[int]]:
+    return {jax.tree_util.keystr(path): list(a.shape) for path, a in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+class Checkpoints:
+    """The checkpoints of one stage, in `folder`; the newest `keep` are kept."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder = folder.resolve()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        self.bad: list[int] = []  # steps whose checkpoints were passed over
+
+    def steps(self) -> list[int]:
+        """Steps that there is a checkpoint of, newest first."""
+        return sorted(self.manager.all_steps(), reverse=True)
+
+    def save(self, state: Any) -> None:
+        """Begin to write the state; an error of this or an earlier write is a RunError."""
+        self._set_bad_aside()
+        proof = {"shapes": shapes(state), "checksums": [int(s) for s in jax.device_get(checksums(state))]}
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), proof=ocp.args.JsonSave(proof))
+        self._guarded(lambda: self.manager.save(int(state.step), args=args))
+
+    def close(self) -> None:
+        """Wait until all is written."""
+        try:
+            self._guarded(self.manager.wait_until_finished)
+        finally:
+            self.manager.close()
+
+    def restore(self, like: Any) -> Any | None:
+        """The newest state that is whole, or None where there is no checkpoint.
+
+        Args:
+          like: a state of the same shape (arrays or ShapeDtypeStructs), whose shardings the result has.
+        Raises: UserError where the checkpoint is of another architecture, or none of several is whole.
+        """
+        steps = self.steps()
+        for step in steps:
+            try:
+                return self._read(step, like)
+            except UserError:
+                raise
+            except Exception as error:  # a torn file can fail in any of Orbax's layers
+                log.warning(
+                    "checkpoint %s/%d is torn or corrupt and is passed over (%s)",
+                    self.folder,
+                    step,
+                    _brief(error),
+                )
+                self.bad.append(step)
+        if steps:
+            raise UserError(f"none of the checkpoints in {self.folder} can be read; begin anew in another --workdir")
+        return None
+
+    def _read(self, step: int, like: Any) -> Any:
+        proof = json.loads(next((self.folder / str(step) / "proof").glob("metadata")).read_text())
+        if proof["shapes"] != shapes(like):
+            raise UserError(
+                f"the checkpoint {self.folder}/{step} is of another architecture: {_difference(proof['shapes'], like)}"
+            )
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+        state = self.manager.restore(step, args=args)["state"]
+        if [int(s) for s in jax.device_get(checksums(state))] != proof["checksums"]:
+            raise ValueError("its checksums do not match")
+        return state
+
+    def _set_bad_aside(self) -> None:
+        """Move bad checkpoints out of the manager's sight, lest they stand in the way of good ones of their steps."""
+        for step in self.bad:
+            target = self.folder.with_name("corrupt") / str(step)
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            shutil.move(self.folder / str(step), target)
+        if self.bad:
+            self.manager.reload()
+            self.bad = []
+
+    def _guarded(self, action: Any) -> Any:
+        try:
+            return action()
+        except Exception as error:  # Orbax hands a failed write on in several types
+            good = [str(s) for s in self.steps()]
+            kept = f"the checkpoint of step {good[0]} is whole" if good else "there is no earlier one"
+            raise RunError(
+                f"a checkpoint could not be written to {self.folder} ({_brief(error)}); {kept}. Free some space, and the "
+                "same command continues"
+            ) from error
+
+
+def _brief(error: Exception) -> str:
+    text = str(error)
+    for known in ("No space left on device", "File too large", "Disk quota exceeded"):
+        if known in text:
+            return known
+    return (text.strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _difference(saved: dict[str, list[int]], like: Any) -> str:
+    """The first array in which two states differ, in words."""
+    wanted = shapes(like)
+    name = next(k for k in [*saved, *wanted] if saved.get(k) != wanted.get(k))
+    return f"its {name} is {saved.get(name, 'not there')}, the configuration's is {wanted.get(name, 'not there')}"

@@ -1,0 +1,101 @@
+"""The two stages: what each trains, and its loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vaedm_jax import models
+from vaedm_jax.diffusion.process import FORMULATIONS, noise_loss
+from vaedm_jax.diffusion.schedule import linear_schedule
+from vaedm_jax.models.vae import kl_divergence, reparameterize
+
+Loss = Callable[[Any, Any, jax.Array, jax.Array, bool], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Attributes:
+      name: `vae` or `ddpm`, which is also its section of the configuration.
+      settings: that section.
+      init: key -> parameters.
+      loss: (params, frozen, images uint8 [B, H, W, C], keys [B], train) -> (mean loss, means of other figures). Image i
+        uses keys[i]; dropout, whose mask spans the batch, uses the first.
+      frozen: parameters that the loss needs and does not train; empty for the VAE.
+    """
+
+    name: str
+    settings: Any
+    init: Callable[[jax.Array], Any]
+    loss: Loss
+    frozen: Any
+
+
+def draw(keys: jax.Array, i: int, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal noise [B, *shape], the i-th draw of each key."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)
+
+
+def to_unit(images: jax.Array) -> jax.Array:
+    """uint8 images in [0, 1], which is what the VAE sees."""
+    return images.astype(jnp.float32) / 255
+
+
+def to_symmetric(x: jax.Array) -> jax.Array:
+    """Images in [0, 1] in [-1, 1], which is what the DDPM sees."""
+    return 2 * x - 1
+
+
+def vae_stage(config: Any) -> Stage:
+    """Stage 1: squared error summed over the pixels plus kl_weight times KL, averaged over the batch."""
+    vae = models.build_vae(config)
+
+    def loss(params, frozen, images, keys, train):
+        x = to_unit(images)
+        mu, logvar = vae.apply({"params": params}, x, method="encode")
+        z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
+        decoded = vae.apply({"params": params}, z, method="decode")
+        error = jnp.mean(jnp.sum((decoded - x) ** 2, axis=(1, 2, 3)))
+        kl = jnp.mean(kl_divergence(mu, logvar))
+        return error + config.vae.kl_weight * kl, {"squared_error": error, "kl": kl}
+
+    return Stage("vae", config.vae, lambda key: models.init_vae(vae, config.data.image_size, key), loss, {})
+
+
+def ddpm_stage(config: Any, vae_params: Any) -> Stage:
+    """Stage 2, Algorithm 1: the error of the predicted noise, with x_hat decoded from a fresh z under the frozen VAE.
+
+    `vae_params` is empty for the unconditional DDPM.
+    """
+    ddpm = config.ddpm
+    unet, form = models.build_unet(config), FORMULATIONS[ddpm.variant]
+    vae = models.build_vae(config) if form.shown else None
+    schedule = linear_schedule(ddpm.T, ddpm.beta_1, ddpm.beta_T)
+    z_dim = vae.z_dim if ddpm.z_conditioning else 0
+
+    def reconstruct(frozen, x, keys):
+        mu, logvar = vae.apply({"params": frozen}, x, method="encode")
+        z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
+        return z, to_symmetric(vae.apply({"params": frozen}, z, method="decode"))
+
+    def loss(params, frozen, images, keys, train):
+        x = to_unit(images)
+        z, x_hat = reconstruct(frozen, x, keys) if form.shown else (None, None)
+        t = jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), 0, ddpm.T))(keys)
+        dropout = jax.random.fold_in(keys[0], 3)
+
+        def network(x_t, t, x_hat, z):
+            return unet.apply({"params": params}, x_t, t, x_hat, z, train=train, rngs={"dropout": dropout})
+
+        predict_noise = form.predict_noise(network, x_hat, z=z if z_dim else None)
+        errors = noise_loss(schedule, predict_noise, to_symmetric(x), t, draw(keys, 2, x.shape[1:]))
+        return jnp.mean(errors), {}
+
+    def init(key):
+        return models.init_unet(unet, config.data.image_size, key, form.shown, z_dim)
+
+    return Stage("ddpm", ddpm, init, loss, vae_params if form.shown else {})

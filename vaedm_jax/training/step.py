@@ -1,0 +1,65 @@
+"""The train step, the same for both stages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from vaedm_jax.training.mesh import replicated, split_batch
+from vaedm_jax.training.stages import Loss, Stage
+from vaedm_jax.training.state import TrainState, ema_decay, optimizer
+
+Metrics = dict[str, jax.Array]
+
+
+def batch_keys(key: jax.Array, step: jax.Array, n: int) -> jax.Array:
+    """The keys [n] of the images of the batch of a step."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, step), jnp.arange(n))
+
+
+def gradients(
+    loss: Loss, params: Any, frozen: Any, images: jax.Array, keys: jax.Array, microbatches: int
+) -> tuple[Any, Metrics]:
+    """Gradients and figures of a batch, worked off in `microbatches` parts, one after the other."""
+
+    def part(images: jax.Array, keys: jax.Array) -> tuple[Any, Metrics]:
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, frozen, images, keys, True)
+        return grads, {"loss": value, **metrics}
+
+    if microbatches == 1:
+        return part(images, keys)
+    # Part m has the images m, m + M, m + 2M ...: so every device keeps the images that it has.
+    parts = jax.tree.map(lambda a: a.reshape(-1, microbatches, *a.shape[1:]).swapaxes(0, 1), (images, keys))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(part, images, keys))
+    total, _ = jax.lax.scan(lambda sum_, p: (jax.tree.map(jnp.add, sum_, part(*p)), None), zeros, parts)
+    return jax.tree.map(lambda a: a / microbatches, total)
+
+
+def make_train_step(stage: Stage, mesh: Mesh, total: int) -> Callable:
+    """(state, frozen, images uint8 [B, H, W, C], key) -> (state, metrics), jitted over the mesh; the state is donated.
+
+    `total` is the number of steps of the whole run, which the average's schedule may ask for.
+    """
+    settings, tx = stage.settings, optimizer(stage.settings)
+
+    def step(state: TrainState, frozen: Any, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
+        keys = batch_keys(key, state.step, len(images))
+        grads, metrics = gradients(stage.loss, state.params, frozen, images, keys, settings.microbatches)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        n = state.step + 1
+        d = ema_decay(settings, n, total)
+        ema = jax.tree.map(lambda a, p: d * a + (1 - d) * p, state.ema, params) if state.ema else {}
+        metrics["grad_norm"] = optax.global_norm(grads)
+        return TrainState(n, params, ema, opt_state), metrics
+
+    everywhere = replicated(mesh)
+    return jax.jit(
+        step,
+        in_shardings=(everywhere, everywhere, split_batch(mesh), everywhere),
+        out_shardings=everywhere,
+        donate_argnums=0,
+    )
