@@ -1,5 +1,7 @@
 """Every setting, its default, and what it means. A file in `configs/` changes what it needs and no more."""
 
+import math
+from fnmatch import fnmatch
 from typing import Any
 
 import jax
@@ -8,7 +10,7 @@ from ml_collections import ConfigDict
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.schedule import VARIANCES
-from vaedm_jax.diffusion.spacing import SPACINGS, STARTS
+from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps
 from vaedm_jax.errors import UserError
 
 EMA_SCHEDULES = ("constant", "byol")
@@ -26,6 +28,18 @@ FREE = (
 )
 # What may be changed on purpose in the middle of a run; it is said, and the run goes on.
 TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout")
+# From where to where numbers may be, each of them where a setting is a tuple; whole numbers where the first is one.
+RANGES = (
+    (1, math.inf, (
+        "*.image_size", "*.batch_size", "*.microbatches", "ddpm.T", "ddpm.channels", "ddpm.multipliers", "ddpm.blocks",
+        "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "sample.steps", "log.*", "checkpoint.*",
+    )),
+    (0, math.inf, ("vae.steps", "ddpm.steps", "*.warmup", "sample.t_start")),
+    (0, 2**32 - 1, ("seed", "sample.seed")),
+    (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight")),
+    (0.0, 1.0, ("*.ema_decay", "ddpm.dropout", "sample.eta")),
+    (1e-9, 0.999, ("ddpm.beta_*",)),
+)  # fmt: skip
 
 
 def base_config(variant: str = "form1") -> ConfigDict:
@@ -82,7 +96,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
     c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})
     c.checkpoint = ConfigDict({"every": 1000, "keep": 2})
-    return c
+    return c.lock()
 
 
 def training_defaults(batch_size: int, epochs: float, learning_rate: float) -> ConfigDict:
@@ -104,38 +118,61 @@ def one_of(name: str, value: str, allowed: Any) -> None:
         raise UserError(f"{name} = '{value}': it must be one of {', '.join(allowed)}")
 
 
-def check(config: ConfigDict) -> None:
-    """Refuse values that no code below would accept, before anything is loaded or compiled."""
+def check(config: ConfigDict, to_train: bool = True) -> None:
+    """Refuse values that no code below would accept, before anything is loaded or compiled.
+
+    `to_train` takes in what matters to training alone: how long, batches that the devices share, pictures on the way.
+    """
     one_of("ddpm.variant", config.ddpm.variant, FORMULATIONS)
     one_of("sample.sampler", config.sample.sampler, SAMPLERS)
     one_of("sample.start", config.sample.start, STARTS)
     one_of("sample.spacing", config.sample.spacing, SPACINGS)
     one_of("sample.variance", config.sample.variance, VARIANCES)
-    if config.ddpm.variant == "uncond" and (config.sample.start == "warm" or config.ddpm.z_conditioning):
+    if not config.ddpm.multipliers:
+        raise UserError("ddpm.multipliers = (): there must be at least one, that of the first level's width")
+    uncond = config.ddpm.variant == "uncond"
+    if uncond and (config.sample.start == "warm" or config.ddpm.z_conditioning):
         setting = "ddpm.z_conditioning" if config.ddpm.z_conditioning else "sample.start = 'warm'"
         raise UserError(f"{setting} needs a VAE, and ddpm.variant = 'uncond' has none; use form1 or form2")
-    for name in ("vae", "ddpm"):
-        stage = config[name]
-        one_of(f"{name}.ema_schedule", stage.ema_schedule, EMA_SCHEDULES)
-        for key in ("batch_size", "microbatches"):
-            if stage[key] < 1:
-                raise UserError(f"{name}.{key} = {stage[key]}: it must be at least 1")
-        if stage.steps <= 0 and stage.epochs <= 0:
-            raise UserError(f"{name}.steps and {name}.epochs are both 0: one of them says how long to train")
-        parts = stage.microbatches * jax.device_count()
-        if stage.batch_size % parts:
-            raise UserError(
-                f"{name}.batch_size = {stage.batch_size}: {jax.device_count()} devices with {stage.microbatches} "
-                f"microbatches need a multiple of {parts}, such as {-(-stage.batch_size // parts) * parts}"
-            )
-    for section, key in (
-        ("log", "every"),
-        ("log", "pictures"),
-        ("checkpoint", "every"),
-        ("checkpoint", "keep"),
-    ):
-        if config[section][key] < 1:
-            raise UserError(f"{section}.{key} = {config[section][key]}: it must be at least 1")
+    check_ranges(config)
+    for name in ("ddpm",) if uncond else ("vae", "ddpm"):
+        one_of(f"{name}.ema_schedule", config[name].ema_schedule, EMA_SCHEDULES)
+        if to_train:
+            check_stage(name, config[name])
+    if to_train:
+        check_chain("sample", config, config.sample.spacing, config.sample.steps)
+        check_chain("log.sample_steps", config, "even", config.log.sample_steps)
+
+
+def check_ranges(config: ConfigDict) -> None:
+    """UserError names the first number that lies outside of its range; infinity lies outside of all."""
+    for low, high, patterns in RANGES:
+        kind, what = (int, "a whole number") if isinstance(low, int) else (int | float, "a number")
+        wanted = f"{low} or more" if high == math.inf else f"from {low} to {high}"
+        for name, value in flatten(config).items():
+            for number in value if isinstance(value, tuple) else (value,):
+                valid = isinstance(number, kind) and low <= number <= high and math.isfinite(number)
+                if not valid and any(fnmatch(name, p) for p in patterns):
+                    raise UserError(f"{name} = {value}: {number!r} should be {what}, {wanted}")
+
+
+def check_stage(name: str, stage: ConfigDict) -> None:
+    if not stage.steps and not stage.epochs:
+        raise UserError(f"{name}.steps and {name}.epochs are both 0: one of them says how long to train")
+    devices = jax.device_count()
+    parts = stage.microbatches * devices
+    if stage.batch_size % parts:
+        raise UserError(
+            f"{name}.batch_size = {stage.batch_size}: it must be a multiple of {parts}, which is devices ({devices}) "
+            f"times {name}.microbatches ({stage.microbatches}), such as {-(-stage.batch_size // parts) * parts}"
+        )
+
+
+def check_chain(name: str, config: ConfigDict, spacing: str, steps: int) -> None:
+    try:
+        timesteps(config.sample.start, spacing, steps, config.ddpm.T, config.sample.t_start)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

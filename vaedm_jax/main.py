@@ -1,4 +1,8 @@
-"""Command line: `python -m vaedm_jax.main --config=configs/emoji.py:form1 --workdir=DIR --mode=train|sample`."""
+"""Command line.
+
+python -m vaedm_jax.main --config=configs/emoji.py:form1 --workdir=DIR --mode=train
+python -m vaedm_jax.main --workdir=DIR --mode=sample --config.sample.steps=20
+"""
 
 import errno
 import os
@@ -6,73 +10,56 @@ import sys
 from pathlib import Path
 
 import jax
-from absl import flags, logging
-from ml_collections import config_flags
+from absl import logging
 
-from vaedm_jax import rundir, sample, train
+from vaedm_jax import flags, rundir, sample, train
 from vaedm_jax.errors import RunError, UserError
 
 MODES = {"train": train.train, "sample": sample.sample}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def parse(argv: list[str]) -> tuple[str, Path, dict]:
-    """The mode, the work directory and what the mode is called with. UserError for anything that is not understood."""
-    values = flags.FlagValues()
-    flags.DEFINE_enum("mode", "train", MODES, "What to do.", flag_values=values)
-    flags.DEFINE_enum("stage", "all", train.STAGES, "Which stages to train.", flag_values=values)
-    flags.DEFINE_string("workdir", None, "The run's directory.", flag_values=values)
-    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
-    workdir = next((a.split("=", 1)[1] for a in argv if a.startswith(("--workdir=", "-workdir="))), None)
-    try:
-        if any(a.lstrip("-").startswith("config=") or a.lstrip("-") == "config" for a in argv):
-            config = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
-        elif workdir and "help" not in " ".join(argv):
-            # A run directory explains itself: later commands need no --config.
-            config = config_flags.DEFINE_config_dict("config", rundir.read_config(Path(workdir)), flag_values=values)
-        rest = values(argv)
-        if values.help:
-            print(__doc__, values.main_module_help(), sep="\n")
-            sys.exit(0)
-        if rest[1:]:
-            raise UserError(f"'{rest[1]}' is not understood; every flag reads --name=value")
-        if not values.workdir:
-            raise UserError("--workdir=DIR is missing: the directory of the run")
-    except (
-        flags.Error,
-        OSError,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        SyntaxError,
-        ImportError,
-    ) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    arguments = {"config": config.value, "workdir": Path(values.workdir)}
-    return values.mode, arguments | ({"stage": values.stage} if values.mode == "train" else {})
+def run(argv: list[str]) -> None:
+    """Do what the command line asks for."""
+    command = flags.parse(argv, MODES, train.STAGES)
+    if isinstance(command, str):
+        print(__doc__, command, sep="\n")
+        return
+    mode, stage, config, workdir = command
+    if mode == "train":
+        return MODES[mode](config, workdir, stage or "all")
+    if stage:
+        raise UserError(f"--stage={stage} belongs to --mode=train; leave it out with --mode={mode}")
+    if not config.sample.weights:
+        rundir.refuse_another(workdir, config)
+    MODES[mode](config, workdir)
 
 
 def main(argv: list[str]) -> int:
-    """Run one mode and return the exit status: 0, 1 where a run cannot go on, 2 for bad input."""
+    """Run a command and return the exit status: 0, 1 where a run cannot go on, 2 for bad input, 130 for Ctrl-C."""
     logging.set_verbosity(logging.ERROR)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache" / "vaedm_jax")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
-        mode, arguments = parse(argv)
-        MODES[mode](**arguments)
-    except (UserError, RunError) as error:
-        print(f"vaedm: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        run(argv)
+    except UserError as error:
+        return fail(str(error), 2)
+    except RunError as error:
+        return fail(str(error), 1)
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.filename is None and error.errno not in FULL:
             raise
-        print(
-            f"vaedm: {error.filename}: {error.strerror}; free some space, and the same command continues",
-            file=sys.stderr,
-        )
-        return 1
+        full = error.errno in FULL
+        advice = "; free some space, and the same command continues" if full else ""
+        return fail(f"{error.filename or 'disk'}: {error.strerror}{advice}", 1 if full else 2)
     return 0
+
+
+def fail(message: str, status: int) -> int:
+    print("vaedm:", *message.split(), file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

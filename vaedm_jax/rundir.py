@@ -3,6 +3,7 @@
 import json
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -17,39 +18,50 @@ def read_config(workdir: Path) -> ConfigDict:
     """The configuration of the run in a directory; settings that are newer than the run have their defaults."""
     path = workdir / FILE
     if not path.is_file():
-        raise UserError(f"{workdir} holds no run ({FILE} is missing); train one there, or name another --workdir")
+        what = f"holds no run ({FILE} is missing)" if workdir.is_dir() else "does not exist"
+        raise UserError(f"{workdir} {what}; name a run's directory, or begin one by --mode=train --config=FILE")
     try:
         stored = json.loads(path.read_text())
         config = base_config(stored["ddpm"]["variant"])
-        config.update_from_flattened_dict({k: v for k, v in flatten(stored).items()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not the configuration of a run ({error})") from error
-    return config.lock()
+        config.update_from_flattened_dict(flatten(stored))
+    except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+        raise UserError(
+            f"{path} is not the configuration of a run ({error}); restore it, or name another directory"
+        ) from error
+    return config
 
 
 def differences(old: ConfigDict, new: ConfigDict, allowed: tuple[str, ...]) -> dict[str, tuple]:
     """Settings that differ and match none of the patterns, as {name: (old, new)}."""
     a, b = flatten(old), flatten(new)
     return {
-        key: (a.get(key), b.get(key))
-        for key in sorted(a.keys() | b.keys())
-        if plain(a.get(key)) != plain(b.get(key)) and not any(fnmatch(key, p) for p in allowed)
+        key: (a[key], b[key])
+        for key in a
+        if plain(a[key]) != plain(b[key]) and not any(fnmatch(key, p) for p in allowed)
     }
 
 
-def plain(value):
-    return list(value) if isinstance(value, list | tuple) else value
+def plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def refuse_another(workdir: Path, config: ConfigDict) -> ConfigDict:
+    """The configuration of the run in a directory; UserError where `config` is that of another, or there is none."""
+    old = read_config(workdir)
+    found = differences(old, config, FREE + TUNABLE)
+    # With no average in the checkpoints none can be gone on with, nor can one be left out.
+    found |= {key: v for key, v in differences(old, config, FREE).items() if "ema_decay" in key and not all(v)}
+    if found:
+        listed = "; ".join(f"{key} was {a!r}, is now {b!r}" for key, (a, b) in list(found.items())[:4])
+        more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+        raise UserError(f"{workdir} holds another run: {listed}{more}. Name another --workdir, or undo the change")
+    return old
 
 
 def claim(workdir: Path, config: ConfigDict) -> None:
     """Make the directory this configuration's, or refuse it where it holds another run (UserError)."""
     if (workdir / FILE).exists():
-        old = read_config(workdir)
-        if found := differences(old, config, FREE + TUNABLE):
-            listed = "; ".join(f"{key} was {a!r}, is now {b!r}" for key, (a, b) in list(found.items())[:4])
-            raise UserError(f"{workdir} holds another run: {listed}. Name another --workdir, or undo the change")
+        old = refuse_another(workdir, config)
         for key, (a, b) in differences(old, config, FREE).items():
             print(f"note: {key} was {a}, from here on it is {b}")
-    elif workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; it must be a folder or not exist yet")
     write_whole(workdir / FILE, config.to_json(indent=1).encode())

@@ -22,7 +22,9 @@ def load(config: ConfigDict) -> Dataset:
         raise UserError(f"data.held_out is {held_out}; it is a share, at least 0 and below 1")
     if config.category and (config.path or config.source != "emoji"):
         asked = config.path or config.source
-        raise UserError(f"data.category is {config.category!r}, and {asked} has no categories; only 'emoji' has")
+        raise UserError(
+            f"data.category is {config.category!r}, and {asked} has no categories, only 'emoji' has; leave it empty"
+        )
     if config.path:
         return folder.load(config.path, size, held_out)
     if config.source == "emoji":

@@ -64,6 +64,5 @@ def check_image(name: str, features: tfds.features.FeaturesDict) -> None:
     if "image" not in features:
         raise UserError(f"data.source: {name} has no feature 'image'; its features are {', '.join(features)}")
     if not isinstance(features["image"], tfds.features.Image) or features["image"].np_dtype == np.float32:
-        raise UserError(
-            f"data.source: the 'image' of {name} is a {type(features['image']).__name__}, and not encoded with 8 or 16 bits"
-        )
+        kind = type(features["image"]).__name__
+        raise UserError(f"data.source: the 'image' of {name} is a {kind} that has no encoding of 8 or 16 bits")

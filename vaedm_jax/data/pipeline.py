@@ -18,7 +18,7 @@ def pipeline(source: Source, batch_size: int, seed: int, flip: bool) -> grain.Ma
     Every epoch has each image once, in an order of its own, and batches run on from one epoch into the next.
     With `flip`, about half of them are mirrored. UserError if there are fewer images than one batch takes.
     """
-    return examples(source, batch_size, seed, flip).batch(batch_size)
+    return slices(source, batch_size, 1, seed, flip)
 
 
 def batches(
@@ -32,9 +32,8 @@ def batches(
     index, count = shard
     if batch_size % count:
         raise UserError(f"a batch of {batch_size} images cannot be divided equally among {count} hosts")
-    # Slice k of batch m is batch m * n + k of size B / n.
-    slices = examples(source, batch_size, seed, flip).batch(batch_size // count)[start * count + index :: count]
-    return iter(slices.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)))
+    mine = slices(source, batch_size, count, seed, flip)[start * count + index :: count]
+    return iter(mine.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)))
 
 
 def preview(source: Source, n: int) -> np.ndarray:
@@ -42,12 +41,14 @@ def preview(source: Source, n: int) -> np.ndarray:
     return np.stack([source[i] for i in range(min(n, len(source)))])
 
 
-def examples(source: Source, batch_size: int, seed: int, flip: bool) -> grain.MapDataset:
-    """The endless sequence of images, uint8 [S, S, 3], that `pipeline` cuts into batches."""
+def slices(source: Source, batch_size: int, count: int, seed: int, flip: bool) -> grain.MapDataset:
+    """The endless batches, each cut into `count` equal parts: part k of batch n is `[n * count + k]`."""
     if len(source) < batch_size:
         raise UserError(f"too few images for a batch: {len(source)}, and a batch takes {batch_size}")
     shuffled = grain.MapDataset.source(source).seed(seed).shuffle()
-    return (shuffled.random_map(mirrored) if flip else shuffled).repeat()
+    endless = (shuffled.random_map(mirrored) if flip else shuffled).repeat()
+    # Nothing remains of an endless sequence, but in rounding its length up grain can exceed what len() returns.
+    return endless.batch(batch_size // count, drop_remainder=True)
 
 
 def mirrored(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

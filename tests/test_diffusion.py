@@ -1,0 +1,350 @@
+"""The diffusion process: its schedule, its steps, what it shows the network, and its chains, against the paper's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vaedm_jax.diffusion import samplers, spacing
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.process import FORMULATIONS, noise_loss, predict_x_0, q_sample
+from vaedm_jax.diffusion.schedule import VARIANCES, linear_schedule, respace
+from vaedm_jax.errors import UserError
+
+T = 1000
+FULL = linear_schedule(T)
+BETA = 1e-4 + (0.02 - 1e-4) * np.arange(T) / (T - 1)
+ALPHA_BAR = np.exp(np.cumsum(np.log1p(-BETA)))
+SHAPE = (2, 3, 2)
+
+
+def properties(examples):
+    return settings(max_examples=examples, deadline=None, derandomize=True, database=None)
+
+
+def normal(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def keys(n, seed=0):
+    return jax.random.split(jax.random.key(seed), n)
+
+
+def close(got, want, tolerance=1e-5):
+    """Within `tolerance` of the largest value."""
+    want = np.asarray(want, np.float64)
+    np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=0, atol=tolerance * np.abs(want).max())
+
+
+some_steps = st.sets(st.integers(0, T - 1), min_size=1, max_size=8).map(lambda steps: np.array(sorted(steps)))
+
+
+@st.composite
+def respaced(draw):
+    """Any linear schedule at any of its steps: (alpha_bar at these steps, as a product of its alphas; the schedule)."""
+    n, first, last = draw(st.integers(2, 40)), draw(st.floats(1e-4, 0.1)), draw(st.floats(0.1, 0.6))
+    steps = np.array(sorted(draw(st.sets(st.integers(0, n - 1), min_size=1))))
+    alpha = [1 - first - (last - first) * i / (n - 1) for i in range(n)]
+    alpha_bar = np.array([np.prod(alpha[: step + 1]) for step in steps])
+    return alpha_bar, respace(linear_schedule(n, first, last), steps)
+
+
+# --- the schedule
+
+
+def test_the_schedule_is_the_papers():
+    np.testing.assert_allclose(FULL.beta, BETA, rtol=1e-11)
+    np.testing.assert_allclose(FULL.alpha_bar, ALPHA_BAR, rtol=1e-12)
+    assert FULL.alpha_bar.dtype == np.float64
+    assert FULL.alpha_bar_prev[0] == 1
+
+
+def test_respacing_to_every_step_changes_nothing():
+    again = respace(FULL, np.arange(T))
+    tables = (*again, again.beta, *again.posterior_mean()), (*FULL, BETA, *FULL.posterior_mean())
+    for got, want in zip(*tables, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-11)
+    for variance in VARIANCES:
+        for got, want in zip(samplers.ddpm(again, variance), samplers.ddpm(FULL, variance), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+@properties(20)
+@given(some_steps)
+def test_respacing_keeps_the_marginals(steps):
+    schedule = respace(FULL, steps)
+    assert (schedule.t == steps).all()
+    np.testing.assert_allclose(np.cumprod(1 - schedule.beta), ALPHA_BAR[steps], rtol=1e-9)
+    twice = respace(schedule, np.arange(0, len(steps), 2))
+    np.testing.assert_array_equal(twice, respace(FULL, steps[::2]))
+
+
+@properties(20)
+@given(respaced())
+def test_log_variances_are_finite_and_named_after_what_they_hold(chain):
+    _, schedule = chain
+    small, large = (schedule.log_variance(name) for name in VARIANCES)
+    np.testing.assert_allclose(np.exp(small[1:]), schedule.posterior_variance[1:])
+    np.testing.assert_allclose(np.exp(large[1:]), schedule.beta[1:])
+    assert small[0] == large[0] and np.isfinite(small[0])
+    assert (small <= large + 1e-12).all()
+    if len(small) > 1:
+        assert small[0] == small[1]
+
+
+# --- which steps
+
+
+@properties(60)
+@given(st.integers(1, 1200), st.data())
+def test_even_takes_any_number_of_steps(total, data):
+    n = data.draw(st.integers(1, total))
+    steps = spacing.even(total, n)
+    assert len(steps) == n and steps[-1] == total - 1
+    assert (np.diff(steps) > 0).all() and steps[0] == (0 if n > 1 else total - 1)
+    assert n < 3 or np.ptp(np.diff(steps)) <= 1
+
+
+@properties(60)
+@given(st.integers(1, T))
+def test_uniform_is_a_stride_or_an_error_that_names_the_nearest(n):
+    possible = sorted({len(range(0, T, stride)) for stride in range(1, T + 1)})
+    if n in possible:
+        steps = spacing.uniform(T, n)
+        assert len(steps) == n and steps[0] == 0 and steps[-1] < T
+        assert len(set(np.diff(steps))) <= 1 and (np.diff(steps) > 0).all()
+    else:
+        with pytest.raises(UserError) as error:
+            spacing.uniform(T, n)
+        below, above = max(p for p in possible if p < n), min(p for p in possible if p > n)
+        assert f"{below} and {above}" in str(error.value) and "'even'" in str(error.value)
+
+
+def test_uniform_refuses_75_of_1000():
+    with pytest.raises(UserError, match=r"^75 steps.*72 and 77"):
+        spacing.timesteps("noise", "uniform", 75, T, 0)
+
+
+@pytest.mark.parametrize(("n", "got"), [(10, 10), (25, 25), (50, 49), (100, 96)])
+def test_quadratic_is_dense_at_little_noise_and_may_be_short(n, got):
+    steps = spacing.quadratic(T, n)
+    assert len(steps) == got and steps[0] == 0 and steps[-1] == 800
+    assert (np.diff(steps) > 0).all()
+    assert np.median(steps) == pytest.approx(200, rel=0.1)
+
+
+@properties(40)
+@given(st.integers(0, T - 1), st.data())
+def test_warm_ends_at_t_start_and_truncated_is_the_last_n(t_start, data):
+    n = data.draw(st.integers(1, t_start + 1))
+    warm = spacing.timesteps("warm", "even", n, T, t_start)
+    assert len(set(warm)) == n and warm[-1] == t_start and (n == 1 or warm[0] == 0)
+    assert spacing.timesteps("truncated", "even", n, T, t_start).tolist() == list(range(n))
+
+
+@pytest.mark.parametrize("start", spacing.STARTS)
+@pytest.mark.parametrize("name", spacing.SPACINGS)
+@pytest.mark.parametrize("n", [1, 2, 10, 100])
+def test_steps_are_ascending_distinct_and_within_the_chain(start, name, n):
+    steps = spacing.timesteps(start, name, n, T, 599)
+    assert 1 <= len(steps) <= n and np.issubdtype(steps.dtype, np.integer)
+    assert (np.diff(steps) > 0).all() and steps[0] >= 0 and steps[-1] < (T if start == "noise" else 600)
+
+
+@pytest.mark.parametrize(
+    ("start", "n", "t_start", "message"),
+    [
+        *((start, n, 500, rf"^{n} steps.* 1 to 1000") for start in spacing.STARTS for n in (-1, 0, 1001)),
+        ("warm", 1, -1, r"t_start = -1.*999"),
+        ("warm", 1, 1000, r"t_start = 1000.*999"),
+        ("warm", 12, 10, r"^12 steps from t_start = 10.*11"),
+    ],
+)
+def test_steps_that_cannot_be_had_are_refused(start, n, t_start, message):
+    with pytest.raises(UserError, match=message):
+        Chain(start=start, steps=n, t_start=t_start).schedule(FULL)
+
+
+# --- the process, what the network is shown, and the loss
+
+
+@properties(20)
+@given(some_steps, st.integers(0, 99))
+def test_the_clean_image_follows_from_its_noise(steps, seed):
+    x_0, eps = normal((seed, 0), len(steps), *SHAPE), normal((seed, 1), len(steps), *SHAPE)
+    u_t = q_sample(FULL, x_0, steps, eps)
+    a = ALPHA_BAR[steps][:, None, None, None]
+    close(u_t, np.sqrt(a) * x_0 + np.sqrt(1 - a) * eps, 1e-6)
+    close(predict_x_0(FULL, u_t, steps, eps), x_0, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variant", "shown", "shifted"), [("uncond", False, False), ("form1", True, False), ("form2", True, True)]
+)
+def test_each_variant_shows_the_network_what_the_paper_says(variant, shown, shifted):
+    x_0, x_hat, eps = (normal(seed, 3, *SHAPE) for seed in range(3))
+    t, a = np.array([0, 500, 999]), ALPHA_BAR[[0, 500, 999]][:, None, None, None]
+    calls = []
+
+    def network(*inputs, **conditions):
+        calls.append((*inputs, conditions))
+        return jnp.zeros(x_0.shape)
+
+    noise_loss(FULL, FORMULATIONS[variant].predict_noise(network, x_hat, z="z"), x_0, t, eps)
+    [(x_t, told, image, conditions)] = calls
+    close(x_t, np.sqrt(a) * x_0 + np.sqrt(1 - a) * eps + (x_hat if shifted else 0), 1e-6)
+    assert (told == t).all() and conditions == {"z": "z"}
+    assert (image is x_hat) if shown else (image is None)
+
+
+def test_loss_is_the_mean_squared_error_of_each_image():
+    x_0, eps, t = normal(0, 4, *SHAPE), normal(1, 4, *SHAPE), np.array([0, 10, 700, 999])
+    a = ALPHA_BAR[t][:, None, None, None]
+    oracle = noise_loss(FULL, lambda u, _: (u - np.sqrt(a) * x_0) / np.sqrt(1 - a), x_0, t, eps)
+    np.testing.assert_allclose(oracle, np.zeros(4), atol=1e-8)
+    silent = noise_loss(FULL, lambda u, _: jnp.zeros_like(u), x_0, t, eps)
+    np.testing.assert_allclose(silent, [np.mean(image**2) for image in eps], rtol=1e-6)
+
+
+# --- reverse chains
+
+
+def network(x_t, t, x_hat, np=jnp):
+    """A stand-in, nonlinear in everything that it is shown."""
+    return np.tanh(x_t + 0.5 * x_hat) * np.cos(x_hat) + 0.2 * t[:, None, None, None] / T
+
+
+def algorithm_2(steps, x, x_hat, z, clip):
+    """The paper's Algorithm 2, in its x and its count from 1, with eq. 17 and 18; steps: what t = 1, 2, ... visit."""
+    alpha_bar = [1.0, *ALPHA_BAR[steps]]
+    for t in range(len(steps), 0, -1):
+        a, a_prev = alpha_bar[t], alpha_bar[t - 1]
+        alpha = a / a_prev
+        beta = 1 - alpha
+        eps = network(x, np.full(len(x), steps[t - 1]), x_hat, np)
+        x_0 = (x - x_hat - eps * np.sqrt(1 - a)) / np.sqrt(a)
+        x_0 = np.clip(x_0, -1, 1) if clip else x_0
+        gamma_0, gamma_1 = beta * np.sqrt(a_prev) / (1 - a), (1 - a_prev) * np.sqrt(alpha) / (1 - a)
+        kappa = 1 - gamma_1
+        x = gamma_0 * x_0 + gamma_1 * x + kappa * x_hat
+        if t > 1:
+            x = x + np.sqrt((1 - a_prev) / (1 - a) * beta) * z[len(steps) - t]
+    return x - x_hat
+
+
+@properties(8)
+@given(some_steps, st.integers(0, 99), st.booleans())
+def test_formulation_2_is_the_papers_chain_in_x(steps, seed, clip):
+    x_hat, eps, z = (normal((seed, i), *s) for i, s in enumerate([(2, *SHAPE), (2, *SHAPE), (len(steps), 2, *SHAPE)]))
+    want = algorithm_2(steps, x_hat + eps, x_hat, z, clip)
+    predict_noise = FORMULATIONS["form2"].predict_noise(network, jnp.asarray(x_hat, jnp.float32))
+    table, noise = samplers.ddpm(respace(FULL, steps)), jnp.asarray(z, jnp.float32)
+    got = samplers.reverse(predict_noise, table, jnp.asarray(eps, jnp.float32), lambda j: noise[j], clip)
+    close(got, want, 1e-4)
+
+
+def silent(u, t):
+    return jnp.zeros_like(u)
+
+
+def stand_in(u, t):
+    return network(u, t, 0 * u)
+
+
+def images(chain, keys, x_hat=None, predict_noise=stand_in, full=FULL):
+    return np.asarray(chain.run(full, predict_noise, keys, SHAPE, x_hat))
+
+
+CHAINS = [
+    Chain(steps=6),
+    Chain(steps=6, variance="fixedlarge", start="truncated"),
+    Chain("ddim", steps=6, spacing="quadratic"),
+    Chain("ddim", steps=6, eta=0.7, start="warm", t_start=300),
+]
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_an_image_depends_on_its_own_key_alone(chain):
+    x_hat, order = jnp.asarray(normal(0, 5, *SHAPE), jnp.float32).clip(-1, 1), np.array([3, 0, 4, 1, 2])
+    run = jax.jit(lambda keys, x_hat: chain.run(FULL, stand_in, keys, SHAPE, x_hat))
+    whole = run(keys(5), x_hat)
+    assert whole.shape == (5, *SHAPE) and np.abs(whole).max() <= 1
+    assert len(np.unique(whole.reshape(5, -1), axis=0)) == 5
+    close(run(keys(5)[order], x_hat[order]), whole[order], 1e-6)
+    close(run(keys(5)[2:3], x_hat[2:3]), whole[2:3], 1e-6)
+
+
+def test_truncated_to_the_whole_chain_is_the_whole_chain():
+    assert spacing.uniform(T, T).tolist() == spacing.even(T, T).tolist() == list(range(T))
+    whole, truncated = (
+        images(Chain(steps=20, start=start), keys(2), full=linear_schedule(20)) for start in ("noise", "truncated")
+    )
+    np.testing.assert_array_equal(whole, truncated)
+
+
+@pytest.mark.parametrize(("t_start", "steps"), [(0, 1), (1, 1), (1, 2), (10, 11), (500, 1), (500, 7), (999, 7)])
+def test_warm_start_begins_at_x_hat_noised_to_t_start(t_start, steps):
+    """Where no noise is predicted, DDIM only rescales: u_0 = u_start / sqrt(alpha_bar_start), whatever the steps."""
+
+    def run(**how):
+        return images(Chain("ddim", clip=False, **how), keys(2), jnp.asarray(x_hat, jnp.float32), silent)
+
+    x_hat, a = normal(0, 2, *SHAPE), ALPHA_BAR[t_start]
+    start = run(steps=1, start="noise") * np.sqrt(ALPHA_BAR[-1])
+    close(run(steps=steps, start="warm", t_start=t_start), x_hat + np.sqrt((1 - a) / a) * start)
+
+
+def visited(chain, predict_noise, keys, shape):
+    """What the network is shown on the way: steps [N], and u [N, B, H, W, C]."""
+    seen = []
+
+    def watch(u, t):
+        seen.append((t, u))
+        return predict_noise(u, t)
+
+    with jax.disable_jit():
+        chain.run(FULL, watch, keys, shape, jnp.zeros((len(keys), *shape)))
+    assert all((t == t[0]).all() and t.shape == (len(keys),) for t, _ in seen)
+    return [int(t[0]) for t, _ in seen], np.stack([u for _, u in seen])
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_the_network_is_told_the_step_of_the_whole_chain(chain):
+    steps, _ = visited(chain, silent, keys(2), SHAPE)
+    assert steps == chain.schedule(FULL).t.tolist()[::-1]
+
+
+def no_noise(j):
+    raise AssertionError("noise was asked for")
+
+
+def test_ddim_draws_no_noise_on_the_way_unless_eta_is_set():
+    schedule, u = respace(FULL, spacing.even(T, 5)), jnp.asarray(normal(0, 2, *SHAPE), jnp.float32)
+    samplers.reverse(stand_in, samplers.ddim(schedule), u, no_noise)
+    for table in (samplers.ddim(schedule, 0.1), samplers.ddpm(schedule)):
+        with pytest.raises(AssertionError, match="noise was asked for"):
+            samplers.reverse(stand_in, table, u, no_noise)
+
+
+@pytest.mark.parametrize("start", spacing.STARTS)
+def test_a_single_step_returns_the_estimate_of_the_clean_image(start):
+    chain = Chain(steps=1, start=start, t_start=400, clip=False)
+    [t], [u] = visited(chain, stand_in, keys(2), SHAPE)
+    a = ALPHA_BAR[t]
+    want = (u - np.sqrt(1 - a) * network(u, np.full(2, t), 0 * u, np)) / np.sqrt(a)
+    close(images(chain, keys(2), jnp.zeros((2, *SHAPE))), want)
+
+
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
+def test_clipping_bounds_the_images_and_is_a_choice(sampler):
+    def absurd(u, t):
+        return 1e3 * jnp.cos(t)[:, None, None, None] * jnp.ones_like(u)
+
+    clipped, free = (images(Chain(sampler, steps=5, clip=clip), keys(2), None, absurd) for clip in (True, False))
+    assert np.abs(clipped).max() == 1 and np.abs(free).max() > 1
+
+
+def test_chains_are_hashable_so_that_programs_can_be_kept_by_them():
+    assert len({Chain(), Chain(steps=1000), Chain(steps=10)}) == 2

@@ -1,0 +1,23 @@
+"""The smallest configuration that has every part, for tests that train."""
+
+from ml_collections import ConfigDict
+
+from vaedm_jax.config import base_config
+
+
+def tiny_config(variant: str = "form1", **changes) -> ConfigDict:
+    """Both networks at 16 x 16 pixels with a few thousand parameters; `changes` are {"ddpm.steps": 3, ...}."""
+    c = base_config(variant)
+    c.data.image_size, c.data.category = 16, "Activities"
+    c.vae.enc_block, c.vae.dec_block = "16d4,16t4,4d4,4t1,1x1", "1u4,1t4,4u4,4t16,16x1"
+    c.vae.channels = "16:8,4:8,1:4"
+    c.ddpm.channels, c.ddpm.multipliers, c.ddpm.blocks, c.ddpm.attention = 32, (1, 1), 1, ()
+    c.ddpm.patch, c.ddpm.warmup, c.ddpm.dropout = 4, 2, 0.1
+    for stage in (c.vae, c.ddpm):
+        stage.batch_size, stage.steps = 8, 6
+    c.log.update({"every": 2, "pictures": 4, "images": 4, "sample_steps": 2})
+    c.checkpoint.every = 3
+    c.sample.update({"n": 4, "batch_size": 8, "steps": 2})
+    with c.unlocked():
+        c.update_from_flattened_dict(changes)
+    return c

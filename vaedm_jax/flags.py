@@ -1,0 +1,114 @@
+"""The command line as a configuration, a directory and a mode; whatever is not understood is a UserError."""
+
+import difflib
+import re
+import traceback
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from vaedm_jax import rundir
+from vaedm_jax.config import base_config, flatten
+from vaedm_jax.errors import UserError
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a tuple of whole numbers"}
+
+
+class Command(NamedTuple):
+    """What is asked for; `stage` is None where it is not said."""
+
+    mode: str
+    stage: str | None
+    config: ConfigDict
+    workdir: Path
+
+
+def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) -> Command | str:
+    """The command in argv, of which the first is the program's name; the text to show where help is asked for."""
+    values = flags.FlagValues()
+    flags.DEFINE_enum("mode", "train", modes, "What to do.", flag_values=values)
+    flags.DEFINE_enum("stage", None, stages, "Which stages to train (default: all).", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Directory of the run; it is made where it is not there.", flag_values=values)
+    flags.DEFINE_string(
+        "config", None, "FILE.py or FILE.py:VARIANT (default: the configuration of the run in --workdir). "
+        "--config.NAME=VALUE changes a setting; vaedm_jax/config.py has them all.", flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    values.set_gnu_getopt(True)
+    try:
+        # The settings that may follow --config. are known once the configuration is.
+        rest = values(argv, known_only=True)
+    except (flags.Error, ValueError) as error:
+        raise UserError(str(error).removeprefix("flag ")) from error
+    if values.help:
+        return values.module_help(__name__)
+    for match in filter(None, (re.match(r"--?(?!(?:no)?config\.)([A-Za-z][^=]*)", arg) for arg in rest)):
+        raise UserError(f"--{match[1]}: there is no such flag; {nearest(match[1], list(values))}")
+    if not values.workdir:
+        raise UserError("--workdir=DIR is missing: the directory of the run")
+    workdir = Path(values.workdir)
+    place = next(p for p in (workdir, *workdir.parents) if p.exists())
+    if not place.is_dir():
+        raise UserError(f"--workdir={workdir}: {place} is a file; it must be a folder, or not exist yet")
+    config = load(values.config) if values.config else rundir.read_config(workdir)
+    override(config, rest)
+    return Command(values.mode, values.stage, config, workdir)
+
+
+def load(spec: str) -> ConfigDict:
+    """The configuration of `FILE.py` or `FILE.py:VARIANT`."""
+    path, _, variant = spec.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"--config={spec}: there is no file '{path}'; those that come along are in configs/")
+    namespace = {"__name__": "config", "__file__": path}
+    try:
+        exec(compile(Path(path).read_bytes(), path, "exec"), namespace)
+        if not callable(get_config := namespace.get("get_config")):
+            raise UserError(f"{path} defines no function get_config, as those in configs/ do")
+        config = get_config(variant) if variant else get_config()
+        if not isinstance(config, ConfigDict) or flatten(config).keys() != flatten(base_config()).keys():
+            raise UserError(f"get_config() in {path} must return a base_config() with other values")
+    except UserError as error:
+        raise UserError(f"--config={spec}: {error}") from error
+    except (Exception, SystemExit) as error:  # it is a program, and may fail in any way
+        what = getattr(error, "msg", error)
+        raise UserError(f"--config={spec}: {place_of(error, path)}: {type(error).__name__}: {what}") from error
+    return config
+
+
+def place_of(error: BaseException, path: str) -> str:
+    """`FILE, line N` of an error in a file, as far as it is known."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    return f"{path}, line {lines[-1]}" if lines else path
+
+
+def override(config: ConfigDict, argv: Sequence[str]) -> None:
+    """Set what the `--config.NAME=VALUE` in argv say, of which the first is ignored."""
+    settings = flatten(config)
+    for match in filter(None, (re.match(r"--?(?:no)?config\.([^=]*)", arg) for arg in argv)):
+        if match[1] not in settings:
+            raise UserError(f"--config.{match[1]}: there is no such setting; {nearest(match[1], settings, 'config.')}")
+    values = flags.FlagValues()
+    values.set_gnu_getopt(True)
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=list(argv))
+        stray = values(argv)[1:]
+    except flags.IllegalFlagValueError as error:
+        given = re.match(r"flag (--config\.([^=]*)=.*?): ", str(error), re.DOTALL)
+        old = settings[given[2]]
+        raise UserError(f"{given[1]}: it must be {KINDS[type(old)]}, such as {old}") from error
+    except (flags.Error, ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+    if stray:
+        raise UserError(f"'{stray[0]}' is not understood; every flag reads --NAME=VALUE")
+
+
+def nearest(name: str, known: Collection[str], prefix: str = "") -> str:
+    """What was probably meant, or where to look it up."""
+    found = difflib.get_close_matches(name, known, 1)
+    return f"did you mean --{prefix}{found[0]}?" if found else "see --help, and vaedm_jax/config.py for the settings"
