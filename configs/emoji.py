@@ -10,9 +10,9 @@ def get_config(variant="form1"):
     c = base_config(variant)
     c.data.category = "People & Body"
 
-    c.vae.enc_block = "32x1,32d2,32t16,16x1,16d2,16t8,8x1,8d2,8t4,4x1,4d4,4t1,1x1"
-    c.vae.dec_block = "1x1,1u4,1t4,4x1,4u2,4t8,8x2,8u2,8t16,16x2,16u2,16t32,32x1"
-    c.vae.channels = "32:32,16:64,8:128,4:256,1:64"
+    c.vae.enc_block = "32d2,32t16,16d2,16t8,8x1,8d2,8t4,4x1,4d4,4t1,1x1"
+    c.vae.dec_block = "1x1,1u4,1t4,4x1,4u2,4t8,8x2,8u2,8t16,16x1,16u2,16t32,32x1"
+    c.vae.channels = "32:16,16:64,8:128,4:256,1:64"
     c.vae.batch_size, c.vae.steps, c.vae.learning_rate = 32, 4000, 5e-4
     c.vae.ema_decay = 0.999
 

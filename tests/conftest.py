@@ -1,7 +1,15 @@
-"""Eight fake CPU devices, and no silent broadcasting between arrays of different ranks, in every test."""
+"""In every test: eight fake CPU devices, no silent broadcasting between ranks, and quick compilation."""
 
 import os
+import tempfile
+
+import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# One for all processes of this run of the tests, and not where those of real runs are.
+os.environ.setdefault("VAEDM_TEST_CACHE", tempfile.mkdtemp(prefix="vaedm_jax_tests_"))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["VAEDM_TEST_CACHE"]
+
+pytest.register_assert_rewrite("tests.loading", "tests.cli_fixtures")

@@ -2,7 +2,8 @@
 
 The arrays are numbers of the method's published implementation on random weights and inputs. Every file of a known kind
 (process.npz, unet_*.npz, vae.npz) is recomputed, and a line gives its largest error over all its arrays, each
-relative to the array's largest golden value. Exits 1 over tolerance, on a file that cannot be read and where there is none.
+relative to the array's largest golden value. Exits 1 over tolerance, on a file that cannot be read, and where there is
+none.
 """
 
 import json

@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from tests.tiny import tiny_config
+from tests.tiny import random_params, tiny_config
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import create_state, ema_decay, optimizer
 from vaedm_jax.training.step import batch_keys, gradients, make_train_step
@@ -19,45 +19,45 @@ def make_stage(name: str, variant: str = "form1", **changes) -> Stage:
     config = tiny_config(variant, **{f"{name}.batch_size": 16}, **changes)
     if name == "vae":
         return vae_stage(config)
-    vae_params = {} if variant == "uncond" else vae_stage(config).init(jax.random.key(7))
+    vae_params = {} if variant == "uncond" else random_params(vae_stage(config), 7)
     return ddpm_stage(config, vae_params)
 
 
-def randomised(stage: Stage):
-    """Parameters without the zeros of a fresh U-Net, which would hide most gradients."""
-    leaves, tree = jax.tree.flatten(stage.init(jax.random.key(1)))
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    return tree.unflatten([p + 0.05 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)])
-
-
-def run(stage: Stage, devices: int, steps: int = 3) -> tuple[list[float], dict]:
-    """Losses of a few steps and the state after them, on so many devices."""
+def run(stage: Stage, devices: int, steps: int = 3) -> tuple[list[float], np.ndarray]:
+    """Losses of a few steps, and the gradient of the first as Adam has it; on so many devices."""
     mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
     step = make_train_step(stage, mesh, 10)
-    state, losses = create_state(randomised(stage), stage.settings), []
+    state, losses, moment = create_state(random_params(stage), stage.settings), [], None
     for _ in range(steps):
         state, metrics = step(state, stage.frozen, IMAGES, jax.random.key(3))
         losses.append(float(metrics["loss"]))
-    return losses, jax.device_get(state)
+        if moment is None:
+            (adam,) = (s for s in jax.tree.leaves(state.opt_state, is_leaf=is_adam) if is_adam(s))
+            moment = flat(adam.mu)
+    return losses, moment
+
+
+def flat(tree) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(jax.device_get(tree))])
 
 
 def relative(a, b) -> float:
-    """The largest difference of two trees over their largest value."""
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return max(float(np.max(np.abs(x - y)) / max(np.max(np.abs(y)), 1e-12)) for x, y in pairs)
+    """The largest difference of two trees over the largest value of the second."""
+    a, b = flat(a), flat(b)
+    return np.abs(a - b).max() / np.abs(b).max()
 
 
-@pytest.mark.parametrize(("name", "variant"), [("vae", "form1"), ("ddpm", "form2"), ("ddpm", "uncond")])
+@pytest.mark.parametrize(("name", "variant"), [("vae", "form1"), ("ddpm", "form2")])
 def test_losses_and_first_gradients_are_the_same_on_one_device_and_on_eight(name, variant):
     stage = make_stage(name, variant)
-    one, eight = run(stage, 1), run(stage, 8)
-    np.testing.assert_allclose(one[0], eight[0], rtol=1e-5)
-    (m1,), (m8,) = (
-        [s.mu for s in jax.tree.leaves(run(stage, n, 1)[1].opt_state, is_leaf=is_adam) if is_adam(s)] for n in (1, 8)
-    )
-    flat1, flat8 = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(m)]) for m in (m1, m8))
-    assert np.abs(flat1).max() > 0
-    assert np.max(np.abs(flat1 - flat8)) <= 1e-5 * np.max(np.abs(flat1))
+    (losses_1, gradient_1), (losses_8, gradient_8) = run(stage, 1), run(stage, 8)
+    np.testing.assert_allclose(losses_1, losses_8, rtol=1e-5)
+    assert np.abs(gradient_1).max() > 0
+    assert relative(gradient_1, gradient_8) <= 1e-5
+
+
+def loss_of(stage: Stage, params, frozen, images, keys, train: bool) -> tuple[jax.Array, dict]:
+    return jax.jit(stage.loss, static_argnums=4)(params, frozen, jnp.asarray(images), keys, train)
 
 
 def is_adam(node) -> bool:
@@ -68,29 +68,26 @@ def is_adam(node) -> bool:
 def test_microbatches_give_the_gradient_of_the_whole_batch(name, parts):
     stage = make_stage(name, **{"ddpm.dropout": 0.0})
     keys = batch_keys(jax.random.key(0), 0, len(IMAGES))
+    params, images = random_params(stage), jnp.asarray(IMAGES)
     whole, parted = (
-        jax.jit(lambda p, m=m: gradients(stage.loss, p, stage.frozen, jnp.asarray(IMAGES), keys, m))(randomised(stage))
-        for m in (1, parts)
+        jax.jit(lambda p, m=m: gradients(stage.loss, p, stage.frozen, images, keys, m))(params) for m in (1, parts)
     )
     assert float(parted[1]["loss"]) == pytest.approx(float(whole[1]["loss"]), rel=1e-5)
-    assert relative(parted[0], whole[0]) < 1e-4
+    assert relative(parted[0], whole[0]) < 1e-5
 
 
 def test_every_image_draws_its_own_noise_and_every_step_anew():
     stage = make_stage("ddpm", "uncond")
-    params = randomised(stage)
-    same = jnp.asarray(np.repeat(IMAGES[:1], 2, axis=0))
-    values = [
-        float(stage.loss(params, {}, same[:1], batch_keys(jax.random.key(0), step, 2)[i : i + 1], False)[0])
-        for step in (0, 1)
-        for i in (0, 1)
-    ]
+    params = random_params(stage)
+    loss = jax.jit(lambda keys: stage.loss(params, {}, jnp.asarray(IMAGES[:1]), keys, False)[0])
+    values = [float(loss(batch_keys(jax.random.key(0), step, 2)[i : i + 1])) for step in (0, 1) for i in (0, 1)]
     assert len(set(values)) == 4
 
 
 def test_the_vae_loss_is_the_summed_squared_error_plus_the_weighted_kl():
     stage = make_stage("vae", **{"vae.kl_weight": 0.25})
-    loss, figures = stage.loss(randomised(stage), {}, jnp.asarray(IMAGES), batch_keys(jax.random.key(0), 0, 16), True)
+    keys = batch_keys(jax.random.key(0), 0, 16)
+    loss, figures = loss_of(stage, random_params(stage), {}, IMAGES, keys, True)
     assert float(loss) == pytest.approx(float(figures["squared_error"] + 0.25 * figures["kl"]), rel=1e-6)
     assert float(figures["squared_error"]) > 16 * 16 * 3 * 0.01  # summed over the pixels, not averaged
 
@@ -98,7 +95,7 @@ def test_the_vae_loss_is_the_summed_squared_error_plus_the_weighted_kl():
 def test_a_fresh_unet_predicts_no_noise_so_its_loss_is_the_variance_of_the_noise():
     stage = make_stage("ddpm", "form2")
     keys = batch_keys(jax.random.key(0), 0, 16)
-    loss, _ = stage.loss(stage.init(jax.random.key(0)), stage.frozen, jnp.asarray(IMAGES), keys, True)
+    loss, _ = loss_of(stage, jax.jit(stage.init)(jax.random.key(0)), stage.frozen, IMAGES, keys, True)
     assert float(loss) == pytest.approx(1, abs=0.05)
 
 
@@ -133,22 +130,21 @@ def test_the_averages_decay_follows_its_schedule(schedule, warmup, step, expecte
 
 
 def test_the_average_is_the_weighted_sum_of_all_parameters_so_far():
-    stage = make_stage("vae", **{"vae.ema_decay": 0.5, "vae.ema_warmup": False})
+    stage = make_stage("vae", **{"vae.ema_decay": 0.5, "vae.ema_warmup": False, "vae.learning_rate": 1e-2})
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    step, state = make_train_step(stage, mesh, 10), create_state(randomised(stage), stage.settings)
+    step, state = make_train_step(stage, mesh, 10), create_state(random_params(stage), stage.settings)
     expected = jax.device_get(state.params)
     for _ in range(3):
         state, _ = step(state, {}, IMAGES, jax.random.key(3))
         expected = jax.tree.map(lambda e, p: 0.5 * e + 0.5 * np.asarray(p), expected, state.params)
     assert relative(jax.device_get(state.average), expected) < 1e-5
-    assert relative(jax.device_get(state.params), expected) > 1e-4
+    assert relative(jax.device_get(state.params), expected) > 1e-3
 
 
-def test_the_frozen_vae_gets_no_gradient_and_does_not_change():
-    stage = make_stage("ddpm", "form1")
-    before = jax.device_get(stage.frozen)
-    losses, _ = run(stage, 1)
-    assert relative(jax.device_get(stage.frozen), before) == 0
-    changed = jax.tree.map(lambda p: p + 0.5, stage.frozen)
-    args = (randomised(stage), changed, jnp.asarray(IMAGES), batch_keys(jax.random.key(3), 0, 16), True)
-    assert float(stage.loss(*args)[0]) != losses[0]  # the refiner is shown what this VAE decodes
+def test_the_refiner_is_shown_what_its_vae_decodes_and_nothing_of_it_without_one():
+    stage, keys = make_stage("ddpm", "form1"), batch_keys(jax.random.key(3), 0, 16)
+    params, other = random_params(stage), jax.tree.map(lambda p: p + 0.5, stage.frozen)
+    assert loss_of(stage, params, stage.frozen, IMAGES, keys, False) != loss_of(
+        stage, params, other, IMAGES, keys, False
+    )
+    assert make_stage("ddpm", "uncond").frozen == {}

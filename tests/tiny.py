@@ -1,8 +1,13 @@
 """The smallest configuration that has every part, for tests that train."""
 
+from typing import Any
+
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.config import base_config
+from vaedm_jax.training.stages import Stage
 
 
 def tiny_config(variant: str = "form1", **changes) -> ConfigDict:
@@ -12,7 +17,7 @@ def tiny_config(variant: str = "form1", **changes) -> ConfigDict:
     c.vae.enc_block, c.vae.dec_block = "16d4,16t4,4d4,4t1,1x1", "1u4,1t4,4u4,4t16,16x1"
     c.vae.channels = "16:8,4:8,1:4"
     c.ddpm.channels, c.ddpm.multipliers, c.ddpm.blocks, c.ddpm.attention = 32, (1, 1), 1, ()
-    c.ddpm.patch, c.ddpm.warmup, c.ddpm.dropout = 4, 2, 0.1
+    c.ddpm.patch, c.ddpm.warmup, c.ddpm.dropout = 2, 2, 0.1
     for stage in (c.vae, c.ddpm):
         stage.batch_size, stage.steps = 8, 6
     c.log.update({"every": 2, "pictures": 4, "images": 4, "sample_steps": 2})
@@ -21,3 +26,15 @@ def tiny_config(variant: str = "form1", **changes) -> ConfigDict:
     with c.unlocked():
         c.update_from_flattened_dict(changes)
     return c
+
+
+def random_params(stage: Stage, seed: int = 0) -> Any:
+    """Parameters drawn without compiling anything, and without a fresh U-Net's zeros, which hide most gradients."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        fan_in = max(1, leaf.size // leaf.shape[-1])
+        noise = rng.normal(0, fan_in**-0.5 if leaf.ndim > 1 else 0.05, leaf.shape)
+        return (noise + (path[-1].key == "scale")).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(stage.init, jax.random.key(0)))

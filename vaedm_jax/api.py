@@ -11,6 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vaedm_jax import models
@@ -40,11 +41,12 @@ class VAEDM:
     Attributes:
       config: the whole configuration that it was trained with.
       params: `vae` and `ddpm`; either may be empty where it was not trained.
+      mesh: the devices that share the work; all of them by default.
     """
 
-    def __init__(self, config: ConfigDict, vae_params: Any, ddpm_params: Any):
-        self.config = config
-        everywhere = replicated(make_mesh())
+    def __init__(self, config: ConfigDict, vae_params: Any, ddpm_params: Any, mesh: Mesh | None = None):
+        self.config, self.mesh = config, mesh or make_mesh()
+        everywhere = replicated(self.mesh)
         self.params = {
             "vae": jax.device_put(vae_params, everywhere),
             "ddpm": jax.device_put(ddpm_params, everywhere),
@@ -106,8 +108,8 @@ class VAEDM:
             raise UserError("this model has no trained DDPM yet; train it first (--mode=train)")
         chain = chain or chain_of(self.config.sample)
         chain.schedule(self.networks.full_schedule)  # refuses an impossible chain before anything is compiled
-        sharding = split_batch(make_mesh())
-        size = -(-min(batch_size, n) // jax.device_count()) * jax.device_count()
+        sharding = split_batch(self.mesh)
+        size = -(-min(batch_size, n) // self.mesh.size) * self.mesh.size
         parts = []
         for begin in range(first, first + n, size):
             indices = jax.device_put(np.arange(begin, begin + size), sharding)

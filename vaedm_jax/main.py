@@ -14,6 +14,7 @@ from absl import logging
 
 from vaedm_jax import flags, rundir, sample, train
 from vaedm_jax.errors import RunError, UserError
+from vaedm_jax.training.mesh import share_cpu
 
 MODES = {"train": train.train, "sample": sample.sample}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -26,6 +27,7 @@ def run(argv: list[str]) -> None:
         print(__doc__, command, sep="\n")
         return
     mode, stage, config, workdir = command
+    share_cpu(*(section.batch_size // max(1, section.microbatches) for section in (config.vae, config.ddpm)))
     if mode == "train":
         return MODES[mode](config, workdir, stage or "all")
     if stage:

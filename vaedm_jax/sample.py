@@ -8,9 +8,8 @@ from ml_collections import ConfigDict
 from vaedm_jax.api import VAEDM, chain_of
 from vaedm_jax.config import check
 from vaedm_jax.data import Source, load
-from vaedm_jax.reporting import grid, save_png, to_uint8, write_report
+from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.reporting.files import write_arrays
-from vaedm_jax.train import sample_rows
 
 
 def sample(config: ConfigDict, workdir: Path) -> None:
@@ -26,7 +25,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     nearest = None
     if settings.nearest:
         nearest = nearest_images(load(model.config.data).train, to_uint8(samples.images))
-    rows = sample_rows(samples, 16, nearest)
+    rows = sample_rows(*samples, nearest, columns=16)
     origin = Path(settings.weights).stem if settings.weights else "run"
     name = f"{origin}_{chain.sampler}_{chain.start}_{chain.steps}_seed{settings.seed}"
     picture = grid([images for _, images in rows], [label for label, _ in rows])

@@ -9,12 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax import rundir
-from vaedm_jax.api import VAEDM, Samples, chain_of
+from vaedm_jax.api import VAEDM, chain_of
 from vaedm_jax.config import check
 from vaedm_jax.data import Dataset, load, preview
 from vaedm_jax.errors import UserError
 from vaedm_jax.models import build_unet, build_vae
-from vaedm_jax.reporting import grid, save_png, write_report
+from vaedm_jax.reporting import grid, sample_rows, save_png, write_report
 from vaedm_jax.training.loop import fit, restore_average
 from vaedm_jax.training.mesh import make_mesh
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
@@ -119,12 +119,4 @@ class Pictures:
     def ddpm_rows(self, average: Any) -> list[tuple[str, np.ndarray]]:
         model = VAEDM(self.config, self.stage.frozen, average)
         chain = chain_of(self.config.sample, steps=self.config.log.sample_steps, spacing="even")
-        return sample_rows(model.sample(self.config.log.images, chain=chain), columns=8)
-
-
-def sample_rows(samples: Samples, columns: int, nearest: np.ndarray | None = None) -> list[tuple[str, np.ndarray]]:
-    """Rows of a grid: x_hat above its refinement, and the nearest training images below where they are given."""
-    kinds = [("x̂", samples.x_hat), ("refined" if samples.x_hat is not None else "sampled", samples.images)]
-    kinds = [(label, images) for label, images in [*kinds, ("nearest", nearest)] if images is not None]
-    count = len(samples.images)
-    return [(label, images[i : i + columns]) for i in range(0, count, columns) for label, images in kinds]
+        return sample_rows(*model.sample(self.config.log.images, chain=chain), columns=8)

@@ -1,7 +1,7 @@
 """What a run leaves behind for people: pictures, metrics, progress on the terminal, and a report."""
 
 from vaedm_jax.reporting.metrics import MetricWriter, read_metrics
-from vaedm_jax.reporting.pictures import grid, read_caption, save_png, tile, to_uint8
+from vaedm_jax.reporting.pictures import grid, read_caption, sample_rows, save_png, tile, to_uint8
 from vaedm_jax.reporting.progress import Progress
 from vaedm_jax.reporting.report import write_report
 
@@ -11,6 +11,7 @@ __all__ = [
     "grid",
     "read_caption",
     "read_metrics",
+    "sample_rows",
     "save_png",
     "tile",
     "to_uint8",

@@ -65,6 +65,16 @@ def grid(rows: Sequence, labels: Sequence[str] | None = None, scale: int | None 
     return picture
 
 
+def sample_rows(images, x_hat=None, nearest=None, columns: int = 8) -> list[tuple[str, np.ndarray]]:
+    """Labelled rows for `grid`: x_hat [N, H, W, C], below it what it was refined to, below that what is nearest to it.
+
+    x_hat and nearest may be None, and are left out then.
+    """
+    kinds = [("x̂", x_hat), ("sampled" if x_hat is None else "refined", images), ("nearest", nearest)]
+    kinds = [(label, values) for label, values in kinds if values is not None]
+    return [(label, values[i : i + columns]) for i in range(0, len(images), columns) for label, values in kinds]
+
+
 def tile(images, columns: int | None = None) -> list:
     """[N, H, W, C] split into rows of `columns` for `grid`, by default as near to a square as can be."""
     columns = columns or max(1, math.ceil(math.sqrt(len(images))))

@@ -112,8 +112,8 @@ class Checkpoints:
             good = [str(s) for s in self.steps()]
             kept = f"the checkpoint of step {good[0]} is whole" if good else "there is no earlier one"
             raise RunError(
-                f"a checkpoint could not be written to {self.folder} ({_brief(error)}); {kept}. Free some space, and the "
-                "same command continues"
+                f"a checkpoint could not be written to {self.folder} ({_brief(error)}); {kept}. Free some space, "
+                "and the same command continues"
             ) from error
 
 

@@ -26,7 +26,7 @@ from vaedm_jax.training.stages import Stage
 from vaedm_jax.training.state import TrainState, create_state
 from vaedm_jax.training.step import make_train_step
 
-WARM_UP = 3  # the time of this step is what the duration is estimated by: the first ones are slower
+WARM_UP = 5  # the quickest of so many steps is what the duration is estimated by: the first ones are slower
 OnPicture = Callable[[int, Any], dict[str, float]]  # (step, averaged parameters) -> figures to write down
 
 
@@ -64,6 +64,7 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
     step = make_train_step(stage, mesh, total).lower(state, stage.frozen, batch, key).compile()
 
     pending: list[dict[str, jax.Array]] = []
+    seconds: list[float] = []
     with (
         Stop() as stop,
         Progress(total, start, stage.name, settings.batch_size) as progress,
@@ -74,10 +75,11 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
             began = time.monotonic()
             state, metrics = step(state, stage.frozen, batch, key)
             pending.append(metrics)
-            if n <= start + WARM_UP:
+            if len(seconds) < WARM_UP:
                 jax.block_until_ready(metrics)
-            if n == min(start + WARM_UP, total):
-                opening(stage, state, step, start, total, time.monotonic() - began, folder)
+                seconds.append(time.monotonic() - began)
+                if n == min(start + WARM_UP, total):
+                    opening(stage, state, step, start, total, min(seconds), folder)
             progress.update(n, metrics["loss"])
             end = n == total or stop.asked
             due = {what: end or n % every == 0 for what, every in intervals(config).items()}
@@ -192,6 +194,5 @@ class Stop:
 
     def check(self, name: str, step: int, total: int) -> None:
         if self.asked and step < total:
-            raise RunError(
-                f"{signal.Signals(self.asked).name}: saved {name} at step {step:,} of {total:,}; the same command continues"
-            )
+            why = signal.Signals(self.asked).name
+            raise RunError(f"{why}: saved {name} at step {step:,} of {total:,}; the same command continues")

@@ -53,7 +53,7 @@ def make_train_step(stage: Stage, mesh: Mesh, total: int) -> Callable:
         n = state.step + 1
         d = ema_decay(settings, n, total)
         ema = jax.tree.map(lambda a, p: d * a + (1 - d) * p, state.ema, params) if state.ema else {}
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(n, params, ema, opt_state), metrics
 
     everywhere = replicated(mesh)

@@ -1,0 +1,88 @@
+"""What the tests of the command line share; each of their files imports the fixtures that its tests need."""
+
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.tiny import tiny_config
+from vaedm_jax import rundir, train
+from vaedm_jax.main import main
+
+ROOT = Path(__file__).parents[1]
+TINY = """from tests.tiny import tiny_config
+def get_config(variant="form1"):
+    return tiny_config(variant)
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """Compiled programs are kept, but not where those of real runs are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(name="configs", scope="module")
+def configs_fixture(tmp_path_factory):
+    """A folder of configuration files: tiny.py, and some that are wrong."""
+    folder = tmp_path_factory.mktemp("configs")
+    (folder / "tiny.py").write_text(TINY)
+    (folder / "syntax.py").write_text("def get_config():\n    return (\n")
+    (folder / "without.py").write_text("config = 3\n")
+    (folder / "raises.py").write_text("def get_config():\n    x = 1\n    return x / 0\n")
+    (folder / "exits.py").write_text("import sys\nsys.exit(0)\n")
+    (folder / "nothing.py").write_text("def get_config():\n    pass\n")
+    (folder / "own.py").write_text("from ml_collections import ConfigDict\nget_config = lambda: ConfigDict({'a': 1})\n")
+    (folder / "typo.py").write_text(TINY.replace("return ", "c = ") + "    c.ddpm.batchsize = 3\n    return c\n")
+    (folder / "type.py").write_text(TINY.replace("return ", "c = ") + "    c.ddpm.batch_size = 'x'\n    return c\n")
+    (folder / "binary.py").write_bytes(b"\xff\x00\xfe")
+    return folder
+
+
+@pytest.fixture(name="run")
+def run_fixture(tmp_path):
+    """A directory that holds a run of the tiny configuration, as far as its files are looked at before training."""
+    rundir.claim(tmp_path / "run", tiny_config())
+    (tmp_path / "run" / "vae" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "vae" / "checkpoints" / "kept").write_bytes(b"precious")
+    return tmp_path / "run"
+
+
+@pytest.fixture(name="untrained")
+def untrained_fixture(monkeypatch):
+    """Everything but the training itself happens; (stage, steps) of what should be trained are noted down."""
+    asked = []
+
+    def fit(stage, data, config, workdir, mesh, on_picture):
+        asked.append((stage.name, stage.settings.steps))
+        return SimpleNamespace(average={})
+
+    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(train, "write_report", lambda workdir: None)
+    return asked
+
+
+def files(folder: Path) -> dict[str, bytes | None]:
+    """All that is in a folder, byte for byte; None for folders."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture(name="refused")
+def refused_fixture(tmp_path, configs, capsys):
+    """Run a command, in which {tmp}, {run}, {new}, {configs} are folders, and expect a refusal with the words in it."""
+
+    def refuse(arguments: str, *words: str, status: int = 2) -> None:
+        folders = {"tmp": tmp_path, "run": tmp_path / "run", "new": tmp_path / "new", "configs": configs}
+        before = files(tmp_path)
+        assert main(["main", *shlex.split(arguments.format(**folders))]) == status
+        printed = capsys.readouterr()
+        assert printed.err.startswith("vaedm: ") and printed.err.count("\n") == 1, printed.err
+        assert printed.out == ""
+        for word in words:
+            assert word.format(**folders) in printed.err
+        assert files(tmp_path) == before
+
+    return refuse

@@ -1,0 +1,20 @@
+"""The data settings for tests that load data sets, and the one line that says why one does not load."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from vaedm_jax import data
+from vaedm_jax.errors import UserError
+
+
+def data_config(**changes) -> ConfigDict:
+    config = dict(source="emoji", path="", image_size=32, category="", held_out=0.05, flip=False)
+    return ConfigDict(config | dict(tfds_dir="", archive="") | changes)
+
+
+def load_error(**changes) -> str:
+    with pytest.raises(UserError) as caught:
+        data.load(data_config(**changes))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

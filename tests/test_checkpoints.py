@@ -1,0 +1,142 @@
+"""Checkpoints come back whole, damaged ones are passed over, and a failed write costs none that is there."""
+
+import logging
+import resource
+from contextlib import closing
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_config
+from vaedm_jax.errors import RunError, UserError
+from vaedm_jax.training.checkpoints import Checkpoints
+from vaedm_jax.training.mesh import make_mesh, replicated
+from vaedm_jax.training.state import create_state
+
+
+def state_at(step: int, width: int = 64):
+    """A train state whose arrays are noise of the step."""
+    params = {"w": jnp.zeros((width, 64)), "b": jnp.zeros(64)}
+    state = create_state(params, tiny_config().ddpm)
+    rng = np.random.default_rng(step)
+    noisy = jax.tree.map(lambda a: np.asarray(rng.normal(size=a.shape), a.dtype), state)
+    return jax.device_put(noisy.replace(step=np.int32(step)), replicated(make_mesh()))
+
+
+def assert_same(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def written(folder: Path, *steps: int) -> Path:
+    with closing(Checkpoints(folder, keep=5)) as checkpoints:
+        for step in steps:
+            checkpoints.save(state_at(step))
+    return folder
+
+
+def restored(folder: Path):
+    with closing(Checkpoints(folder)) as checkpoints:
+        return checkpoints.restore(state_at(0))
+
+
+def arrays_of(step: Path) -> list[Path]:
+    """The files that hold a checkpoint's arrays, which Orbax may write more than once."""
+    return [p for p in step.rglob("*") if p.is_file() and p.stat().st_size > 10_000]
+
+
+def test_the_newest_state_comes_back_bit_by_bit_and_so_many_are_kept(tmp_path):
+    with closing(Checkpoints(tmp_path / "c", keep=2)) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state_at(step))
+    with closing(Checkpoints(tmp_path / "c")) as checkpoints:
+        assert checkpoints.steps() == [3, 2]
+        assert_same(checkpoints.restore(state_at(0)), state_at(3))
+
+
+def test_without_a_checkpoint_there_is_nothing_to_restore(tmp_path):
+    assert restored(tmp_path / "c") is None
+
+
+def test_a_state_saved_on_eight_devices_comes_back_on_one(tmp_path):
+    written(tmp_path / "c", 1)
+    one = jax.tree.map(lambda a: jax.device_put(np.asarray(a), jax.devices()[0]), state_at(0))
+    with closing(Checkpoints(tmp_path / "c")) as checkpoints:
+        state = checkpoints.restore(one)
+    assert_same(state, state_at(1))
+    assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(state))
+
+
+def cut(step: Path) -> None:
+    for file in arrays_of(step):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_a_bit(step: Path) -> None:
+    for file in arrays_of(step):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+
+
+def empty_all(step: Path) -> None:
+    for file in step.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+
+
+def lose_the_arrays(step: Path) -> None:
+    for file in arrays_of(step):
+        file.unlink()
+
+
+def lose_the_proof(step: Path) -> None:
+    for file in (step / "proof").rglob("*"):
+        file.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_bit, empty_all, lose_the_arrays, lose_the_proof])
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog, damage):
+    folder = written(tmp_path / "c", 1, 2)
+    damage(folder / "2")
+    with caplog.at_level(logging.WARNING), closing(Checkpoints(folder)) as checkpoints:
+        assert_same(checkpoints.restore(state_at(0)), state_at(1))
+        assert f"{folder}/2 is torn or corrupt" in caplog.text
+        checkpoints.save(state_at(2))  # the run comes to that step again
+    assert_same(restored(folder), state_at(2))
+
+
+def test_where_no_checkpoint_is_whole_a_run_does_not_begin_anew_over_them(tmp_path):
+    folder = written(tmp_path / "c", 1, 2)
+    flip_a_bit(folder / "1")
+    cut(folder / "2")
+    with pytest.raises(UserError, match=r"none of the checkpoints in .* can be read"):
+        restored(folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_naming_the_array(tmp_path):
+    folder = written(tmp_path / "c", 1)
+    with closing(Checkpoints(folder)) as checkpoints, pytest.raises(UserError) as refused:
+        checkpoints.restore(state_at(0, width=32))
+    assert "another architecture" in str(refused.value) and "[64, 64]" in str(refused.value)
+    assert "[32, 64]" in str(refused.value)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's own threads
+def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path):
+    folder = written(tmp_path / "c", 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = Checkpoints(folder)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as if there was no room for more
+        with pytest.raises(RunError) as failed:
+            checkpoints.save(state_at(2))
+            checkpoints.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = str(failed.value)
+    assert "could not be written" in said and "the checkpoint of step 1 is whole" in said and "Free some space" in said
+    assert_same(restored(folder), state_at(1))

@@ -1,0 +1,93 @@
+"""The directory of a run goes on with that run and refuses any other."""
+
+import json
+
+import pytest
+
+from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
+from tests.tiny import tiny_config
+from vaedm_jax import rundir
+from vaedm_jax.main import main
+
+
+def test_a_vae_of_another_run_must_be_there_and_fit(refused, run):
+    command = "--config={configs}/tiny.py --workdir={new} --config.vae.checkpoint="
+    refused(command + "{tmp}/none", "{tmp}/none", "does not exist")
+    refused(command + "{configs}", "{configs} holds no run")
+    refused(command + "{run} --config.vae.channels=16:16,4:16,1:4", "{run}", "another architecture", "vae.channels")
+    for file in sorted((run / "vae").rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    refused(command + "{run}", "{run}", "no trained VAE")
+
+
+@pytest.mark.parametrize("mode", ["train", "sample"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("--config.ddpm.channels=64", "ddpm.channels was 32, is now 64"),
+        ("--config.ddpm.multipliers=(1,2)", "ddpm.multipliers was (1, 1), is now (1, 2)"),
+        ("--config.vae.channels=16:16,4:16,1:4", "vae.channels was '16:8,4:8,1:4', is now '16:16,4:16,1:4'"),
+        ("--config.data.category=Objects", "data.category was 'Activities', is now 'Objects'"),
+        ("--config.ddpm.T=500", "ddpm.T was 1000, is now 500"),
+        ("--config.ddpm.variant=form2", "ddpm.variant was 'form1', is now 'form2'"),
+        ("--config.seed=1", "seed was 0, is now 1"),
+        ("--config.ddpm.ema_decay=0", "ddpm.ema_decay was 0.9999, is now 0.0"),
+    ],
+)
+def test_a_directory_refuses_another_run_naming_the_settings(refused, run, mode, change, words):
+    refused(f"--config={{configs}}/tiny.py --workdir={{run}} --mode={mode} {change}", "{run} holds another run", words)
+    refused(f"--workdir={{run}} --mode={mode} {change}", "{run} holds another run", words)
+
+
+def test_many_differences_are_counted(refused, run):
+    changes = " ".join(f"--config.{name}=2" for name in ("seed", "ddpm.blocks", "ddpm.heads", "ddpm.patch", "ddpm.T"))
+    refused("--workdir={run} --config.log.sample_steps=1 " + changes, "ddpm.T was 1000", "and 1 more")
+
+
+def test_a_run_may_be_longer_and_logged_and_sampled_in_other_ways(run, configs, untrained, capsys):
+    free = "--config.ddpm.steps=9 --config.log.every=1 --config.checkpoint.keep=3 --config.sample.sampler=ddim"
+    tuned = "--config.ddpm.learning_rate=0.001 --config.ddpm.ema_decay=0.99"
+    command = ["main", f"--config={configs}/tiny.py", f"--workdir={run}", *free.split(), *tuned.split()]
+    assert main(command) == 0
+    assert untrained == [("vae", 6), ("ddpm", 9)]
+    noted = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert noted == [
+        "note: ddpm.ema_decay was 0.9999, from here on it is 0.99",
+        "note: ddpm.learning_rate was 0.0002, from here on it is 0.001",
+    ]
+    assert rundir.read_config(run).sample.sampler == "ddim"
+    assert (run / "vae" / "checkpoints" / "kept").read_bytes() == b"precious"
+
+
+def test_a_run_goes_on_by_its_own_configuration(run, untrained):
+    assert main(["main", f"--workdir={run}", "--stage=vae"]) == 0
+    assert untrained == [("vae", 6)]
+    assert rundir.read_config(run) == tiny_config()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"ddpm": {"variant": "fo',
+        b"\xff\xfe\x00",
+        b"[]",
+        b"{}",
+        b'{"ddpm": {"variant": "form9"}}',
+        b'{"ddpm": {"variant": ["form1"]}}',
+        b'{"ddpm": {"variant": "form1", "T": "many"}}',
+        b'{"ddpm": {"variant": "form1", "unheard_of": 1}}',
+    ],
+)
+def test_a_torn_or_foreign_config_json_is_refused_and_kept(refused, run, content):
+    (run / "config.json").write_bytes(content)
+    for mode in ("--config={configs}/tiny.py", "--mode=train", "--mode=sample"):
+        refused("--workdir={run} " + mode, "{run}/config.json is not the configuration of a run")
+
+
+def test_settings_newer_than_a_run_have_their_defaults(run):
+    stored = json.loads((run / "config.json").read_text())
+    del stored["ddpm"]["scale_shift"], stored["log"]
+    (run / "config.json").write_text(json.dumps(stored))
+    config = rundir.read_config(run)
+    assert config.ddpm.scale_shift is False and config.log.every == 50 and config.ddpm.channels == 32

@@ -1,0 +1,72 @@
+"""Sampling follows the configuration of its run, and refuses what cannot be sampled."""
+
+from contextlib import closing
+
+import jax
+import numpy as np
+import pytest
+
+from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture  # noqa: F401
+from tests.tiny import tiny_config
+from vaedm_jax import rundir
+from vaedm_jax.main import main
+from vaedm_jax.training.checkpoints import Checkpoints
+from vaedm_jax.training.loop import abstract_state
+from vaedm_jax.training.mesh import make_mesh
+from vaedm_jax.training.stages import ddpm_stage
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory of a run of a tiny unconditional DDPM, whose parameters are all 0: training takes too long here."""
+    workdir, config = tmp_path_factory.mktemp("runs") / "trained", tiny_config("uncond")
+    rundir.claim(workdir, config)
+    shapes = abstract_state(ddpm_stage(config, {}), make_mesh())
+    with closing(Checkpoints(workdir / "ddpm" / "checkpoints")) as checkpoints:
+        checkpoints.save(jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype), s.sharding), shapes))
+    return workdir
+
+
+@pytest.mark.parametrize("folder", ["{new}", "{tmp}"])
+@pytest.mark.parametrize("config", ["", "--config={configs}/tiny.py "])
+def test_sampling_needs_a_run(refused, folder, config):
+    refused(config + "--mode=sample --workdir=" + folder, folder, "--mode=train")
+
+
+def test_sampling_a_run_that_is_not_trained_yet_is_refused(refused, run):
+    for kept in (run / "vae" / "checkpoints").iterdir():
+        kept.unlink()
+    refused("--mode=sample --workdir={run}", "{run}", "no trained VAE", "--mode=train")
+
+
+def test_weights_that_cannot_be_read_are_refused(refused, run):
+    command = "--config={configs}/tiny.py --mode=sample --workdir={new} --config.sample.weights="
+    refused(command + "{tmp}/none.safetensors", "none.safetensors", "no such file")
+    refused(command + "nonesuch", "nonesuch", "no such file")
+    refused(command + "{run}/config.json", "{run}/config.json", "VAEDM.save")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--config.sample.n=0", ["sample.n = 0"]),
+        ("--config.sample.batch_size=0", ["sample.batch_size = 0"]),
+        ("--config.sample.steps=-1", ["sample.steps = -1"]),
+        ("--config.sample.steps=75 --config.sample.spacing=uniform", ["75 steps", "72 and 77"]),
+        ("--config.sample.start=warm", ["sample.start", "form1"]),
+    ],
+)
+def test_samples_that_cannot_be_are_refused(trained, capsys, arguments, words):
+    before = files(trained)
+    assert main(["main", f"--workdir={trained}", "--mode=sample", *arguments.split()]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and all(word in printed for word in words)
+    assert files(trained) == before
+
+
+def test_sampling_takes_the_configuration_of_the_run_and_overrides(trained):
+    options = ["--config.sample.steps=3", "--config.sample.n=2", "--config.sample.seed=5"]
+    assert main(["main", f"--workdir={trained}", "--mode=sample", *options]) == 0
+    with np.load(trained / "samples" / "run_ddpm_noise_3_seed5.npz", allow_pickle=False) as arrays:
+        assert arrays["images"].shape == (2, 16, 16, 3)
+    assert rundir.read_config(trained).sample.steps == 2

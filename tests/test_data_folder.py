@@ -1,0 +1,105 @@
+"""A folder is read whole and left as it was, and a file that is no good is named."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.loading import data_config, load_error
+from tests.pictures import noise, save
+from vaedm_jax import data
+from vaedm_jax.data import folder
+
+
+def test_a_folder_is_read_at_every_depth_and_left_as_it_was(tmp_path):
+    names = ["a.png", "b/c.JPG", "b/d/e.webp", "f.bmp", "g.gif", "h.tiff", "i.jpeg", "j.tif"]
+    for i, name in enumerate(names):
+        save(tmp_path / name, noise(9, i))
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "._a.png").write_bytes(b"no image either")
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    dataset = data.load(data_config(path=str(tmp_path), image_size=8))
+    assert len(dataset.train) + len(dataset.test) == len(names)
+    assert dataset.name == tmp_path.name
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+
+
+def test_path_wins_over_source(tmp_path):
+    save(tmp_path / "a.png", noise(8))
+    assert data.load(data_config(path=str(tmp_path), source="cifar10")).name == tmp_path.name
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_few_images_are_enough_for_both_sides(tmp_path, count):
+    for i in range(count):
+        save(tmp_path / f"{i}.png", noise(8, i))
+    dataset = data.load(data_config(path=str(tmp_path)))
+    assert len(dataset.train) and len(dataset.test)
+    images = [image.tobytes() for side in (dataset.train, dataset.test) for image in side]
+    assert len(set(images)) == count and len(images) == max(count, 2)
+
+
+def test_images_too_many_to_keep_are_decoded_again(tmp_path, monkeypatch):
+    for i in range(5):
+        save(tmp_path / f"{i}.png", noise(20, i))
+    config = data_config(path=str(tmp_path), image_size=8, held_out=0.4)
+    kept = data.load(config)
+    monkeypatch.setattr(folder, "CACHE_BYTES", 0)
+    again = data.load(config)
+    for side in ("train", "test"):
+        assert len(getattr(kept, side)) == len(getattr(again, side))
+        for one, other in zip(getattr(kept, side), getattr(again, side), strict=True):
+            np.testing.assert_array_equal(one, other)
+    (tmp_path / "bad.png").write_text("text")
+    assert "bad.png" in load_error(path=str(tmp_path))
+
+
+def test_of_celebamask_hq_only_the_photographs_are_taken(tmp_path):
+    photographs = tmp_path / "CelebA-HQ-img"
+    for i in range(4):
+        save(photographs / f"{i}.jpg", noise(8, i))
+        save(tmp_path / "CelebAMask-HQ-mask-anno" / "0" / f"0000{i}_hair.png", Image.new("L", (8, 8)))
+    inner, outer = (data.load(data_config(path=str(path))) for path in (photographs, tmp_path))
+    assert len(outer.train) + len(outer.test) == 4
+    for side in ("train", "test"):
+        for one, other in zip(getattr(inner, side), getattr(outer, side), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_damaged_image_is_an_error_that_names_it(tmp_path):
+    jpeg = save(tmp_path / "good.jpg", noise(64)).read_bytes()
+    (tmp_path / "torn.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    message = load_error(path=str(tmp_path))
+    assert "torn.jpg" in message and "truncated" in message and "good" not in message
+
+
+def test_text_that_is_called_an_image_is_an_error_that_names_it(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_text("this is no picture")
+    message = load_error(path=str(tmp_path))
+    assert "a.png" in message and "and 2 more" in message
+
+
+@pytest.mark.parametrize("cut", [0, 20, 60])
+def test_a_torn_png_is_an_error(tmp_path, cut):
+    whole = save(tmp_path / "a.png", noise(16)).read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:cut])
+    assert "a.png" in load_error(path=str(tmp_path))
+
+
+def test_an_image_of_unknown_range_is_an_error(tmp_path):
+    save(tmp_path / "a.tif", Image.fromarray(np.full((8, 8), 0.5, np.float32)))
+    assert "a.tif" in load_error(path=str(tmp_path))
+
+
+def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch):
+    save(tmp_path / "bomb.png", noise(32))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    message = load_error(path=str(tmp_path))
+    assert "bomb.png" in message and "exceeds limit" in message
+
+
+def test_a_folder_without_images_or_no_folder_is_an_error(tmp_path):
+    (tmp_path / "notes.txt").write_text("text")
+    assert "holds no images" in load_error(path=str(tmp_path))
+    assert "is not there" in load_error(path=str(tmp_path / "nowhere"))
+    assert "is not a folder" in load_error(path=str(tmp_path / "notes.txt"))

@@ -1,0 +1,104 @@
+"""Other data sets of tfds are read as they were prepared, or it is said how to prepare them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from tests.loading import data_config, load_error
+from tests.pictures import noise
+from vaedm_jax import data
+
+
+def prepare(root: Path, features: dict, splits: dict[str, list[dict]]) -> None:
+    """Prepares a data set named 'tiny_set' under `root`."""
+
+    class TinySet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None
+
+        def _info(self):
+            features_dict = tfds.features.FeaturesDict(features)
+            return tfds.core.DatasetInfo(builder=self, features=features_dict, disable_shuffling=True)
+
+        def _split_generators(self, dl_manager):
+            return {name: enumerate(examples) for name, examples in splits.items()}
+
+        def _generate_examples(self): ...
+
+    TinySet(data_dir=root, file_format="array_record").download_and_prepare()
+
+
+PNG = {"image": tfds.features.Image(encoding_format="png")}
+
+
+def png_examples(count: int, size: int = 8) -> list[dict]:
+    return [{"image": noise(size, i)} for i in range(count)]
+
+
+@pytest.mark.parametrize("held_out_split", ["test", "validation"])
+def test_a_split_for_testing_is_the_held_out_side(tmp_path, held_out_split):
+    prepare(tmp_path, PNG, {"train": png_examples(6), held_out_split: png_examples(2)})
+    dataset = data.load(data_config(source="tiny_set", tfds_dir=str(tmp_path), image_size=8))
+    assert dataset.name == "tiny_set"
+    assert (len(dataset.train), len(dataset.test)) == (6, 2)
+    np.testing.assert_array_equal(dataset.train[5], noise(8, 5))
+
+
+def test_where_there_is_only_train_a_share_is_held_out(tmp_path):
+    prepare(tmp_path, PNG, {"train": png_examples(40)})
+    dataset = data.load(data_config(source="tiny_set", tfds_dir=str(tmp_path), image_size=8, held_out=0.25))
+    sides = [{image.tobytes() for image in side} for side in (dataset.train, dataset.test)]
+    assert not sides[0] & sides[1]
+    assert sides[0] | sides[1] == {noise(8, i).tobytes() for i in range(40)}
+    assert 3 <= len(sides[1]) <= 20
+
+
+def test_images_of_tfds_may_have_any_size_and_be_grey(tmp_path):
+    grey = {"image": tfds.features.Image(shape=(None, None, 1), encoding_format="png")}
+    examples = [{"image": Image.new("L", (10 + i, 30), 60 + i)} for i in range(4)]
+    prepare(tmp_path, grey, {"train": examples, "test": examples})
+    dataset = data.load(data_config(source="tiny_set", tfds_dir=str(tmp_path), image_size=8))
+    for i in range(4):
+        np.testing.assert_array_equal(dataset.train[i], np.full((8, 8, 3), 60 + i))
+
+
+def test_a_data_set_without_images_is_an_error_that_names_its_features(tmp_path):
+    features = {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(num_classes=2)}
+    prepare(tmp_path, features, {"train": [{"text": "a", "label": 0}]})
+    message = load_error(source="tiny_set", tfds_dir=str(tmp_path))
+    assert "no feature 'image'" in message and "text" in message and "label" in message
+
+
+def test_an_image_that_is_no_picture_is_an_error(tmp_path):
+    features = {"image": tfds.features.Tensor(shape=(2,), dtype=np.int64)}
+    prepare(tmp_path, features, {"train": [{"image": np.zeros(2, np.int64)}]})
+    assert "Tensor" in load_error(source="tiny_set", tfds_dir=str(tmp_path))
+
+
+def test_a_data_set_without_a_train_split_is_an_error(tmp_path):
+    prepare(tmp_path, PNG, {"test": png_examples(2)})
+    assert "no split 'train', only test" in load_error(source="tiny_set", tfds_dir=str(tmp_path))
+
+
+def test_a_data_set_without_random_access_is_an_error_that_says_how_to_prepare_it(tmp_path):
+    prepare(tmp_path, PNG, {"train": png_examples(2)})
+    for path in tmp_path.glob("tiny_set/1.0.0/*"):  # only TensorFlow can write the other format
+        if path.name == "dataset_info.json":
+            path.write_text(path.read_text().replace("array_record", "tfrecord"))
+        path.rename(path.with_name(path.name.replace("array_record", "tfrecord")))
+    message = load_error(source="tiny_set", tfds_dir=str(tmp_path))
+    assert "--file_format=array_record" in message
+
+
+def test_a_data_set_that_is_not_prepared_is_an_error_that_says_how(tmp_path):
+    message = load_error(source="mnist", tfds_dir=str(tmp_path))
+    assert "not prepared" in message and "tfds build mnist --file_format=array_record" in message
+
+
+@pytest.mark.parametrize("name", ["no_such_set", "mnist:9.9.9", "mnist/no_such_config", "!", ""])
+def test_an_unknown_name_is_an_error_that_says_what_to_give(tmp_path, name):
+    message = load_error(source=name, tfds_dir=str(tmp_path))
+    assert repr(name) in message and "data.path" in message

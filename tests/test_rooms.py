@@ -1,0 +1,88 @@
+"""The rooms of the package import one way, and neither TensorFlow nor PyTorch is imported to run it."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.test_kill import TINY
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "vaedm_jax"
+
+# What a room may import of the others: those above it in this list, if they are named.
+ROOMS = {
+    "errors": set(),
+    "diffusion": {"errors"},
+    "models": {"errors"},
+    "data": {"errors"},
+    "reporting": {"errors"},
+    "interop": {"errors", "models"},
+    "config": {"errors", "diffusion"},
+    "rundir": {"errors", "config", "reporting"},
+    "training": {"errors", "diffusion", "models", "data", "reporting"},
+    "api": {"errors", "diffusion", "models", "reporting", "rundir", "training"},
+    "train": {"errors", "models", "data", "reporting", "config", "rundir", "training", "api"},
+    "sample": {"errors", "data", "reporting", "config", "api"},
+    "flags": {"errors", "config", "rundir"},
+    "main": {"errors", "training", "train", "sample", "flags", "rundir"},
+}
+LIBRARIES = {"diffusion": {"jax", "numpy"}, "models": {"flax", "jax"}, "interop": {"numpy"}}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The full names of the modules that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports name their module in full"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
+
+
+def test_every_room_has_its_place_and_all_imports_go_one_way():
+    assert {room(path) for path in FILES} == set(ROOMS)
+    order = list(ROOMS)
+    for name, allowed in ROOMS.items():
+        assert allowed <= set(order[: order.index(name)])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_file_imports_only_what_its_room_may(path):
+    found = {name.split(".")[1] for name in imports(path) if name.startswith("vaedm_jax.")}
+    assert found <= ROOMS[room(path)] | {room(path)}
+    if (libraries := LIBRARIES.get(room(path))) is not None:
+        others = {name.split(".")[0] for name in imports(path)} - {"vaedm_jax", *sys.stdlib_module_names}
+        assert others <= libraries
+
+
+def test_training_and_sampling_import_neither_tensorflow_nor_pytorch(tmp_path):
+    """Packages of these names stand first on the path, and note down whoever imports them."""
+    for name in ("tensorflow", "torch"):
+        (tmp_path / f"{name}.py").write_text(
+            f"import traceback; open({str(tmp_path / 'seen')!r}, 'a').write(''.join(traceback.format_stack()))\n"
+            f"raise ImportError({name!r})\n"
+        )
+    (tmp_path / "tiny.py").write_text(TINY)
+    command = f"--config={tmp_path / 'tiny.py'} --workdir={tmp_path / 'run'} --config.log.pictures=9"
+    code = (
+        "import pkgutil, importlib, sys, vaedm_jax\n"
+        "for m in pkgutil.walk_packages(vaedm_jax.__path__, 'vaedm_jax.'): importlib.import_module(m.name)\n"
+        "from vaedm_jax.main import main\n"
+        f"sys.exit(main({['main', *command.split()]}) or main({['main', *command.split(), '--mode=sample']}))"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=300)
+    assert not (tmp_path / "seen").exists(), (tmp_path / "seen").read_text()
