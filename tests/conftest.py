@@ -11,5 +11,6 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 # One for all processes of this run of the tests, and not where those of real runs are.
 os.environ.setdefault("VAEDM_TEST_CACHE", tempfile.mkdtemp(prefix="vaedm_jax_tests_"))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["VAEDM_TEST_CACHE"]
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 pytest.register_assert_rewrite("tests.loading", "tests.cli_fixtures")

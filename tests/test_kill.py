@@ -12,17 +12,18 @@ import jax
 import numpy as np
 import pytest
 
+from tests.cli_fixtures import TINY
 from vaedm_jax import rundir
 from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.mesh import make_mesh
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 ROOT = Path(__file__).parents[1]
-TINY = """from tests.tiny import tiny_config
-def get_config(variant="form1"):
-    return tiny_config(variant)
-"""
-LONGER = "--config.vae.steps=40 --config.ddpm.steps=40 --config.log.pictures=100"
+SETTINGS = (
+    "--config.vae.steps=24 --config.ddpm.steps=24 --config.log.every=1 --config.log.pictures=100 "
+    "--config.checkpoint.every=7"
+)
+ONE_DEVICE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,9 @@ def config(tmp_path_factory) -> Path:
 
 
 def start(config: Path, workdir: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "vaedm_jax.main", f"--config={config}", f"--workdir={workdir}", *LONGER.split()]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "vaedm_jax.main", f"--config={config}", f"--workdir={workdir}", *SETTINGS.split()]
+    output = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | ONE_DEVICE, **output)
 
 
 def finish(config: Path, workdir: Path) -> None:
@@ -56,9 +58,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_weights_of_one_that_was_no
     for stage in ("vae", "ddpm"):
         process = start(config, tmp_path / "killed")
         written = tmp_path / "killed" / stage / "metrics.jsonl"
-        lines = moments.randint(2, 12)
+        lines = moments.randint(8, 20)
         while process.poll() is None and not (written.exists() and written.read_text().count("\n") >= lines):
-            time.sleep(0.002)
+            time.sleep(0.005)
         time.sleep(moments.random() * 0.05)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()

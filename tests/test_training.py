@@ -148,3 +148,14 @@ def test_the_refiner_is_shown_what_its_vae_decodes_and_nothing_of_it_without_one
         stage, params, other, IMAGES, keys, False
     )
     assert make_stage("ddpm", "uncond").frozen == {}
+
+
+@pytest.mark.parametrize("variant", ["form1", "form2"])
+def test_z_may_condition_the_refiner(variant):
+    """Beside the time embedding, which then has two more layers that the gradient reaches."""
+    stage = make_stage("ddpm", variant, **{"ddpm.z_conditioning": True, "ddpm.scale_shift": True})
+    params, keys = random_params(stage), batch_keys(jax.random.key(0), 0, 2)
+    images = jnp.asarray(IMAGES[:2])
+    grads, _ = jax.jit(lambda p: gradients(stage.loss, p, stage.frozen, images, keys, 1))(params)
+    assert params["z_0"]["kernel"].shape[0] == 4
+    assert np.abs(grads["z_0"]["kernel"]).max() > 0 and np.abs(grads["z_1"]["kernel"]).max() > 0

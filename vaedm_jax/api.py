@@ -1,6 +1,5 @@
 """The trained model as an object: generator, refiner and their schedule."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
-from vaedm_jax.rundir import read_config
+from vaedm_jax.rundir import decode_config, encode_config, read_config
 from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.mesh import make_mesh, replicated, split_batch
 from vaedm_jax.training.stages import ddpm_stage, to_symmetric, to_unit, vae_stage
@@ -69,7 +68,7 @@ class VAEDM:
             raise UserError(f"weights '{file}': no such file; weights in the package: {shipped}")
         try:
             with safetensors.safe_open(path, "numpy") as f:
-                config = ConfigDict(json.loads(f.metadata()["config"]))
+                config = decode_config(f.metadata()["config"])
                 flat = {tuple(name.split("/")): f.get_tensor(name).astype(np.float32) for name in f.keys()}
         except Exception as error:
             raise UserError(f"{path} is no file of weights that VAEDM.save wrote ({error})") from error
@@ -92,7 +91,7 @@ class VAEDM:
         """Write parameters and configuration as one safetensors file."""
         flat = flatten_dict(jax.device_get(self.params), sep="/")
         arrays = {name: np.asarray(a, dtype) for name, a in flat.items() if not isinstance(a, dict)}
-        metadata = {"config": self.config.to_json_best_effort(), "format": "vaedm_jax 1"}
+        metadata = {"config": encode_config(self.config), "format": "vaedm_jax 1"}
         write_whole(Path(file), safetensors.numpy.save(arrays, metadata))
 
     def sample(

@@ -21,13 +21,22 @@ def read_config(workdir: Path) -> ConfigDict:
         what = f"holds no run ({FILE} is missing)" if workdir.is_dir() else "does not exist"
         raise UserError(f"{workdir} {what}; name a run's directory, or begin one by --mode=train --config=FILE")
     try:
-        stored = json.loads(path.read_text())
-        config = base_config(stored["ddpm"]["variant"])
-        config.update_from_flattened_dict(flatten(stored))
+        return decode_config(path.read_text())
     except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{path} is not the configuration of a run ({error}); restore it, or name another directory"
         ) from error
+
+
+def encode_config(config: ConfigDict) -> str:
+    return config.to_json(indent=1)
+
+
+def decode_config(text: str) -> ConfigDict:
+    """The configuration that `encode_config` wrote; raises many errors where it is none."""
+    stored = json.loads(text)
+    config = base_config(stored["ddpm"]["variant"])
+    config.update_from_flattened_dict(flatten(stored))
     return config
 
 
@@ -64,4 +73,4 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         old = refuse_another(workdir, config)
         for key, (a, b) in differences(old, config, FREE).items():
             print(f"note: {key} was {a}, from here on it is {b}")
-    write_whole(workdir / FILE, config.to_json(indent=1).encode())
+    write_whole(workdir / FILE, encode_config(config).encode())
