@@ -6,7 +6,8 @@ import pytest
 from jax.sharding import Mesh
 
 from tests.tiny import random_params, tiny_config
-from vaedm_jax.api import VAEDM, chain_of
+from vaedm_jax.api import VAEDM
+from vaedm_jax.config import chain_of
 from vaedm_jax.errors import UserError
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
@@ -85,6 +86,8 @@ def test_the_unconditional_model_has_no_x_hat():
     model = VAEDM(config, {}, random_params(ddpm_stage(config, {})))
     samples = model.sample(2)
     assert samples.x_hat is None and samples.images.shape == (2, 16, 16, 3)
+    with pytest.raises(UserError, match="warm"):
+        model.sample(2, chain=chain_of(config.sample, start="warm"))
 
 
 def test_bytes_and_floats_are_reconstructed_alike(model):

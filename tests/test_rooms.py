@@ -24,7 +24,7 @@ ROOMS = {
     "config": {"errors", "diffusion"},
     "rundir": {"errors", "config", "reporting"},
     "training": {"errors", "diffusion", "models", "data", "reporting"},
-    "api": {"errors", "diffusion", "models", "reporting", "rundir", "training"},
+    "api": {"errors", "diffusion", "models", "reporting", "config", "rundir", "training"},
     "train": {"errors", "models", "data", "reporting", "config", "rundir", "training", "api"},
     "sample": {"errors", "data", "reporting", "config", "api"},
     "flags": {"errors", "config", "rundir"},

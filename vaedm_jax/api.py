@@ -12,8 +12,10 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from vaedm_jax import models
+from vaedm_jax.config import chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import linear_schedule
@@ -106,11 +108,13 @@ class VAEDM:
         if not self.params["ddpm"]:
             raise UserError("this model has no trained DDPM yet; train it first (--mode=train)")
         chain = chain or chain_of(self.config.sample)
+        if chain.start == "warm" and not FORMULATIONS[self.networks.variant].shown:
+            raise UserError("start = 'warm' begins at the VAE's image, and this model has none; start from 'noise'")
         chain.schedule(self.networks.full_schedule)  # refuses an impossible chain before anything is compiled
         sharding = split_batch(self.mesh)
         size = -(-min(batch_size, n) // self.mesh.size) * self.mesh.size
         parts = []
-        for begin in range(first, first + n, size):
+        for begin in tqdm(range(first, first + n, size), "sampling", unit="batch", leave=False, delay=5):
             indices = jax.device_put(np.arange(begin, begin + size), sharding)
             parts.append(jax.device_get(generate(self.networks, chain, self.params, seed, indices)))
         images, x_hat = (None if p[0] is None else np.concatenate(p)[:n] for p in zip(*parts, strict=True))
@@ -129,11 +133,6 @@ class VAEDM:
         """
         x = to_unit(jnp.asarray(images)) if images.dtype == np.uint8 else jnp.asarray(images)
         return np.asarray(decode(self.networks, self.params, encode(self.networks, self.params, x)[0]))
-
-
-def chain_of(settings: Any, **changes: Any) -> Chain:
-    """The chain of a `sample` section."""
-    return Chain(**{name: getattr(settings, name) for name in Chain.__dataclass_fields__} | changes)
 
 
 class Networks(NamedTuple):

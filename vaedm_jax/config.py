@@ -1,17 +1,18 @@
 """Every setting, its default, and what it means. A file in `configs/` changes what it needs and no more."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
-from vaedm_jax.diffusion.samplers import SAMPLERS
-from vaedm_jax.diffusion.schedule import VARIANCES
-from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps
-from vaedm_jax.errors import UserError
+from vaedm_jax.diffusion.schedule import linear_schedule
+from vaedm_jax.errors import UserError, one_of
 
 EMA_SCHEDULES = ("constant", "byol")
 
@@ -54,7 +55,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.source = "emoji"  # the embedded set, or the name of a tfds data set
-    c.data.path = ""  # a folder of images; wins over the source
+    c.data.path = ""  # a folder of images; wins over source and category
     c.data.image_size = 32
     c.data.category = ""  # of the emoji, such as "People & Body"; empty: all
     c.data.held_out = 0.05  # share of images kept from training where the source has no test split
@@ -113,9 +114,14 @@ def training_defaults(batch_size: int, epochs: float, learning_rate: float) -> C
     return c
 
 
-def one_of(name: str, value: str, allowed: Any) -> None:
-    if value not in allowed:
-        raise UserError(f"{name} = '{value}': it must be one of {', '.join(allowed)}")
+def chain_of(settings: Any, **changes: Any) -> Chain:
+    """The chain of a `sample` section."""
+    return Chain(**{name: getattr(settings, name) for name in Chain.__dataclass_fields__} | changes)
+
+
+def picture_chain(config: ConfigDict) -> Chain:
+    """The chain of the pictures on the way, which is shorter and takes any number of steps."""
+    return chain_of(config.sample, steps=config.log.sample_steps, spacing="even")
 
 
 def check(config: ConfigDict, to_train: bool = True) -> None:
@@ -124,10 +130,8 @@ def check(config: ConfigDict, to_train: bool = True) -> None:
     `to_train` takes in what matters to training alone: how long, batches that the devices share, pictures on the way.
     """
     one_of("ddpm.variant", config.ddpm.variant, FORMULATIONS)
-    one_of("sample.sampler", config.sample.sampler, SAMPLERS)
-    one_of("sample.start", config.sample.start, STARTS)
-    one_of("sample.spacing", config.sample.spacing, SPACINGS)
-    one_of("sample.variance", config.sample.variance, VARIANCES)
+    with naming("sample."):
+        chain = chain_of(config.sample)
     if not config.ddpm.multipliers:
         raise UserError("ddpm.multipliers = (): there must be at least one, that of the first level's width")
     uncond = config.ddpm.variant == "uncond"
@@ -140,8 +144,11 @@ def check(config: ConfigDict, to_train: bool = True) -> None:
         if to_train:
             check_stage(name, config[name])
     if to_train:
-        check_chain("sample", config, config.sample.spacing, config.sample.steps)
-        check_chain("log.sample_steps", config, "even", config.log.sample_steps)
+        full = linear_schedule(config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T)
+        with naming("sample: "):
+            chain.schedule(full)
+        with naming("log.sample_steps: "):
+            picture_chain(config).schedule(full)
 
 
 def check_ranges(config: ConfigDict) -> None:
@@ -168,11 +175,13 @@ def check_stage(name: str, stage: ConfigDict) -> None:
         )
 
 
-def check_chain(name: str, config: ConfigDict, spacing: str, steps: int) -> None:
+@contextmanager
+def naming(setting: str) -> Iterator[None]:
+    """Put the name of the setting before what is wrong with it."""
     try:
-        timesteps(config.sample.start, spacing, steps, config.ddpm.T, config.sample.t_start)
+        yield
     except UserError as error:
-        raise UserError(f"{name}: {error}") from error
+        raise UserError(f"{setting}{error}") from error
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaedm_jax.api import VAEDM, chain_of
-from vaedm_jax.config import check
+from vaedm_jax.api import VAEDM
+from vaedm_jax.config import chain_of, check
 from vaedm_jax.data import Source, load
 from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.reporting.files import write_arrays
@@ -14,7 +14,7 @@ from vaedm_jax.reporting.files import write_arrays
 
 def sample(config: ConfigDict, workdir: Path) -> None:
     """Write `samples/NAME.png`, a grid, and `samples/NAME.npz`, the images as uint8 arrays `images` and `x_hat`."""
-    check(config)
+    check(config, to_train=False)
     settings = config.sample
     model = VAEDM.load(settings.weights) if settings.weights else VAEDM.from_run(workdir)
     chain = chain_of(settings)

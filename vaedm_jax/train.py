@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax import rundir
-from vaedm_jax.api import VAEDM, chain_of
-from vaedm_jax.config import check
+from vaedm_jax.api import VAEDM
+from vaedm_jax.config import check, picture_chain
 from vaedm_jax.data import Dataset, load, preview
 from vaedm_jax.errors import UserError
 from vaedm_jax.models import build_unet, build_vae
@@ -29,7 +29,6 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     uncond = config.ddpm.variant == "uncond"
     if stage == "vae" and uncond:
         raise UserError("--stage=vae: the variant 'uncond' has no VAE; use form1 or form2, or --stage=ddpm")
-    chain_of(config.sample, steps=config.log.sample_steps)
     build_unet(config), uncond or build_vae(config)  # refuse what does not fit before the data is read
     source = check_vae(config) if config.vae.checkpoint and not uncond else None
     data = load(config.data)
@@ -118,5 +117,4 @@ class Pictures:
 
     def ddpm_rows(self, average: Any) -> list[tuple[str, np.ndarray]]:
         model = VAEDM(self.config, self.stage.frozen, average)
-        chain = chain_of(self.config.sample, steps=self.config.log.sample_steps, spacing="even")
-        return sample_rows(*model.sample(self.config.log.images, chain=chain), columns=8)
+        return sample_rows(*model.sample(self.config.log.images, chain=picture_chain(self.config)), columns=8)

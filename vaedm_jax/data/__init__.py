@@ -20,13 +20,13 @@ def load(config: ConfigDict) -> Dataset:
         raise UserError(f"data.image_size is {size}; it should be at least 1")
     if not 0 <= held_out < 1:
         raise UserError(f"data.held_out is {held_out}; it is a share, at least 0 and below 1")
-    if config.category and (config.path or config.source != "emoji"):
-        asked = config.path or config.source
-        raise UserError(
-            f"data.category is {config.category!r}, and {asked} has no categories, only 'emoji' has; leave it empty"
-        )
     if config.path:
         return folder.load(config.path, size, held_out)
+    if config.category and config.source != "emoji":
+        raise UserError(
+            f"data.category is {config.category!r}, and {config.source} has no categories, only 'emoji' has; leave it "
+            "empty (--config.data.category=)"
+        )
     if config.source == "emoji":
         return emoji.load(config.category, size, held_out)
     # Imported here, since the other sources do without tfds and should also work where it is broken.

@@ -6,8 +6,9 @@ import jax
 
 from vaedm_jax.diffusion import samplers
 from vaedm_jax.diffusion.process import PredictNoise, q_sample
-from vaedm_jax.diffusion.schedule import Schedule, respace
-from vaedm_jax.diffusion.spacing import timesteps
+from vaedm_jax.diffusion.schedule import VARIANCES, Schedule, respace
+from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps
+from vaedm_jax.errors import one_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Chain:
     variance: str = "fixedsmall"
     eta: float = 0.0
     clip: bool = True
+
+    def __post_init__(self):
+        one_of("sampler", self.sampler, samplers.SAMPLERS)
+        one_of("start", self.start, STARTS)
+        one_of("spacing", self.spacing, SPACINGS)
+        one_of("variance", self.variance, VARIANCES)
 
     def schedule(self, full: Schedule) -> Schedule:
         """The steps of the T-step schedule that the chain visits. UserError if they cannot be had."""
