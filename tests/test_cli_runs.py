@@ -40,7 +40,9 @@ def test_a_directory_refuses_another_run_naming_the_settings(refused, run, mode,
 
 
 def test_many_differences_are_counted(refused, run):
-    changes = " ".join(f"--config.{name}=2" for name in ("seed", "ddpm.blocks", "ddpm.heads", "vae.kl_weight", "ddpm.T"))
+    changes = " ".join(
+        f"--config.{name}=2" for name in ("seed", "ddpm.blocks", "ddpm.heads", "vae.kl_weight", "ddpm.T")
+    )
     refused("--workdir={run} --config.log.sample_steps=1 " + changes, "ddpm.T was 1000", "and 1 more")
 
 

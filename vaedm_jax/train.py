@@ -15,7 +15,7 @@ from vaedm_jax.data import Dataset, load, preview
 from vaedm_jax.errors import UserError
 from vaedm_jax.models import build_unet, build_vae
 from vaedm_jax.reporting import grid, sample_rows, save_png, write_report
-from vaedm_jax.training.loop import fit, restore_average
+from vaedm_jax.training.loop import fit, restore_average, steps_done, total_steps
 from vaedm_jax.training.mesh import make_mesh
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.step import batch_keys
@@ -30,14 +30,17 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     if stage == "vae" and uncond:
         raise UserError("--stage=vae: the variant 'uncond' has no VAE; use form1 or form2, or --stage=ddpm")
     build_unet(config), uncond or build_vae(config)  # refuse what does not fit before the data is read
-    source = check_vae(config) if config.vae.checkpoint and not uncond else None
+    reuse = bool(config.vae.checkpoint) and not uncond
+    source = check_vae(config) if reuse and not (workdir / "vae").exists() else None
     data = load(config.data)
-    for name in ("vae", "ddpm"):
+    for name in ("ddpm",) if uncond else ("vae", "ddpm"):
         if len(data.train) < config[name].batch_size:
             raise UserError(
                 f"{data.name} has {len(data.train)} images to train on, too few for a batch: {name}.batch_size = "
                 f"{config[name].batch_size}; give --config.{name}.batch_size at most that"
             )
+    if not uncond and not reuse:
+        check_order(config, workdir, stage, total_steps(config.vae, len(data.train)))
     rundir.claim(workdir, config)
     if source:
         adopt_vae(source, workdir)
@@ -47,7 +50,7 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     vae_params: Any = {}
     if not uncond:
         first = vae_stage(config)
-        if config.vae.checkpoint:
+        if reuse:
             vae_params = restore_average(first, workdir, mesh)
         else:
             vae_params = fit(first, data, config, workdir, mesh, Pictures(first, data, config, workdir)).average
@@ -57,6 +60,23 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
         fit(second, data, config, workdir, mesh, Pictures(second, data, config, workdir))
         write_report(workdir)
     print(f"the report is in {workdir / 'report.html'}", flush=True)
+
+
+def check_order(config: ConfigDict, workdir: Path, stage: str, total: int) -> None:
+    """UserError where the second stage would be trained on a VAE that is not there, or that goes on changing."""
+    done = steps_done(workdir / "vae")
+    if done >= total:
+        return
+    if stage == "ddpm":
+        raise UserError(
+            f"--stage=ddpm: the VAE in {workdir} has {done:,} of its {total:,} steps; train it first (--stage=vae), or "
+            "take that of another run (--config.vae.checkpoint=DIR)"
+        )
+    if steps_done(workdir / "ddpm"):
+        raise UserError(
+            f"the DDPM in {workdir} was trained on its VAE of {done:,} steps, which would change if it was trained to "
+            f"{total:,}; leave it (--config.vae.steps={done}), or begin anew in another --workdir"
+        )
 
 
 def check_vae(config: ConfigDict) -> Path:

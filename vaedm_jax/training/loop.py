@@ -126,6 +126,11 @@ def restore_average(stage: Stage, workdir: Path, mesh: Mesh) -> Any | None:
     return None if state is None else state.average
 
 
+def steps_done(folder: Path) -> int:
+    """The step of the newest checkpoint in the folder of a stage, 0 where there is none."""
+    return max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=0)
+
+
 def averages(pending: list[dict[str, jax.Array]], last: int, folder: Path) -> dict[str, float]:
     """Means of the figures of the steps that end with `last`; RunError names the first that is not finite."""
     fetched = jax.device_get(pending)

@@ -1,0 +1,81 @@
+"""The second stage stands on the first: trained before it, taken from another run, and left as it is then."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
+from tests.tiny import tiny_config
+from vaedm_jax import train
+from vaedm_jax.main import main
+from vaedm_jax.training.loop import restore_average
+from vaedm_jax.training.mesh import make_mesh
+from vaedm_jax.training.stages import vae_stage
+
+
+def reach(run: Path, stage: str, step: int) -> None:
+    """As if the stage had been trained so far."""
+    (run / stage / "checkpoints" / str(step)).mkdir(parents=True)
+
+
+def test_the_stages_that_are_asked_for_are_trained(run, untrained):
+    for stage, trained in (("vae", ["vae"]), ("all", ["vae", "ddpm"])):
+        assert main(["main", f"--workdir={run}", f"--stage={stage}"]) == 0
+        assert [name for name, _ in untrained] == trained
+        untrained.clear()
+
+
+def test_the_second_stage_alone_needs_the_first_to_be_done(refused, run):
+    command = "--workdir={run} --stage=ddpm"
+    refused(command, "the VAE in {run} has 0 of its 6 steps", "--stage=vae", "--config.vae.checkpoint")
+    reach(run, "vae", 3)
+    refused(command, "the VAE in {run} has 3 of its 6 steps")
+
+
+def test_the_first_stage_is_not_trained_further_under_the_second(refused, run, untrained):
+    reach(run, "vae", 6)
+    reach(run, "ddpm", 3)
+    refused("--workdir={run} --config.vae.steps=9", "the DDPM in {run}", "--config.vae.steps=6", "another --workdir")
+    assert main(["main", f"--workdir={run}", "--config.ddpm.steps=9"]) == 0
+    assert untrained[-1] == ("ddpm", 9)
+
+
+def test_the_vae_of_another_run_is_copied_and_refined(tmp_path, configs, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["main", f"--config={configs}/tiny.py", f"--workdir={first}", "--stage=vae"]) == 0
+    vae, before = restore_average(vae_stage(tiny_config()), first, make_mesh()), files(first)
+    frozen = []
+
+    def fit(stage, *_):
+        frozen.append((stage.name, jax.device_get(stage.frozen)))
+        return SimpleNamespace(average={})
+
+    monkeypatch.setattr(train, "fit", fit)
+    command = ["main", f"--config={configs}/tiny.py", f"--workdir={second}", f"--config.vae.checkpoint={first}"]
+    assert main(command) == 0
+    assert files(first) == before
+    shutil.rmtree(first)  # the second explains itself
+    assert main(command) == 0
+    assert [name for name, _ in frozen] == ["ddpm", "ddpm"]
+    for _, params in frozen:
+        jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(vae))
+
+
+def test_the_unconditional_model_needs_no_first_stage(tmp_path, configs, untrained):
+    command = ["main", f"--config={configs}/tiny.py:uncond", f"--workdir={tmp_path / 'run'}"]
+    assert main(command) == main([*command, "--stage=ddpm"]) == 0
+    assert [name for name, _ in untrained] == ["ddpm", "ddpm"]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_batch_larger_than_the_data_is_refused(refused, steps):
+    refused(
+        "--config={configs}/tiny.py --workdir={new} --config.vae.batch_size=80 --config.vae.epochs=1 "
+        f"--config.vae.steps={steps}",
+        "79 images to train on",
+        "vae.batch_size = 80",
+    )
