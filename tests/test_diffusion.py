@@ -1,5 +1,7 @@
 """The diffusion process: its schedule, its steps, what it shows the network, and its chains, against the paper's."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -344,6 +346,17 @@ def test_clipping_bounds_the_images_and_is_a_choice(sampler):
 
     clipped, free = (images(Chain(sampler, steps=5, clip=clip), keys(2), None, absurd) for clip in (True, False))
     assert np.abs(clipped).max() == 1 and np.abs(free).max() > 1
+
+
+def test_chains_that_draw_other_images_have_other_labels():
+    changes = [
+        {}, {"sampler": "ddim"}, {"sampler": "ddim", "eta": 1.0}, {"variance": "fixedlarge"}, {"steps": 10},
+        {"start": "warm"}, {"start": "warm", "t_start": 400}, {"start": "truncated"}, {"spacing": "uniform"},
+        {"clip": False},
+    ]  # fmt: skip
+    labels = [Chain(**change).label for change in changes]
+    assert len(set(labels)) == len(labels) and all(re.fullmatch(r"[\w.-]+", label) for label in labels)
+    assert Chain(start="warm", sampler="ddim", steps=10).label == "ddim_warm500_10"
 
 
 def test_chains_are_hashable_so_that_programs_can_be_kept_by_them():

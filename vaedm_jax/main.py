@@ -5,12 +5,12 @@ python -m vaedm_jax.main --workdir=DIR --mode=sample --config.sample.steps=20
 """
 
 import errno
+import logging
 import os
 import sys
 from pathlib import Path
 
 import jax
-from absl import logging
 
 from vaedm_jax import flags, rundir, sample, train
 from vaedm_jax.errors import RunError, UserError
@@ -39,7 +39,9 @@ def run(argv: list[str]) -> None:
 
 def main(argv: list[str]) -> int:
     """Run a command and return the exit status: 0, 1 where a run cannot go on, 2 for bad input, 130 for Ctrl-C."""
-    logging.set_verbosity(logging.ERROR)
+    logging.basicConfig(format="vaedm: %(message)s")
+    for noisy in ("absl", "asyncio"):  # Orbax's threads print the traceback of what is raised here too
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache" / "vaedm_jax")
     jax.config.update("jax_compilation_cache_dir", str(cache))
     try:

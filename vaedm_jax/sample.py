@@ -21,13 +21,13 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     samples = model.sample(settings.n, settings.seed, 0, chain, settings.batch_size)
 
     how = f"{chain.sampler}, {chain.steps} steps from " + {"warm": f"t = {chain.t_start}"}.get(chain.start, chain.start)
-    which = f"weights '{settings.weights}'" if settings.weights else f"run {workdir.name}"
+    which = f"weights '{settings.weights}', not this run's" if settings.weights else f"run {workdir.name}"
     nearest = None
     if settings.nearest:
         nearest = nearest_images(load(model.config.data).train, to_uint8(samples.images))
     rows = sample_rows(*samples, nearest, columns=16)
     origin = Path(settings.weights).stem if settings.weights else "run"
-    name = f"{origin}_{chain.sampler}_{chain.start}_{chain.steps}_seed{settings.seed}"
+    name = f"{origin}_{chain.label}_seed{settings.seed}"
     picture = grid([images for _, images in rows], [label for label, _ in rows])
     caption = f"{which}: {how}; " + ", ".join(dict.fromkeys(label for label, _ in rows))
     save_png(workdir / "samples" / f"{name}.png", picture, caption)

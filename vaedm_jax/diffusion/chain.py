@@ -36,6 +36,15 @@ class Chain:
         one_of("spacing", self.spacing, SPACINGS)
         one_of("variance", self.variance, VARIANCES)
 
+    @property
+    def label(self) -> str:
+        """A short name, fit for a file, that chains which draw other images do not share: `ddim_warm500_10`."""
+        how = {"ddpm": self.variance.removeprefix("fixedsmall"), "ddim": f"eta{self.eta:g}" if self.eta else ""}
+        start = self.start + (str(self.t_start) if self.start == "warm" else "")
+        spacing = "" if self.start == "truncated" else self.spacing.removeprefix("even")
+        words = ("-".join(filter(None, (self.sampler, how[self.sampler]))), "-".join(filter(None, (start, spacing))))
+        return "_".join((*words, str(self.steps), *(() if self.clip else ("unclipped",))))
+
     def schedule(self, full: Schedule) -> Schedule:
         """The steps of the T-step schedule that the chain visits. UserError if they cannot be had."""
         return respace(full, timesteps(self.start, self.spacing, self.steps, len(full.t), self.t_start))

@@ -1,0 +1,35 @@
+"""The CPU is shared out as the batches allow, unless the user says otherwise."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import os, sys
+os.sched_getaffinity = lambda pid: range(int(sys.argv[1]))
+from vaedm_jax.training.mesh import share_cpu
+share_cpu(*map(int, sys.argv[2:]))
+import jax
+print(jax.device_count())
+"""
+
+
+def devices(cores: int, *batches: int, **environment: str) -> int:
+    command = [sys.executable, "-c", CODE, *map(str, (cores, *batches))]
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | environment
+    return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.parametrize(
+    ("cores", "batches", "expected"),
+    [(2, (32, 32), 2), (2, (32, 5), 1), (4, (32, 6), 2), (64, (32, 16), 8)],
+)
+def test_as_many_devices_as_cores_and_batches_allow(cores, batches, expected):
+    assert devices(cores, *batches) == expected
+
+
+def test_a_number_that_was_asked_for_stays():
+    assert devices(2, 32, XLA_FLAGS="--xla_force_host_platform_device_count=4") == 4
+    assert devices(2, 32, JAX_NUM_CPU_DEVICES="3") == 3
