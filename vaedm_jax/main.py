@@ -39,7 +39,7 @@ def run(argv: list[str]) -> None:
 
 def main(argv: list[str]) -> int:
     """Run a command and return the exit status: 0, 1 where a run cannot go on, 2 for bad input, 130 for Ctrl-C."""
-    logging.basicConfig(format="vaedm: %(message)s")
+    logging.basicConfig(format="vaedm: %(message)s", force=True)
     for noisy in ("absl", "asyncio"):  # Orbax's threads print the traceback of what is raised here too
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", Path.home() / ".cache" / "vaedm_jax")
