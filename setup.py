@@ -26,7 +26,7 @@ setup(
         "pillow>=10.0",
         "safetensors>=0.4.3",
         "tensorboardX>=2.6",
-        "tensorflow-datasets>=4.9.7",
+        "tensorflow-datasets>=4.9.10",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -6,7 +6,11 @@ cd "$(dirname "$0")/.."
 
 launch/env.sh
 workdir=${1:-runs/emoji}
-.venv/bin/python -m vaedm_jax.main --config=configs/emoji.py --workdir="$workdir" --mode=train
+vaedm() { .venv/bin/python -m vaedm_jax.main --workdir="$workdir" --mode=train "$@"; }
+final=(--config.ddpm.learning_rate=1e-4 --config.ddpm.ema_decay=0.998)  # a lower rate, to settle
+
+vaedm --config=configs/emoji.py --config.ddpm.steps=3505
+vaedm --config=configs/emoji.py "${final[@]}"
 .venv/bin/python -c '
 import sys
 from vaedm_jax.api import SHIPPED, VAEDM

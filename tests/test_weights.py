@@ -1,0 +1,49 @@
+"""The weights that come with the package: small, of the default configuration, and sharper than what they refine."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaedm_jax import flags
+from vaedm_jax.api import SHIPPED, VAEDM, Samples
+from vaedm_jax.config import flatten
+from vaedm_jax.rundir import FREE, TUNABLE, differences
+
+CONFIG = flags.load(str(Path(__file__).parents[1] / "configs" / "emoji.py"))
+
+
+@pytest.fixture(scope="module")
+def model() -> VAEDM:
+    return VAEDM.load("emoji")
+
+
+@pytest.fixture(scope="module")
+def samples(model) -> Samples:
+    """Sixteen images by the configuration's own chain, a warm start with few steps."""
+    return model.sample(16, seed=0)
+
+
+def test_the_file_is_small_enough_to_ship():
+    assert (SHIPPED / "emoji.safetensors").stat().st_size <= 15e6
+
+
+def test_they_are_of_the_default_configuration_trained_at_least_as_long(model):
+    assert differences(model.config, CONFIG, FREE + TUNABLE) == {}
+    for stage in ("vae", "ddpm"):
+        assert flatten(model.config)[f"{stage}.steps"] >= flatten(CONFIG)[f"{stage}.steps"]
+
+
+def detail(images: np.ndarray) -> np.ndarray:
+    """How much neighbouring pixels differ in each image."""
+    return sum(np.abs(np.diff(images, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2))
+
+
+def test_the_refiner_sharpens_what_the_vae_generates(samples):
+    sharper = detail(samples.images) / detail(samples.x_hat)
+    assert np.median(sharper) > 1.2 and sharper.min() > 0.9
+
+
+def test_the_refined_image_is_that_of_its_own_x_hat(samples):
+    distance = ((samples.images[:, None] - samples.x_hat[None]) ** 2).mean(axis=(2, 3, 4))
+    assert (distance.argmin(axis=1) == np.arange(16)).all()
