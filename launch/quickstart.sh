@@ -7,7 +7,10 @@ cd "$(dirname "$0")/.."
 
 launch/env.sh
 vaedm() { .venv/bin/python -m vaedm_jax.main --workdir=runs/quickstart "$@"; }
-brief=(--config.vae.steps=600 --config.ddpm.steps=300 --config.ddpm.warmup=50 --config.checkpoint.every=100 --config.log.every=10)
+brief=(
+  --config.vae.steps=600 --config.ddpm.steps=400 --config.ddpm.warmup=50
+  --config.log.every=10 --config.log.pictures=150 --config.checkpoint.every=200
+)
 
 echo "1. Train the VAE, then the refiner on top of it."
 vaedm --config=configs/emoji.py --mode=train "${brief[@]}"
@@ -15,5 +18,6 @@ echo "2. Sample from what these minutes gave."
 vaedm --mode=sample
 echo "3. Sample from the weights that come with the package: 10 steps from the noised VAE's image, 100 from noise."
 vaedm --mode=sample --config.sample.weights=emoji
-vaedm --mode=sample --config.sample.weights=emoji --config.sample.start=noise --config.sample.steps=100
+vaedm --mode=sample --config.sample.weights=emoji --config.sample.start=noise --config.sample.sampler=ddpm \
+  --config.sample.steps=100
 echo "See runs/quickstart/report.html and the pictures in runs/quickstart/samples."
