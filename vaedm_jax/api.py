@@ -114,7 +114,7 @@ class VAEDM:
         sharding = split_batch(self.mesh)
         size = -(-min(batch_size, n) // self.mesh.size) * self.mesh.size
         parts = []
-        for begin in tqdm(range(first, first + n, size), "sampling", unit="batch", leave=False, delay=5):
+        for begin in tqdm(range(first, first + n, size), "sampling", unit="batch", leave=False, delay=5, disable=None):
             indices = jax.device_put(np.arange(begin, begin + size), sharding)
             parts.append(jax.device_get(generate(self.networks, chain, self.params, seed, indices)))
         images, x_hat = (None if p[0] is None else np.concatenate(p)[:n] for p in zip(*parts, strict=True))

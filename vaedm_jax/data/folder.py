@@ -65,7 +65,9 @@ def decoded(paths: list[Path], size: int, keep: bool) -> np.ndarray | None:
             return error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = tqdm(pool.map(attempt, paths), "reading images", len(paths), unit="", leave=False, delay=2)
+        results = tqdm(
+            pool.map(attempt, paths), "reading images", len(paths), unit="", leave=False, delay=2, disable=None
+        )
         for i, result in enumerate(results):
             if isinstance(result, UserError):
                 bad.append(result)
