@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 launch/env.sh
 vaedm() { .venv/bin/python -m vaedm_jax.main --workdir=runs/quickstart "$@"; }
 brief=(
-  --config.vae.steps=600 --config.vae.learning_rate=2e-3 --config.ddpm.steps=350 --config.ddpm.warmup=50
+  --config.vae.steps=600 --config.vae.learning_rate=2e-3
+  --config.ddpm.steps=350 --config.ddpm.learning_rate=1.5e-3 --config.ddpm.warmup=50
   --config.log.every=10 --config.log.pictures=150 --config.checkpoint.every=200
 )
 
