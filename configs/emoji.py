@@ -2,8 +2,8 @@
 
     python -m vaedm_jax.main --config=configs/emoji.py --workdir=runs/emoji --mode=train
 
-A quarter of an hour for the VAE and an hour for the U-Net, which works on 2x2 patches, on two cores with AVX2. The
-README shows what they give then; the package has the weights (launch/weights.sh).
+By the time of a step, a quarter of an hour for the VAE and an hour for the U-Net, which works on 2x2 patches, on two
+cores with AVX2. The README shows what they give then; the package has the weights (launch/weights.sh).
 """
 
 from vaedm_jax.config import base_config

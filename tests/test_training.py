@@ -47,7 +47,7 @@ def relative(a, b) -> float:
     return np.abs(a - b).max() / np.abs(b).max()
 
 
-@pytest.mark.parametrize(("name", "variant"), [("vae", "form1"), ("ddpm", "form2")])
+@pytest.mark.parametrize(("name", "variant"), [("vae", "form1"), ("ddpm", "form2"), ("ddpm", "uncond")])
 def test_losses_and_first_gradients_are_the_same_on_one_device_and_on_eight(name, variant):
     stage = make_stage(name, variant)
     (losses_1, gradient_1), (losses_8, gradient_8) = run(stage, 1), run(stage, 8)
