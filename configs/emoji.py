@@ -2,8 +2,8 @@
 
     python -m vaedm_jax.main --config=configs/emoji.py --workdir=runs/emoji --mode=train
 
-By the time of a step, a quarter of an hour for the VAE and an hour for the U-Net, which works on 2x2 patches, on two
-cores with AVX2. The README shows what they give then; the package has the weights (launch/weights.sh).
+By the time of a step, a quarter of an hour for the VAE and two hours and a half for the U-Net, which works on 2x2
+patches, on two cores with AVX2. The README shows what they give then; the package has the weights (launch/weights.sh).
 """
 
 from vaedm_jax.config import base_config
@@ -20,7 +20,7 @@ def get_config(variant="form1"):
     c.vae.ema_decay = 0.999
 
     c.ddpm.channels, c.ddpm.multipliers, c.ddpm.blocks, c.ddpm.patch = 64, (1, 2, 2), 1, 2
-    c.ddpm.batch_size, c.ddpm.steps, c.ddpm.learning_rate = 32, 4500, 5e-4
+    c.ddpm.batch_size, c.ddpm.steps, c.ddpm.learning_rate = 32, 12800, 1e-3
     c.ddpm.warmup, c.ddpm.dropout = 500, 0.0
     c.ddpm.ema_decay, c.ddpm.ema_schedule = 0.999, "constant"
 

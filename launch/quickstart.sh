@@ -8,8 +8,9 @@ cd "$(dirname "$0")/.."
 launch/env.sh
 vaedm() { .venv/bin/python -m vaedm_jax.main --workdir=runs/quickstart "$@"; }
 brief=(
-  --config.vae.steps=600 --config.vae.learning_rate=2e-3
-  --config.ddpm.steps=350 --config.ddpm.learning_rate=1.5e-3 --config.ddpm.warmup=50
+  --config.vae.steps=800 --config.vae.learning_rate=2e-3
+  --config.ddpm.steps=800 --config.ddpm.batch_size=16 --config.ddpm.warmup=50
+  --config.sample.t_start=250  # so young a refiner can do no more
   --config.log.every=10 --config.log.pictures=150 --config.checkpoint.every=200
 )
 
@@ -18,7 +19,7 @@ vaedm --config=configs/emoji.py --mode=train "${brief[@]}"
 echo "2. Sample from what these minutes gave."
 vaedm --mode=sample
 echo "3. Sample from the weights that come with the package: 10 steps from the noised VAE's image, 100 from noise."
-vaedm --mode=sample --config.sample.weights=emoji
+vaedm --mode=sample --config.sample.weights=emoji --config.sample.t_start=500
 vaedm --mode=sample --config.sample.weights=emoji --config.sample.start=noise --config.sample.sampler=ddpm \
   --config.sample.steps=100
 echo "See runs/quickstart/report.html and the pictures in runs/quickstart/samples."
