@@ -67,7 +67,7 @@ def process_array(name: str, d: dict[str, np.ndarray]) -> jax.Array | np.ndarray
     """What we compute for the array `name` of process.npz."""
     full = schedule.linear_schedule(T)
     if m := re.fullmatch(r"timesteps/(uniform|quad)/(\d+)", name):
-        return spacing.SPACINGS[{"quad": "quadratic"}.get(m[1], m[1])](T, int(m[2]))
+        return spacing.STEPS[{"quad": "quadratic"}.get(m[1], m[1])](T, int(m[2]))
 
     formulation, *rest = name.split("/")
     form, x_hat = process.FORMULATIONS[formulation], d["xhat"]
@@ -84,9 +84,9 @@ def process_array(name: str, d: dict[str, np.ndarray]) -> jax.Array | np.ndarray
 
     folder, n = name.rpartition("/")[0], int(rest[-2])
     if rest[1] == "truncated":
-        steps = spacing.timesteps("truncated", "even", n, T, 0)
+        steps = spacing.timesteps(full, "truncated", "even", n, 0)
     else:
-        steps = spacing.timesteps("noise", {"quad": "quadratic"}.get(rest[-3], rest[-3]), n, T, 0)
+        steps = spacing.timesteps(full, "noise", {"quad": "quadratic"}.get(rest[-3], rest[-3]), n, 0)
     chain = schedule.respace(full, steps)
     table = samplers.ddim(chain) if rest[0] == "ddim" else samplers.ddpm(chain, rest[0])
     noise = d.get(f"{folder}/noise")

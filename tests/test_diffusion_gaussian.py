@@ -105,7 +105,7 @@ def test_all_noise_is_standard_normal_and_independent():
     steps, u = visited(Chain(steps=n, clip=False), silent, keys(3), shape)
     noise = [*u[0]]
     for j in range(n - 1):
-        t, s = ALPHA_BAR[steps[j]], ALPHA_BAR[steps[j + 1]]
+        t, s = ALPHA_BAR[int(steps[j])], ALPHA_BAR[int(steps[j + 1])]
         noise += [*(u[j + 1] - u[j] / np.sqrt(t / s)) / np.sqrt(bayes(s, t)[2])]
     noise = np.stack(noise).reshape(3 * n, -1)
     bound = 5 / np.sqrt(noise.shape[1])

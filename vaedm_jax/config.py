@@ -37,8 +37,8 @@ RANGES = (
     )),
     (0, math.inf, ("vae.steps", "ddpm.steps", "*.warmup", "sample.t_start")),
     (0, 2**32 - 1, ("seed", "sample.seed")),
-    (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight")),
-    (0.0, 1.0, ("*.ema_decay", "ddpm.dropout", "sample.eta")),
+    (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight", "sample.churn*")),
+    (0.0, 1.0, ("*.ema_decay", "ddpm.dropout", "sample.eta", "sample.dynamic")),
     (1e-9, 0.999, ("ddpm.beta_*",)),
 )  # fmt: skip
 
@@ -85,13 +85,16 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.sample = ConfigDict()
     c.sample.weights = ""  # a .safetensors file, or "emoji" for the weights in the package; empty: the run's own
     c.sample.n, c.sample.batch_size, c.sample.seed = 64, 64, 0
-    c.sample.sampler, c.sample.steps = "ddpm", 1000
+    c.sample.sampler, c.sample.steps = "ddpm", 1000  # or "ddim", "dpm++2m", "dpm++3m", "unipc2", "unipc3", ...
     c.sample.start = "noise"  # at T; or "truncated", "warm"
-    c.sample.spacing = "even"  # or "uniform", "quadratic"
+    c.sample.spacing = "even"  # or "uniform", "quadratic", "logsnr", "karras"
     c.sample.t_start = 500  # where a warm start begins
+    c.sample.clip = True  # clip the estimates of the clean image to [-1, 1]
+    c.sample.dynamic = 0.0  # or to this quantile of their absolute values, by which they are divided then
     c.sample.variance = "fixedsmall"  # of ddpm; or "fixedlarge"
     c.sample.eta = 0.0  # of ddim
-    c.sample.clip = True  # clip the estimates of the clean image to [-1, 1]
+    c.sample.churn = 0.0  # of heun: more is more random; the three are EDM's S_tmin, S_tmax and S_noise
+    c.sample.churn_min, c.sample.churn_max, c.sample.churn_noise = 0.0, 1e9, 1.0
     c.sample.nearest = False  # show the nearest training images beside the samples
 
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.

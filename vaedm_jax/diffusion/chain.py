@@ -1,14 +1,28 @@
 """A reverse chain as a choice of sampler, steps and start."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import jax
 
-from vaedm_jax.diffusion import samplers
+from vaedm_jax.diffusion import samplers, solvers
 from vaedm_jax.diffusion.process import PredictNoise, q_sample
 from vaedm_jax.diffusion.schedule import VARIANCES, Schedule, respace
 from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps
 from vaedm_jax.errors import one_of
+
+# (chain, its schedule, the full schedule) -> table
+SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
+    "ddpm": lambda c, s, full: samplers.ddpm(s, c.variance),
+    "ddim": lambda c, s, full: samplers.ddim(s, c.eta),
+    "dpm++2m": lambda c, s, full: solvers.dpm_solver_pp(s, 2),
+    "dpm++3m": lambda c, s, full: solvers.dpm_solver_pp(s, 3),
+    "unipc2": lambda c, s, full: solvers.unipc(s, 2),
+    "unipc3": lambda c, s, full: solvers.unipc(s, 3),
+    "ipndm": lambda c, s, full: solvers.ipndm(s),
+    "heun": lambda c, s, full: solvers.heun(s, full, c.churn, c.churn_min, c.churn_max, c.churn_noise),
+}
+OPTIONS = {"ddpm": ("variance",), "ddim": ("eta",), "heun": ("churn", "churn_min", "churn_max", "churn_noise")}
 
 
 @dataclass(frozen=True)
@@ -16,9 +30,10 @@ class Chain:
     """How to sample; hashable, so that a compiled program can depend on it.
 
     Attributes:
-      sampler: one of SAMPLERS, with `variance` for ddpm and `eta` for ddim.
+      sampler: one of SAMPLERS, with the settings that OPTIONS name.
       steps, start, spacing, t_start: which steps, and from where; see `spacing.timesteps`.
-      clip: clip the estimates of the clean image to [-1, 1].
+      clip, dynamic: of the estimates of the clean image; see `samplers.limit`.
+      variance: of ddpm, one of VARIANCES. eta: of ddim. churn...: of heun, see `solvers.heun`.
     """
 
     sampler: str = "ddpm"
@@ -26,12 +41,17 @@ class Chain:
     start: str = "noise"
     spacing: str = "even"
     t_start: int = 500
+    clip: bool = True
+    dynamic: float = 0.0
     variance: str = "fixedsmall"
     eta: float = 0.0
-    clip: bool = True
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float = 1e9
+    churn_noise: float = 1.0
 
     def __post_init__(self):
-        one_of("sampler", self.sampler, samplers.SAMPLERS)
+        one_of("sampler", self.sampler, SAMPLERS)
         one_of("start", self.start, STARTS)
         one_of("spacing", self.spacing, SPACINGS)
         one_of("variance", self.variance, VARIANCES)
@@ -39,15 +59,28 @@ class Chain:
     @property
     def label(self) -> str:
         """A short name, fit for a file, that chains which draw other images do not share: `ddim_warm500_10`."""
-        how = {"ddpm": self.variance.removeprefix("fixedsmall"), "ddim": f"eta{self.eta:g}" if self.eta else ""}
+        default = {field.name: field.default for field in fields(self)}
+
+        def changed(name: str) -> str:
+            value = getattr(self, name)
+            return (
+                "" if value == default[name] else value if name == "variance" else f"{name.replace('_', '')}{value:g}"
+            )
+
         start = self.start + (str(self.t_start) if self.start == "warm" else "")
         spacing = "" if self.start == "truncated" else self.spacing.removeprefix("even")
-        words = ("-".join(filter(None, (self.sampler, how[self.sampler]))), "-".join(filter(None, (start, spacing))))
-        return "_".join((*words, str(self.steps), *(() if self.clip else ("unclipped",))))
+        limit = changed("dynamic") or ("" if self.clip else "unclipped")
+        sampler = (self.sampler, *map(changed, OPTIONS.get(self.sampler, ())))
+        words = ("-".join(filter(None, sampler)), "-".join(filter(None, (start, spacing))), str(self.steps), limit)
+        return "_".join(filter(None, words))
 
     def schedule(self, full: Schedule) -> Schedule:
         """The steps of the T-step schedule that the chain visits. UserError if they cannot be had."""
-        return respace(full, timesteps(self.start, self.spacing, self.steps, len(full.t), self.t_start))
+        return respace(full, timesteps(full, self.start, self.spacing, self.steps, self.t_start))
+
+    def table(self, full: Schedule) -> samplers.Table:
+        """What the chain does; its `nfe` is the number of the network's evaluations."""
+        return SAMPLERS[self.sampler](self, self.schedule(full), full)
 
     def run(
         self,
@@ -65,12 +98,9 @@ class Chain:
           x_hat: [B, H, W, C] in [-1, 1], where a warm start begins.
         """
         schedule = self.schedule(full)
-        if self.sampler == "ddim":
-            table = samplers.ddim(schedule, self.eta)
-        else:
-            table = samplers.ddpm(schedule, self.variance)
         fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
         u = jax.vmap(lambda key: jax.random.normal(key, shape))(fold(keys, 0))
         if self.start == "warm":
             u = q_sample(schedule, x_hat, len(schedule.t) - 1, u)
-        return samplers.reverse(predict_noise, table, u, samplers.noise_from_keys(fold(keys, 1), shape), self.clip)
+        noise = samplers.noise_from_keys(fold(keys, 1), shape)
+        return samplers.reverse(predict_noise, self.table(full), u, noise, self.clip, self.dynamic)

@@ -1,11 +1,16 @@
 """Reverse chains: a sampler is a table of coefficients, and one `lax.scan` runs any of them.
 
-Every step is u <- a u + b x_0 + c eps + sigma noise, where eps is what the network predicts and x_0 the clean image
-that follows from it.
+Every row of a table is one evaluation of the network at u, which gives eps and the clean image x_0 that follows:
+
+    base <- p u + q base + sum_k r_k x_0[k]
+    u    <- a base + sum_k b_k x_0[k] + sum_k c_k eps[k] + sigma noise
+
+where [k] is the estimate of k evaluations ago. The first line is the identity for all but those that go back: Heun's
+second evaluation starts from where its first one did, and UniPC's corrector mends the step that led to u.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,43 +21,80 @@ from vaedm_jax.diffusion.schedule import Schedule
 
 
 class Table(NamedTuple):
-    """One row for each step in the order of execution, all [N]."""
+    """One row for each evaluation in the order of execution: arrays [N], r, b and c [N, K]; float64 on the host.
+
+    Attributes:
+      t, root, rest: the step that the network is told, sqrt(alpha_bar) and sqrt(1 - alpha_bar) there.
+      follow: 1 where eps is what follows from the clipped x_0, 0 where it is used as it was predicted.
+    """
 
     t: np.ndarray
-    sqrt_alpha_bar: np.ndarray
-    sqrt_one_minus_alpha_bar: np.ndarray
+    root: np.ndarray
+    rest: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    r: np.ndarray
     a: np.ndarray
     b: np.ndarray
     c: np.ndarray
     sigma: np.ndarray
+    follow: np.ndarray
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of the network."""
+        return len(self.t)
 
 
-def _table(schedule: Schedule, a: np.ndarray, b: np.ndarray, c: np.ndarray, sigma: np.ndarray) -> Table:
-    sigma = np.append(0.0, sigma[1:])  # the last step that is executed adds no noise
-    root, rest = np.sqrt(schedule.alpha_bar), np.sqrt(1 - schedule.alpha_bar)
-    return Table(*(column[::-1].astype(np.float32) for column in (schedule.t, root, rest, a, b, c, sigma)))
+def blank(t: np.ndarray, alpha_bar: np.ndarray, K: int = 1) -> Table:
+    """A table for evaluations at some levels that draws the clean image at once: u <- x_0."""
+    zero, none = np.zeros(len(t)), np.zeros((len(t), K))
+    return Table(
+        t, np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar),
+        p=zero + 1, q=zero.copy(), r=none.copy(), a=zero.copy(), b=np.eye(1, K).repeat(len(t), 0), c=none.copy(),
+        sigma=zero.copy(), follow=zero.copy(),
+    )  # fmt: skip
+
+
+def _single_step(schedule: Schedule, **columns: np.ndarray) -> Table:
+    """A table from columns [N] in the schedule's order; the last step that is executed adds no noise."""
+    table = blank(schedule.t[::-1], schedule.alpha_bar[::-1])
+    for name, column in columns.items():
+        old = getattr(table, name)
+        old[:] = column[::-1].reshape(old.shape)
+    table.sigma[-1] = 0.0
+    return table
 
 
 def ddpm(schedule: Schedule, variance: str = "fixedsmall") -> Table:
     """Ancestral sampling, Algorithm 2: the posterior's mean at the predicted x_0, with one of VARIANCES."""
     of_x_0, of_u_t = schedule.posterior_mean()
-    sigma = np.exp(0.5 * schedule.log_variance(variance))
-    return _table(schedule, a=of_u_t, b=of_x_0, c=np.zeros_like(sigma), sigma=sigma)
+    return _single_step(schedule, a=of_u_t, b=of_x_0, sigma=np.exp(0.5 * schedule.log_variance(variance)))
 
 
 def ddim(schedule: Schedule, eta: float = 0.0) -> Table:
     """DDIM (arXiv 2010.02502, eq. 12 and 16): deterministic for eta = 0; eta = 1 has the posterior's variance."""
     sigma = eta * np.sqrt(schedule.posterior_variance)
     c = np.sqrt(1 - schedule.alpha_bar_prev - sigma**2)
-    return _table(schedule, a=np.zeros_like(c), b=np.sqrt(schedule.alpha_bar_prev), c=c, sigma=sigma)
-
-
-SAMPLERS = ("ddpm", "ddim")
+    return _single_step(schedule, b=np.sqrt(schedule.alpha_bar_prev), c=c, sigma=sigma)
 
 
 def noise_from_keys(keys: jax.Array, shape: tuple[int, ...]) -> Callable[[jax.Array], jax.Array]:
     """Noise [B, *shape] of the j-th step, where image i's depends on keys[i] and j alone."""
     return lambda j: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, j), shape))(keys)
+
+
+def limit(x_0: jax.Array, clip: bool = True, dynamic: float = 0.0) -> jax.Array:
+    """Estimates of clean images [B, H, W, C], clipped to [-1, 1] or by dynamic thresholding, or as they are.
+
+    Args:
+      dynamic: where not 0, each image is clipped to this quantile of its absolute values, if that is over 1, and
+        divided by it (Imagen, arXiv 2205.11487, section 2.3), in place of the clipping at 1.
+    """
+    if not dynamic:
+        return jnp.clip(x_0, -1, 1) if clip else x_0
+    s = jnp.maximum(jnp.quantile(jnp.abs(x_0), dynamic, axis=(1, 2, 3), keepdims=True), 1)
+    return jnp.clip(x_0, -s, s) / s
 
 
 def reverse(
@@ -61,21 +103,31 @@ def reverse(
     u: jax.Array,
     noise: Callable[[jax.Array], jax.Array],
     clip: bool = True,
+    dynamic: float = 0.0,
+    past: tuple[Any, Any, Any] | None = None,
 ) -> jax.Array:
     """Run the chain from u [B, H, W, C] at the table's first step down to u_0, which is the image.
 
     Args:
       noise: the noise of the j-th step that is executed, broadcast against u. A table without sigma never asks for it.
-      clip: clip the estimates of x_0 to [-1, 1] before they are used; eps is used as it was predicted.
+      clip, dynamic: of the estimates of x_0 before they are used; see `limit`.
+      past: base, and the K estimates x_0 and eps before the first row, newest first, for a table that begins midway.
     """
-    stochastic = bool(np.any(table.sigma))
+    stochastic, goes_back = bool(np.any(table.sigma)), bool(np.any(table.q) or np.any(table.r))
+    blanks = (jnp.zeros_like(u),) * table.b.shape[1]
+    rows = jax.tree.map(lambda column: jnp.asarray(column, u.dtype), table)
 
-    def step(u: jax.Array, row: tuple[Table, jax.Array]) -> tuple[jax.Array, None]:
-        r, j = row
+    def mix(weights: jax.Array, images: tuple[jax.Array, ...]) -> jax.Array:
+        return sum(w * image for w, image in zip(weights, images, strict=True))
+
+    def step(carry: Any, row: tuple[Table, jax.Array]) -> tuple[Any, None]:
+        (u, (base, x_0s, epss)), (r, j) = carry, row
         eps = predict_noise(u, jnp.full(u.shape[:1], r.t))
-        x_0 = (u - r.sqrt_one_minus_alpha_bar * eps) / r.sqrt_alpha_bar
-        x_0 = jnp.clip(x_0, -1, 1) if clip else x_0
-        u = r.a * u + r.b * x_0 + r.c * eps
-        return (u + r.sigma * noise(j) if stochastic else u), None
+        x_0 = limit((u - r.rest * eps) / r.root, clip, dynamic)
+        eps += r.follow * ((u - r.root * x_0) / r.rest - eps)
+        x_0s, epss = (x_0, *x_0s[:-1]), (eps, *epss[:-1])
+        base = r.p * u + r.q * base + mix(r.r, x_0s) if goes_back else u
+        u = r.a * base + mix(r.b, x_0s) + mix(r.c, epss)
+        return (u + r.sigma * noise(j) if stochastic else u, (base, x_0s, epss)), None
 
-    return jax.lax.scan(step, u, (table, jnp.arange(len(table.t))))[0]
+    return jax.lax.scan(step, (u, past or (u, blanks, blanks)), (rows, jnp.arange(table.nfe)))[0][0]

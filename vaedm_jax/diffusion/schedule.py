@@ -11,7 +11,7 @@ class Schedule(NamedTuple):
     """A chain of N steps, all arrays [N], from the least noise to the most.
 
     Attributes:
-      t: the step of the T-step chain that each is; it is what the network is told.
+      t: the step of the T-step chain that each is; it is what the network is told, and may lie between two.
       alpha_bar: the share of the image's variance that is left after the step.
       alpha_bar_prev: that after the step before it in this chain; 1 at the first.
     """
@@ -28,6 +28,16 @@ class Schedule(NamedTuple):
     def posterior_variance(self) -> np.ndarray:
         """beta-tilde of eq. 18: the variance of q(u_{t-1} | u_t, x_0); 0 at the first step."""
         return (1 - self.alpha_bar_prev) / (1 - self.alpha_bar) * self.beta
+
+    @property
+    def log_snr(self) -> np.ndarray:
+        """lambda_t = log(sqrt(alpha_bar_t / (1 - alpha_bar_t))), half the logarithm of the signal-to-noise ratio."""
+        return 0.5 * np.log(self.alpha_bar / (1 - self.alpha_bar))
+
+    def position(self, log_snr: np.ndarray) -> np.ndarray:
+        """Where in the chain a log_snr is had, as a position that `respace` takes."""
+        log_alpha_bar = -np.logaddexp(0, -2 * np.asarray(log_snr))
+        return np.interp(-log_alpha_bar, -np.log(self.alpha_bar), np.arange(len(self.t)))
 
     def posterior_mean(self) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients of x_0 and u_t in the mean of q(u_{t-1} | u_t, x_0).
@@ -54,7 +64,13 @@ def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -
     return respace(Schedule(np.arange(T), alpha_bar, alpha_bar), np.arange(T))
 
 
-def respace(schedule: Schedule, t: np.ndarray) -> Schedule:
-    """The chain that visits only the steps `t` (ascending) of `schedule`: same marginals, betas recomputed."""
-    alpha_bar = schedule.alpha_bar[t]
-    return Schedule(schedule.t[t], alpha_bar, np.append(1.0, alpha_bar[:-1]))
+def respace(schedule: Schedule, positions: np.ndarray) -> Schedule:
+    """The chain that visits only some positions (ascending) of `schedule`: same marginals, betas recomputed.
+
+    Between two steps log alpha_bar is interpolated linearly in t, as DPM-Solver does (arXiv 2206.00927, appendix D).
+    """
+    low = np.floor(positions).astype(int)
+    share, high = positions - low, np.minimum(low + 1, len(schedule.t) - 1)
+    t = schedule.t[low] * (1 - share) + schedule.t[high] * share
+    alpha_bar = schedule.alpha_bar[low] ** (1 - share) * schedule.alpha_bar[high] ** share
+    return Schedule(t, alpha_bar, np.append(1.0, alpha_bar[:-1]))

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.errors import UserError
 
 
@@ -29,26 +30,40 @@ def even(T: int, n: int) -> np.ndarray:
     return np.round(np.linspace(0, T - 1, n)).astype(int) if n > 1 else np.array([T - 1])
 
 
-SPACINGS = {"even": even, "uniform": uniform, "quadratic": quadratic}
+def log_snr(low: float, high: float, n: int) -> np.ndarray:
+    """n levels evenly spread in log_snr (DPM-Solver, arXiv 2206.00927, section 3.4)."""
+    return np.linspace(high, low, n) if n > 1 else np.array([low])
+
+
+def karras(low: float, high: float, n: int, rho: float = 7.0) -> np.ndarray:
+    """n levels evenly spread in sigma**(1 / rho), sigma = exp(-log_snr) (EDM, arXiv 2206.00364, eq. 5)."""
+    return -rho * np.log(np.linspace(np.exp(-high / rho), np.exp(-low / rho), n)) if n > 1 else np.array([low])
+
+
+STEPS = {"even": even, "uniform": uniform, "quadratic": quadratic}  # (T, n) -> whole steps
+LEVELS = {"logsnr": log_snr, "karras": karras}  # (log_snr at the start, at the end, n) -> log_snr
+SPACINGS = (*STEPS, *LEVELS)
 STARTS = ("noise", "truncated", "warm")
 
 
-def timesteps(start: str, spacing: str, n: int, T: int, t_start: int) -> np.ndarray:
-    """The steps, ascending, that a chain of n steps visits.
+def timesteps(full: Schedule, start: str, spacing: str, n: int, t_start: int) -> np.ndarray:
+    """The positions in `full`, ascending, that a chain of n steps visits; LEVELS give some between its steps.
 
     Args:
       start: `noise`: from pure noise at T, respaced; `truncated`: the last n of the T steps, with pure noise taken
         for u_{n-1}; `warm`: from the noised x_hat at t_start, the steps spread over t_start ... 0.
       spacing: one of SPACINGS; `truncated` has none.
     """
+    T = len(full.t)
     if not 1 <= n <= T:
         raise UserError(f"{n} steps: a chain of T = {T} has from 1 to {T}")
     if start == "truncated":
         return np.arange(n)
-    if start == "noise":
-        return SPACINGS[spacing](T, n)
-    if not 0 <= t_start < T:
+    if start == "warm" and not 0 <= t_start < T:
         raise UserError(f"t_start = {t_start}: it is a step from 0 to T - 1 = {T - 1}")
-    if n > t_start + 1:
+    if start == "warm" and n > t_start + 1:
         raise UserError(f"{n} steps from t_start = {t_start}: there are only {t_start + 1}")
-    return SPACINGS[spacing](t_start + 1, n)
+    last = t_start if start == "warm" else T - 1
+    if spacing in STEPS:
+        return STEPS[spacing](last + 1, n)
+    return full.position(LEVELS[spacing](full.log_snr[last], full.log_snr[0], n))
