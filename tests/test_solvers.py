@@ -240,12 +240,18 @@ def ours(u, chain, noise=None):
     return np.ravel(samplers.reverse(predict_noise, chain.table(FULL), start, noise, chain.clip))
 
 
-@pytest.mark.parametrize("clip", [True, False])
-@pytest.mark.parametrize("how", [("even", "noise"), ("karras", "noise"), ("logsnr", "warm")], ids="-".join)
-@pytest.mark.parametrize("steps", [1, 2, 4, 9])
+@pytest.mark.parametrize(
+    ("steps", "spread", "start", "clip"),
+    [
+        (1, "even", "noise", True),
+        (2, "karras", "noise", False),
+        (4, "logsnr", "warm", True),
+        (9, "even", "warm", False),
+    ],
+)
 @pytest.mark.parametrize("sampler", ALGORITHMS)
-def test_solvers_are_the_published_algorithms(sampler, steps, how, clip, float64):
-    chain = Chain(sampler, steps, spacing=how[0], start=how[1], clip=clip)
+def test_solvers_are_the_published_algorithms(sampler, steps, spread, start, clip, float64):
+    chain = Chain(sampler, steps, spacing=spread, start=start, clip=clip)
     u = np.linspace(-2, 2, 7)
     np.testing.assert_allclose(ours(u, chain), ALGORITHMS[sampler](u, chain.schedule(FULL), clip), rtol=1e-9, atol=1e-9)
 
@@ -291,7 +297,7 @@ def test_the_stochastic_solver_follows_the_recursion_of_mean_and_variance(float6
 # --- what all have
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5, 10])
+@pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_nfe_is_the_number_of_calls_of_the_network(sampler, steps):
     chain = Chain(sampler, steps)
