@@ -21,6 +21,7 @@ ROOMS = {
     "data": {"errors"},
     "reporting": {"errors"},
     "interop": {"errors", "models"},
+    "evaluation": {"errors"},
     "config": {"errors", "diffusion"},
     "rundir": {"errors", "config", "reporting"},
     "training": {"errors", "diffusion", "models", "data", "reporting"},
@@ -30,7 +31,7 @@ ROOMS = {
     "flags": {"errors", "config", "rundir"},
     "main": {"errors", "training", "train", "sample", "flags", "rundir"},
 }
-LIBRARIES = {"diffusion": {"jax", "numpy"}, "models": {"flax", "jax"}, "interop": {"numpy"}}
+LIBRARIES = {"diffusion": {"jax", "numpy"}, "models": {"flax", "jax"}, "interop": {"numpy"}, "evaluation": {"numpy"}}
 
 
 def room(path: Path) -> str:
