@@ -5,6 +5,7 @@ from contextlib import closing
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture  # noqa: F401
 from tests.tiny import tiny_config
@@ -54,6 +55,10 @@ def test_weights_that_cannot_be_read_are_refused(refused, run):
         ("--config.sample.steps=-1", ["sample.steps = -1"]),
         ("--config.sample.steps=75 --config.sample.spacing=uniform", ["75 steps", "72 and 77"]),
         ("--config.sample.start=warm", ["sample.start", "form1"]),
+        ("--config.sample.sampler=nonesuch", ["sample.sampler", "nonesuch", "dpm++2m"]),
+        ("--config.sample.eta=1.5", ["sample.eta = 1.5", "from 0.0 to 1.0"]),
+        ("--config.sample.dynamic=2", ["sample.dynamic = 2"]),
+        ("--config.sample.churn=-1", ["sample.churn = -1"]),
     ],
 )
 def test_samples_that_cannot_be_are_refused(trained, capsys, arguments, words):
@@ -70,3 +75,16 @@ def test_sampling_takes_the_configuration_of_the_run_and_overrides(trained):
     with np.load(trained / "samples" / "run_ddpm_noise_3_seed5.npz", allow_pickle=False) as arrays:
         assert arrays["images"].shape == (2, 16, 16, 3)
     assert rundir.read_config(trained).sample.steps == 2
+
+
+def test_the_picture_of_many_samples_has_the_first_of_them(trained, monkeypatch):
+    monkeypatch.setattr("vaedm_jax.sample.SHOWN", 2)
+    sizes = {}
+    for n in (2, 20):
+        options = [f"--config.sample.n={n}", "--config.sample.sampler=heun", "--config.sample.steps=2"]
+        assert main(["main", f"--workdir={trained}", "--mode=sample", *options]) == 0
+        with np.load(trained / "samples" / "run_heun_noise_2_seed0.npz", allow_pickle=False) as arrays:
+            assert len(arrays["images"]) == n
+        with Image.open(trained / "samples" / "run_heun_noise_2_seed0.png") as picture:
+            sizes[n] = picture.size
+    assert sizes[2] == sizes[20]

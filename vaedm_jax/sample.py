@@ -5,15 +5,20 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaedm_jax.api import VAEDM
+from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import chain_of, check
 from vaedm_jax.data import Source, load
 from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.reporting.files import write_arrays
 
+SHOWN = 256  # images that the grid has at most
+
 
 def sample(config: ConfigDict, workdir: Path) -> None:
-    """Write `samples/NAME.png`, a grid, and `samples/NAME.npz`, the images as uint8 arrays `images` and `x_hat`."""
+    """Write `samples/NAME.png`, a grid, and `samples/NAME.npz`, the images as uint8 arrays `images` and `x_hat`.
+
+    The grid has the first SHOWN images, the arrays have all.
+    """
     check(config, to_train=False)
     settings = config.sample
     model = VAEDM.load(settings.weights) if settings.weights else VAEDM.from_run(workdir)
@@ -22,10 +27,11 @@ def sample(config: ConfigDict, workdir: Path) -> None:
 
     how = f"{chain.sampler}, {chain.steps} steps from " + {"warm": f"t = {chain.t_start}"}.get(chain.start, chain.start)
     which = f"weights '{settings.weights}', not this run's" if settings.weights else f"run {workdir.name}"
+    first = Samples(*(a if a is None else a[:SHOWN] for a in samples))
     nearest = None
     if settings.nearest:
-        nearest = nearest_images(load(model.config.data).train, to_uint8(samples.images))
-    rows = sample_rows(*samples, nearest, columns=16)
+        nearest = nearest_images(load(model.config.data).train, to_uint8(first.images))
+    rows = sample_rows(*first, nearest, columns=16)
     origin = Path(settings.weights).stem if settings.weights else "run"
     name = f"{origin}_{chain.label}_seed{settings.seed}"
     picture = grid([images for _, images in rows], [label for label, _ in rows])
