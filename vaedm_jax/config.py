@@ -85,7 +85,8 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.sample = ConfigDict()
     c.sample.weights = ""  # a .safetensors file, or "emoji" for the weights in the package; empty: the run's own
     c.sample.n, c.sample.batch_size, c.sample.seed = 64, 64, 0
-    c.sample.sampler, c.sample.steps = "ddpm", 1000  # or "ddim", "dpm++2m", "dpm++3m", "unipc2", "unipc3", ...
+    # "ddpm" is ancestral; or "ddim", "dpm++2m", "dpm++3m", "unipc2", "unipc3", "ipndm", "heun"
+    c.sample.sampler, c.sample.steps = "ddpm", 1000
     c.sample.start = "noise"  # at T; or "truncated", "warm"
     c.sample.spacing = "even"  # or "uniform", "quadratic", "logsnr", "karras"
     c.sample.t_start = 500  # where a warm start begins
