@@ -9,7 +9,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation import scores
 from vaedm_jax.evaluation.moments import Moments
 
-GOLDEN = np.load(Path(__file__).parent / "golden_arrays" / "scores.npz")
+GOLDEN = np.load(Path(__file__).parent / "golden_scores" / "torch_fidelity.npz")
 
 
 def moments(features, batch=1000):

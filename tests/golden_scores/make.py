@@ -27,7 +27,7 @@ def main() -> None:
         **prc_features_to_metric(one.double(), two.double(), verbose=False),
         **isc_features_to_metric(torch.from_numpy(logits)),
     }
-    out = Path(__file__).with_name("golden_arrays") / "scores.npz"
+    out = Path(__file__).with_name("torch_fidelity.npz")
     np.savez_compressed(out, a=a, b=b, logits=logits, **{k: np.float64(v) for k, v in found.items()})
     print(out, found)
 
