@@ -12,8 +12,8 @@ import pytest
 
 from tests.tiny import tiny_config
 from vaedm_jax.errors import RunError, UserError
+from vaedm_jax.mesh import make_mesh, replicated
 from vaedm_jax.training.checkpoints import Checkpoints
-from vaedm_jax.training.mesh import make_mesh, replicated
 from vaedm_jax.training.state import create_state
 
 

@@ -11,9 +11,9 @@ from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, r
 from tests.tiny import tiny_config
 from vaedm_jax import rundir
 from vaedm_jax.main import main
+from vaedm_jax.mesh import make_mesh
 from vaedm_jax.training.checkpoints import Checkpoints
 from vaedm_jax.training.loop import abstract_state
-from vaedm_jax.training.mesh import make_mesh
 from vaedm_jax.training.stages import ddpm_stage
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from vaedm_jax import flags
 from vaedm_jax.diffusion.process import FORMULATIONS
+from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import count
 from vaedm_jax.training.loop import total_steps
-from vaedm_jax.training.mesh import make_mesh
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 from vaedm_jax.training.state import create_state
 from vaedm_jax.training.step import make_train_step

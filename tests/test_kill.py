@@ -14,8 +14,8 @@ import pytest
 
 from tests.cli_fixtures import TINY
 from vaedm_jax import rundir
+from vaedm_jax.mesh import make_mesh
 from vaedm_jax.training.loop import restore_average
-from vaedm_jax.training.mesh import make_mesh
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 ROOT = Path(__file__).parents[1]

@@ -12,9 +12,9 @@ import pytest
 from tests.tiny import tiny_config
 from vaedm_jax.data import Dataset
 from vaedm_jax.errors import RunError
+from vaedm_jax.mesh import make_mesh
 from vaedm_jax.reporting import read_metrics
 from vaedm_jax.training.loop import fit, restore_average
-from vaedm_jax.training.mesh import make_mesh
 from vaedm_jax.training.stages import Stage
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 4, 4, 3), np.uint8)

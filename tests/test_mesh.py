@@ -9,7 +9,7 @@ import pytest
 CODE = """
 import os, sys
 os.sched_getaffinity = lambda pid: range(int(sys.argv[1]))
-from vaedm_jax.training.mesh import share_cpu
+from vaedm_jax.mesh import share_cpu
 share_cpu(*map(int, sys.argv[2:]))
 import jax
 print(jax.device_count())

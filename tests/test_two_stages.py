@@ -12,8 +12,8 @@ from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, r
 from tests.tiny import tiny_config
 from vaedm_jax import train
 from vaedm_jax.main import main
+from vaedm_jax.mesh import make_mesh
 from vaedm_jax.training.loop import restore_average
-from vaedm_jax.training.mesh import make_mesh
 from vaedm_jax.training.stages import vae_stage
 
 

@@ -20,10 +20,10 @@ from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.errors import UserError
+from vaedm_jax.mesh import make_mesh, replicated, split_batch
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.rundir import decode_config, encode_config, read_config
 from vaedm_jax.training.loop import restore_average
-from vaedm_jax.training.mesh import make_mesh, replicated, split_batch
 from vaedm_jax.training.stages import ddpm_stage, to_symmetric, to_unit, vae_stage
 
 SHIPPED = Path(__file__).parent / "weights"

@@ -14,7 +14,7 @@ import jax
 
 from vaedm_jax import flags, rundir, sample, train
 from vaedm_jax.errors import RunError, UserError
-from vaedm_jax.training.mesh import share_cpu
+from vaedm_jax.mesh import share_cpu
 
 MODES = {"train": train.train, "sample": sample.sample}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

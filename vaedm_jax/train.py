@@ -13,10 +13,10 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.config import check, picture_chain
 from vaedm_jax.data import Dataset, load, preview
 from vaedm_jax.errors import UserError
+from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import build_unet, build_vae
 from vaedm_jax.reporting import grid, sample_rows, save_png, write_report
 from vaedm_jax.training.loop import fit, restore_average, steps_done, total_steps
-from vaedm_jax.training.mesh import make_mesh
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.step import batch_keys
 

@@ -18,10 +18,10 @@ from tqdm import tqdm
 from vaedm_jax import models
 from vaedm_jax.data import Dataset, batches
 from vaedm_jax.errors import RunError
+from vaedm_jax.mesh import place_batch, replicated
 from vaedm_jax.reporting import MetricWriter, Progress
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.training.checkpoints import Checkpoints
-from vaedm_jax.training.mesh import place_batch, replicated
 from vaedm_jax.training.stages import Stage
 from vaedm_jax.training.state import TrainState, create_state
 from vaedm_jax.training.step import make_train_step

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from vaedm_jax.training.mesh import replicated, split_batch
+from vaedm_jax.mesh import replicated, split_batch
 from vaedm_jax.training.stages import Loss, Stage
 from vaedm_jax.training.state import TrainState, ema_decay, optimizer
 
