@@ -21,7 +21,7 @@ ROOMS = {
     "data": {"errors"},
     "reporting": {"errors"},
     "interop": {"errors", "models"},
-    "evaluation": {"errors"},
+    "evaluation": {"errors", "interop"},
     "config": {"errors", "diffusion"},
     "rundir": {"errors", "config", "reporting"},
     "training": {"errors", "diffusion", "models", "data", "reporting"},
@@ -31,7 +31,12 @@ ROOMS = {
     "flags": {"errors", "config", "rundir"},
     "main": {"errors", "training", "train", "sample", "flags", "rundir"},
 }
-LIBRARIES = {"diffusion": {"jax", "numpy"}, "models": {"flax", "jax"}, "interop": {"numpy"}, "evaluation": {"numpy"}}
+LIBRARIES = {
+    "diffusion": {"jax", "numpy"},
+    "models": {"flax", "jax"},
+    "interop": {"ml_dtypes", "numpy"},
+    "evaluation": {"flax", "jax", "numpy"},
+}
 
 
 def room(path: Path) -> str:

@@ -1,0 +1,206 @@
+"""Files of torch.save: PyTorch's own in both formats, and hand-made ones that mean harm or are torn."""
+
+import os
+import pickle
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaedm_jax.errors import UserError
+from vaedm_jax.interop import torch_file
+from vaedm_jax.interop.torch_file import Placeholder
+
+GOLDEN = Path(__file__).parent / "golden_torch"
+FORMATS = ("zip", "legacy")
+BYTES = np.arange(4, dtype="<f4").tobytes()  # of the storage "0" of the files made here
+
+
+def write(path, pickled, form, little=True, keys=("0",), compression=zipfile.ZIP_STORED):
+    """A file of torch.save around the opcodes that push an object."""
+    pickled = b"\x80\x02" + pickled + b"."
+    if form == "zip":
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.writestr("archive/data.pkl", pickled)
+            archive.writestr("archive/byteorder", "little" if little else "big")
+            for key in keys:
+                archive.writestr(f"archive/data/{key}", BYTES)
+    else:
+        header = [torch_file.MAGIC, torch_file.PROTOCOL, {"little_endian": little}]
+        storages = [(4).to_bytes(8, "little") + BYTES for _ in keys]
+        path.write_bytes(b"".join([*map(dump, header), pickled, dump(list(keys)), *storages]))
+    return path
+
+
+def dump(x):
+    return pickle.dumps(x, 2)
+
+
+def value(x):
+    """The opcodes that push x."""
+    return dump(x)[2:-1]
+
+
+def name(full):
+    return "c{0}\n{2}\n".format(*full.rpartition(".")).encode()
+
+
+def call(function, *arguments):
+    return name(function) + b"(" + b"".join(arguments) + b"tR"
+
+
+def tensor(offset=0, size=(4,), stride=(1,), numel=4, kind="FloatStorage"):
+    storage = b"(" + value("storage") + name(f"torch.{kind}") + value("0") + value("cpu") + value(numel) + b"tQ"
+    numbers = map(value, (offset, size, stride, False))
+    return call("torch._utils._rebuild_tensor_v2", storage, *numbers, call("collections.OrderedDict"))
+
+
+def error(path):
+    with pytest.raises(UserError) as caught:
+        torch_file.read(path)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_tensors_of_pytorch_are_arrays(form):
+    found = torch_file.read(GOLDEN / f"{form}.pth")
+    assert len(found["dtypes"]) == 12
+    for dtype, array in found["dtypes"].items():
+        assert array.dtype.name == dtype
+        want = np.arange(12) % 5 - 2 * (dtype != "uint8")
+        np.testing.assert_array_equal(array.astype(complex), want.astype(bool) if dtype == "bool" else want)
+    grid = np.arange(12, dtype=np.float32).reshape(3, 4)
+    for key, want in {
+        "grid": grid,
+        "transposed": grid.T,
+        "every_other": grid[1:, ::2],
+        "expanded": np.repeat(grid[:, :1], 5, axis=1),
+        "scalar": np.float32(2.5),
+        "empty": np.empty((0, 7), np.float32),
+        "parameter": grid,
+    }.items():
+        np.testing.assert_array_equal(found[key], want, strict=True)
+        assert not found[key].flags.writeable
+    assert np.shares_memory(found["grid"], found["transposed"])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_containers_come_back_and_other_objects_are_placeholders(form):
+    found = torch_file.read(GOLDEN / f"{form}.pth")
+    assert found["ordered"] == {"b": [1, (2.5, None, True)], "a": {"text", 3}} and list(found["ordered"]) == ["b", "a"]
+    assert found["size"] == (3, 4)
+    assert list(found["state_dict"]) == ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    assert found["optimizer"]["param_groups"][0]["lr"] == 0.5
+    assert isinstance(found["device"], Placeholder) and isinstance(found["counter"], Placeholder)
+    assert issubclass(found["dtype"], Placeholder) and found["dtype"].__name__ == "float32"
+    assert found[type(found["counter"])] == {"a class": "as a key"}
+
+
+class Touches:
+    """Calls `function` where a pickle of it is loaded."""
+
+    def __init__(self, function, *arguments):
+        self.how = function, arguments
+
+    def __reduce__(self):
+        return self.how
+
+
+class Wakes:
+    """Leaves a file at `path` where a pickle of it is loaded, from within __setstate__."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __setstate__(self, state):
+        Path(state["path"]).touch()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_nothing_in_a_file_is_run(tmp_path, form):
+    mark = tmp_path / "mark"
+    for harm in (
+        value(Touches(os.system, f"touch {mark}")),
+        value(Touches(eval, f"open({str(mark)!r}, 'w')")),
+        value(Touches(Path.touch, mark)),
+        value(Wakes(str(mark))),
+        b"(" + name("functools.partial") + name("os.system") + value(f"touch {mark}") + b"o)R",
+    ):
+        pickle.loads(b"\x80\x02" + harm + b".")
+        assert mark.exists()
+        mark.unlink()
+        assert isinstance(torch_file.read(write(tmp_path / "file", harm, form, keys=())), Placeholder)
+        assert not mark.exists()
+
+
+def test_placeholders_take_all_that_a_pickle_may_do_to_them(tmp_path):
+    made = call("omegaconf.DictConfig", value({"lr": 1}))
+    done = value("k") + value("v") + b"s" + b"(" + value(1) + value(2) + b"e" + value({"state": 0}) + b"b"
+    key = call("this.Enum", value(3))
+    found = torch_file.read(write(tmp_path / "file", b"}" + key + made + done + b"s", "zip"))
+    ((key, config),) = found.items()
+    assert repr(type(key)) == "<class 'this.Enum'>" and "this" not in sys.modules
+    assert isinstance(config, Placeholder)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_tensors_stay_within_their_storage_and_within_reason(tmp_path, form):
+    def file(**changes):
+        return write(tmp_path / "file", tensor(**changes), form)
+
+    np.testing.assert_array_equal(torch_file.read(file(offset=1, size=(2,), stride=(2,))), [1, 3])
+    for beyond in (
+        dict(offset=1),
+        dict(size=(5,)),
+        dict(stride=(2,)),
+        dict(size=(2, 2), stride=(3, 1)),
+        dict(size=(3, 5), stride=(2**62, 1)),
+    ):
+        assert "reaches beyond its storage" in error(file(**beyond))
+    for absurd in (
+        dict(offset=-1),
+        dict(offset=3, stride=(-1,)),
+        dict(size=(-4,)),
+        dict(size=(10**6,), stride=(0,)),
+    ):
+        assert "a tensor has the size" in error(file(**absurd))
+    assert "larger than the file" in error(file(numel=10**12))
+    assert "larger than the file" in error(file(numel=-1))
+    assert "storage 0" in error(file(numel=8))
+    assert "QInt8Storage" in error(file(kind="QInt8Storage"))
+    error(file(size=(2, 2)))  # two sizes, one stride
+    error(file(size=("4",)))
+
+
+def test_arrays_cannot_be_given_another_state(tmp_path):
+    objects = call("numpy.dtype", value("O8"), value(False), value(True))
+    state = b"(" + value(1) + value((4,)) + objects + value(False) + value([1, 2, 3, 4]) + b"t"
+    error(write(tmp_path / "file", tensor() + state + b"b", "zip"))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_torn_files_are_refused_wherever_they_end(tmp_path, form):
+    whole, path = (GOLDEN / f"{form}.pth").read_bytes(), tmp_path / "file"
+    for n in [*range(0, len(whole), 101), len(whole) - 1]:
+        path.write_bytes(whole[:n])
+        error(path)
+
+
+def test_other_files_are_refused_in_one_line_that_names_them(tmp_path):
+    path = tmp_path / "file"
+    assert "no such file" in error(path)
+    error(tmp_path)
+    for content in (b"", b"some text\nof two lines\n", pickle.dumps({"a": 1}), b"PK\x03\x04 no zip", bytes(1000)):
+        path.write_bytes(content)
+        error(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("photo.jpg", b"")
+    error(path)
+    for form in FORMATS:
+        assert "big-endian" in error(write(path, value(1), form, little=False))
+        error(write(path, tensor(), form, keys=()))
+    assert "compressed" in error(write(path, value(1), "zip", compression=zipfile.ZIP_DEFLATED))

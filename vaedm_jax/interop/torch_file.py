@@ -1,0 +1,171 @@
+"""Files of torch.save without PyTorch, and without running what they hold.
+
+Such a file is a pickle whose tensors refer to storages beside it: in a zip since PyTorch 1.6, before that one after
+another behind the pickle (https://github.com/pytorch/pytorch/blob/main/torch/serialization.py has both formats).
+
+A pickle can only call what its reader finds for it by name. Here that is the few names of tensors and containers, and
+for all others a class that does nothing.
+"""
+
+import io
+import math
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from vaedm_jax.errors import UserError
+
+MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles in a file of the old format
+PROTOCOL = 1001  # the second
+KINDS = dict(Double="f8", Float="f4", Half="f2", BFloat16=ml_dtypes.bfloat16, ComplexDouble="c16", ComplexFloat="c8")
+KINDS |= dict(Long="i8", Int="i4", Short="i2", Char="i1", Byte="u1", Bool="?", Untyped="u1")
+DTYPES = {f"{kind}Storage": np.dtype(dtype) for kind, dtype in KINDS.items()}
+
+
+class Placeholder:
+    """In place of an object, a class or a function that is not admitted: takes whatever it is given, and keeps nothing.
+
+    Every such name is a subclass of its own, the same one wherever it occurs in a file.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def _swallow(self, *args: Any, **kwargs: Any) -> "Placeholder":
+        return self
+
+    __call__ = __setstate__ = __setitem__ = append = extend = add = _swallow
+
+
+class _OrderedDict(dict):
+    """A dict, whose further attributes (PyTorch gives state dicts a `_metadata`) are dropped."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Storage(NamedTuple):
+    dtype: np.dtype
+    data: bytes | bytearray
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes arrays of tensors; `fetch(key, nbytes)` gives a storage's bytes, or those that it will be read into.
+
+    `size` is that of the whole file. No dtype comes to be an object of the pickle, which could then give an array
+    another state.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, fetch: Callable[[str, int], bytes | bytearray]):
+        super().__init__(file, encoding="utf-8", errors="surrogateescape")  # the strings of Python 2
+        self.size = self.unclaimed = size
+        self.fetch = fetch
+        self.storages: dict[str, _Storage] = {}
+        self.names = {
+            "collections.OrderedDict": _OrderedDict,
+            "builtins.set": set,
+            "__builtin__.set": set,
+            "torch.Size": tuple,
+            "torch._utils._rebuild_tensor_v2": self.tensor,
+            "torch._utils._rebuild_parameter": self.parameter,
+            "torch._utils._rebuild_parameter_with_state": self.parameter,
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full not in self.names:
+            self.names[full] = type(name, (Placeholder,), {"__module__": module})
+        return self.names[full]
+
+    def persistent_load(self, pid: Any) -> Any:
+        match pid:
+            case ("module", container, *_):  # the old format may keep a class with its source
+                return container
+            case ("storage", type(__name__=kind), key, _, int(numel), *view) if kind in DTYPES and not any(view):
+                if key not in self.storages:
+                    self.storages[key] = self.storage(DTYPES[kind], key, numel)
+                return self.storages[key]
+        raise ValueError(f"unknown storage {pid!r:.100}")
+
+    def storage(self, dtype: np.dtype, key: str, numel: int) -> _Storage:
+        nbytes = numel * dtype.itemsize
+        self.unclaimed -= nbytes
+        if nbytes < 0 or self.unclaimed < 0:
+            raise ValueError("its storages would be larger than the file")
+        return _Storage(dtype, self.fetch(key, nbytes))
+
+    def tensor(self, storage: _Storage, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
+        """A read-only view. Expanded tensors (stride 0) exceed their storage, but none the bytes of the file."""
+        dtype, data = storage
+        if min(0, offset, *size, *stride) < 0 or math.prod(size) > self.size:
+            raise ValueError(f"a tensor has the size {size}, the strides {stride} and the offset {offset}")
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+        if math.prod(size) and last >= len(data) // dtype.itemsize:
+            raise ValueError(f"a tensor of size {size} reaches beyond its storage")
+        array = np.ndarray(size, dtype, data, offset * dtype.itemsize, [step * dtype.itemsize for step in stride])
+        array.flags.writeable = False
+        return array
+
+    def parameter(self, data: np.ndarray, *_: Any) -> np.ndarray:
+        return data
+
+
+def _read_zip(file: BinaryIO, size: int) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        (folder,) = (m[1] for name in archive.namelist() if (m := re.fullmatch(r"([^/]+/)data\.pkl", name)))
+
+        def entry(name: str) -> bytes:
+            if archive.getinfo(folder + name).compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{name} is compressed")
+            return archive.read(folder + name)
+
+        def fetch(key: str, nbytes: int) -> bytes:
+            data = entry(f"data/{key}")
+            if len(data) != nbytes:
+                raise ValueError(f"storage {key} has {len(data)} bytes, not {nbytes}")
+            return data
+
+        if folder + "byteorder" in archive.namelist() and entry("byteorder") != b"little":
+            raise ValueError("its numbers are big-endian")
+        return _Unpickler(io.BytesIO(entry("data.pkl")), size, fetch).load()
+
+
+def _read_legacy(file: BinaryIO, size: int) -> Any:
+    reader = _Unpickler(file, size, lambda key, nbytes: bytearray(nbytes))
+    if [reader.load(), reader.load()] != [MAGIC, PROTOCOL]:
+        raise ValueError("it does not begin as one")
+    if not reader.load()["little_endian"]:
+        raise ValueError("its numbers are big-endian")
+    found, keys = reader.load(), reader.load()
+    if set(keys) != set(reader.storages):
+        raise ValueError("some of its storages are missing")
+    for key in keys:
+        dtype, data = reader.storages[key]
+        numel = int.from_bytes(file.read(8), "little")
+        if numel * dtype.itemsize != len(data) or file.readinto(data) != len(data):
+            raise ValueError(f"storage {key} is torn")
+    return found
+
+
+def read(path: str | os.PathLike) -> Any:
+    """What torch.save wrote to `path`, with arrays in place of tensors and parameters.
+
+    Dicts, lists, tuples, sets, numbers and strings come back as they are (an OrderedDict as a dict), all else as a
+    Placeholder or a subclass of it. The arrays are read-only, and share memory as the tensors did. UserError if the
+    file is absent, torn, big-endian, or none of torch.save.
+    """
+    try:
+        with open(path, "rb") as file:
+            zipped = file.peek(4)[:4] == b"PK\x03\x04"
+            return (_read_zip if zipped else _read_legacy)(file, os.fstat(file.fileno()).st_size)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; it should be one that torch.save wrote") from error
+    except Exception as error:  # a damaged pickle fails in every way there is
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read as a file of torch.save ({reason})") from error
