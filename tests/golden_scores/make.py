@@ -1,6 +1,6 @@
-"""Makes golden_arrays/scores.npz with torch-fidelity's own code: pip install torch torch-fidelity==0.4.0, then
+"""Makes torch_fidelity.npz with torch-fidelity's own code: pip install torch torch-fidelity==0.4.0, then
 
-python tests/make_golden_scores.py
+python tests/golden_scores/make.py
 """
 
 from pathlib import Path
