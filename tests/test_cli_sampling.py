@@ -1,6 +1,8 @@
 """Sampling follows the configuration of its run, and refuses what cannot be sampled."""
 
+import shutil
 from contextlib import closing
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,8 +12,10 @@ from PIL import Image
 from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture  # noqa: F401
 from tests.tiny import tiny_config
 from vaedm_jax import rundir
+from vaedm_jax.api import VAEDM
 from vaedm_jax.main import main
 from vaedm_jax.mesh import make_mesh
+from vaedm_jax.reporting import to_uint8
 from vaedm_jax.training.checkpoints import Checkpoints
 from vaedm_jax.training.loop import abstract_state
 from vaedm_jax.training.stages import ddpm_stage
@@ -20,12 +24,17 @@ from vaedm_jax.training.stages import ddpm_stage
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The directory of a run of a tiny unconditional DDPM, whose parameters are all 0: training takes too long here."""
-    workdir, config = tmp_path_factory.mktemp("runs") / "trained", tiny_config("uncond")
-    rundir.claim(workdir, config)
-    shapes = abstract_state(ddpm_stage(config, {}), make_mesh())
-    with closing(Checkpoints(workdir / "ddpm" / "checkpoints")) as checkpoints:
-        checkpoints.save(jax.tree.map(lambda s: jax.device_put(np.zeros(s.shape, s.dtype), s.sharding), shapes))
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    rundir.claim(workdir, tiny_config("uncond"))
+    save(workdir / "ddpm" / "checkpoints", 0)
     return workdir
+
+
+def save(folder, value: float) -> None:
+    """A checkpoint of the tiny unconditional DDPM, in which every number has this value."""
+    shapes = abstract_state(ddpm_stage(tiny_config("uncond"), {}), make_mesh())
+    with closing(Checkpoints(folder)) as checkpoints:
+        checkpoints.save(jax.tree.map(lambda s: jax.device_put(np.full(s.shape, value, s.dtype), s.sharding), shapes))
 
 
 @pytest.mark.parametrize("folder", ["{new}", "{tmp}"])
@@ -59,6 +68,7 @@ def test_weights_that_cannot_be_read_are_refused(refused, run):
         ("--config.sample.eta=1.5", ["sample.eta = 1.5", "from 0.0 to 1.0"]),
         ("--config.sample.dynamic=2", ["sample.dynamic = 2"]),
         ("--config.sample.churn=-1", ["sample.churn = -1"]),
+        ("--config.sample.best=True", ["no best checkpoint", "--config.checkpoint.best=held_out_loss"]),
     ],
 )
 def test_samples_that_cannot_be_are_refused(trained, capsys, arguments, words):
@@ -75,6 +85,17 @@ def test_sampling_takes_the_configuration_of_the_run_and_overrides(trained):
     with np.load(trained / "samples" / "run_ddpm_noise_3_seed5.npz", allow_pickle=False) as arrays:
         assert arrays["images"].shape == (2, 16, 16, 3)
     assert rundir.read_config(trained).sample.steps == 2
+
+
+def test_the_best_checkpoint_is_sampled_from_where_it_is_asked_for(trained, tmp_path):
+    workdir = Path(shutil.copytree(trained, tmp_path / "run"))
+    save(workdir / "ddpm" / "best", 0.1)
+    for option in ([], ["--config.sample.best=True"]):
+        assert main(["main", f"--workdir={workdir}", "--mode=sample", *option]) == 0
+    paths = (workdir / "samples" / f"{name}_ddpm_noise_2_seed0.npz" for name in ("run", "best"))
+    newest, best = (np.load(path)["images"] for path in paths)
+    np.testing.assert_array_equal(best, to_uint8(VAEDM.from_run(workdir, best=True).sample(4, batch_size=8).images))
+    assert (best != newest).any()
 
 
 def test_the_picture_of_many_samples_has_the_first_of_them(trained, monkeypatch):

@@ -20,8 +20,8 @@ from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = (
-    "--config.vae.steps=24 --config.ddpm.steps=24 --config.log.every=1 --config.log.pictures=100 "
-    "--config.checkpoint.every=7"
+    "--config.vae.steps=24 --config.ddpm.steps=24 --config.log.every=1 --config.log.pictures=12 "
+    "--config.checkpoint.every=7 --config.checkpoint.best=held_out_loss"
 )
 ONE_DEVICE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
@@ -46,10 +46,12 @@ def finish(config: Path, workdir: Path) -> None:
 
 
 def weights(workdir: Path) -> list[np.ndarray]:
-    """All averaged weights of both stages."""
+    """All averaged weights of both stages, and of the best state of the second."""
     c, mesh = rundir.read_config(workdir), make_mesh()
     vae = restore_average(vae_stage(c), workdir, mesh)
-    return [np.asarray(a) for a in jax.tree.leaves((vae, restore_average(ddpm_stage(c, vae), workdir, mesh)))]
+    ddpm, best = (restore_average(ddpm_stage(c, vae), workdir, mesh, best) for best in (False, True))
+    assert best is not None
+    return [np.asarray(a) for a in jax.tree.leaves((vae, ddpm, best))]
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_weights_of_one_that_was_not(config, tmp_path):

@@ -1,7 +1,10 @@
 """The training loop continues where it was, stops at a number that is not finite, and saves when asked to stop."""
 
+import math
 import os
+import shutil
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -14,7 +17,8 @@ from vaedm_jax.data import Dataset
 from vaedm_jax.errors import RunError
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.reporting import read_metrics
-from vaedm_jax.training.loop import fit, restore_average
+from vaedm_jax.training.checkpoints import Checkpoints
+from vaedm_jax.training.loop import abstract_state, fit, restore_average
 from vaedm_jax.training.stages import Stage
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 4, 4, 3), np.uint8)
@@ -22,9 +26,10 @@ DATA = Dataset("noise", IMAGES, IMAGES)
 PLAIN_ADAM = {"ddpm.warmup": 0, "ddpm.clip": 0.0}
 
 
-def make(steps: int, nan_at: int = 0) -> tuple[Stage, object]:
+def make(steps: int, nan_at: int = 0, best: str = "") -> tuple[Stage, object]:
     """A stage that fits a line with noise, and its configuration; from step `nan_at` on its loss is NaN."""
-    config = tiny_config(**{"ddpm.steps": steps, "ddpm.ema_decay": 0.5, "ddpm.learning_rate": 0.1, **PLAIN_ADAM})
+    settings = {"ddpm.ema_decay": 0.5, "ddpm.learning_rate": 0.1, "checkpoint.best": best, **PLAIN_ADAM}
+    config = tiny_config(**{"ddpm.steps": steps, **settings})
 
     def loss(params, frozen, images, keys, train):
         x = images.reshape(len(images), -1).astype(jnp.float32) / 255
@@ -37,7 +42,7 @@ def make(steps: int, nan_at: int = 0) -> tuple[Stage, object]:
     def init(key):
         return {"w": jax.random.normal(key, (48,)), "steps": jnp.zeros(())}
 
-    return Stage("ddpm", config.ddpm, init, loss, {}), config
+    return Stage("ddpm", config.ddpm, init, loss, lambda *_: {}, {}), config
 
 
 def train(workdir: Path, steps: int, on_picture=lambda step, average: {}, **changes):
@@ -97,6 +102,71 @@ def test_what_is_evaluated_on_the_way_is_written_down(tmp_path):
     assert seen == [4, 8, 10]
     lines = [(line["step"], line["quality"]) for line in read_metrics(tmp_path / "ddpm") if "quality" in line]
     assert lines == [(4, 2), (8, 4), (10, 5)]
+
+
+def best_of(workdir: Path, steps: int, figures: dict[int, float]) -> tuple[int, float]:
+    """The step and the figure of the best state, after training with these figures at the pictures' steps."""
+    train(workdir, steps, lambda step, average: {"held_out_loss": figures[step]}, best="held_out_loss")
+    with closing(Checkpoints(workdir / "ddpm" / "best")) as checkpoints:
+        state = checkpoints.restore(abstract_state(make(steps)[0], make_mesh()))
+        assert_same(state, train(workdir / "whole" / str(state.step), int(state.step)))
+        return int(state.step), checkpoints.figures["held_out_loss"]
+
+
+def test_the_best_state_stays_when_later_ones_are_worse(tmp_path):
+    assert best_of(tmp_path, 12, {4: 2.0, 8: 1.0, 12: 3.0}) == (8, 1.0)
+    assert_same(restore_average(make(8)[0], tmp_path, make_mesh(), best=True), train(tmp_path / "8", 8).average)
+    assert len(list((tmp_path / "ddpm" / "best").iterdir())) == 1
+
+
+def test_without_the_setting_no_best_state_is_kept(tmp_path):
+    train(tmp_path, 4, lambda step, average: {"held_out_loss": 1.0})
+    assert not (tmp_path / "ddpm" / "best").exists()
+    assert restore_average(make(4)[0], tmp_path, make_mesh(), best=True) is None
+
+
+def test_a_figure_that_is_not_finite_is_never_the_best(tmp_path):
+    assert best_of(tmp_path, 8, {4: math.nan, 8: 5.0}) == (8, 5.0)
+
+
+def test_a_continued_run_knows_what_it_has_to_beat(tmp_path):
+    assert best_of(tmp_path, 4, {4: 1.0}) == (4, 1.0)
+    assert best_of(tmp_path, 8, {8: 1.5}) == (4, 1.0)
+    assert best_of(tmp_path, 12, {12: 0.5}) == (12, 0.5)
+
+
+def test_a_best_state_that_is_killed_on_its_way_to_disk_leaves_the_one_before(tmp_path):
+    best_of(tmp_path, 4, {4: 1.0})
+    best = tmp_path / "ddpm" / "best"
+    torn = best / "8.orbax-checkpoint-tmp"  # how Orbax names what is not whole yet
+    shutil.copytree(best / "4" / "proof", torn / "proof")
+    assert best_of(tmp_path, 8, {8: 1.5}) == (4, 1.0)
+
+
+def test_of_two_best_states_that_a_kill_left_the_better_counts(tmp_path):
+    best_of(tmp_path, 4, {4: 1.0})
+    best = tmp_path / "ddpm" / "best"
+    shutil.copytree(best / "4", tmp_path / "4")
+    best_of(tmp_path, 8, {8: 0.5})
+    shutil.move(tmp_path / "4", best / "4")  # as if it had not been removed yet
+    assert best_of(tmp_path, 12, {12: 0.7}) == (8, 0.5)
+
+
+@pytest.mark.parametrize(("again", "kept"), [(0.5, 0.5), (0.4, 0.4), (0.6, 0.5)])
+def test_a_run_that_goes_on_from_before_its_best_state_may_beat_it_at_the_same_step(tmp_path, again, kept):
+    best_of(tmp_path, 8, {4: 1.0, 8: 0.5})
+    shutil.rmtree(tmp_path / "ddpm" / "checkpoints" / "8")
+    assert best_of(tmp_path, 8, {8: again}) == (8, kept)
+    assert best_of(tmp_path, 12, {12: 0.3}) == (12, 0.3)
+
+
+def test_a_corrupt_best_state_is_passed_over_for_the_next(tmp_path, caplog):
+    best_of(tmp_path, 4, {4: 1.0})
+    for file in (tmp_path / "ddpm" / "best" / "4" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    assert best_of(tmp_path, 8, {8: 1.5}) == (8, 1.5)
+    assert "best/4 is torn or corrupt" in caplog.text
 
 
 def test_the_first_line_states_device_parameters_memory_and_duration(tmp_path, capsys):

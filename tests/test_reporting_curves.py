@@ -9,7 +9,7 @@ from vaedm_jax.reporting.curves import curve_svg
 
 def curve_heights(values):
     """The y of each vertex of the curve."""
-    svg = curve_svg(range(len(values)), values, "p")
+    svg = curve_svg({"loss": (range(len(values)), values)}, "p")
     (path,) = re.findall(r'<path d="([^"]*)"[^>]*style="fill: none; stroke: #3b7dd8', svg)
     return np.array(re.findall(r"[ML] \S+ (\S+)", path), float)
 
@@ -22,9 +22,9 @@ def test_a_loss_over_decades_is_drawn_on_a_logarithmic_axis():
 
 def test_a_curve_leaves_out_what_is_not_finite():
     assert len(curve_heights([4, np.nan, 3, 1, np.inf])) == 3
-    assert curve_svg([1, 2], [np.nan, np.inf], "p") == ""
+    assert curve_svg({"loss": ([1, 2], [np.nan, np.inf])}, "p") == ""
 
 
 def test_a_long_run_makes_a_short_curve():
     values = np.random.default_rng(0).uniform(1, 2, 100_000)
-    assert len(curve_svg(range(len(values)), values, "p")) < 50_000
+    assert len(curve_svg({"loss": (range(len(values)), values)}, "p")) < 50_000

@@ -107,6 +107,17 @@ def test_report_shows_what_the_run_left(tmp_path):
     assert len(page.all("svg")) == 6, "loss, images_per_s and a<b, of two stages"
 
 
+def test_held_out_figures_share_a_chart_with_those_of_training_and_all_ranges_of_t_share_one(tmp_path):
+    (tmp_path / "ddpm").mkdir()
+    figures = ("loss", "grad_norm", "held_out_loss", "held_out_loss_t0_499", "held_out_loss_t500_999")
+    lines = [json.dumps({"step": i, "time": i, **dict.fromkeys(figures, i)}) for i in range(3)]
+    (tmp_path / "ddpm" / "metrics.jsonl").write_text("\n".join(lines))
+    page = Page(reporting.write_report(tmp_path))
+    assert len(page.all("svg")) == 3
+    for words in ("held_out_loss by t", "0 to 499", "500 to 999", "training", "held out"):
+        assert words in page.text
+
+
 def test_report_shows_samples_newest_first_and_training_first_to_last(tmp_path):
     fill(tmp_path)
     page = Page(reporting.write_report(tmp_path))

@@ -6,8 +6,11 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
+from vaedm_jax.training.mesh import replicated
 
 from tests.tiny import random_params, tiny_config
+from vaedm_jax import models
+from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import create_state, ema_decay, optimizer
 from vaedm_jax.training.step import batch_keys, gradients, make_train_step
@@ -90,6 +93,8 @@ def test_the_vae_loss_is_the_summed_squared_error_plus_the_weighted_kl():
     loss, figures = loss_of(stage, random_params(stage), {}, IMAGES, keys, True)
     assert float(loss) == pytest.approx(float(figures["squared_error"] + 0.25 * figures["kl"]), rel=1e-6)
     assert float(figures["squared_error"]) > 16 * 16 * 3 * 0.01  # summed over the pixels, not averaged
+    held_out = jax.jit(stage.held_out)(random_params(stage), {}, IMAGES, keys)
+    assert held_out == pytest.approx({name: float(value) for name, value in {"loss": loss, **figures}.items()})
 
 
 def test_a_fresh_unet_predicts_no_noise_so_its_loss_is_the_variance_of_the_noise():
@@ -97,6 +102,52 @@ def test_a_fresh_unet_predicts_no_noise_so_its_loss_is_the_variance_of_the_noise
     keys = batch_keys(jax.random.key(0), 0, 16)
     loss, _ = loss_of(stage, jax.jit(stage.init)(jax.random.key(0)), stage.frozen, IMAGES, keys, True)
     assert float(loss) == pytest.approx(1, abs=0.05)
+
+
+def test_the_held_out_loss_is_of_every_image_once_in_each_range_of_t_on_any_devices():
+    """Against Algorithm 1 in plain words, image by image and range by range."""
+    changes = {"ddpm.T": 50}
+    stage, config, n = make_stage("ddpm", "form2", **changes), tiny_config("form2", **changes), 8
+    params, keys = random_params(stage), batch_keys(jax.random.key(0), 0, n)
+    unet, vae, frozen = models.build_unet(config), models.build_vae(config), {"params": stage.frozen}
+    predict = jax.jit(lambda x_t, t, x_hat: unet.apply({"params": params}, x_t, t, x_hat))
+    encode = jax.jit(lambda x: vae.apply(frozen, x, method="encode"))
+    decode = jax.jit(lambda z: vae.apply(frozen, z, method="decode"))
+    alpha_bar = linear_schedule(50, config.ddpm.beta_1, config.ddpm.beta_T).alpha_bar
+
+    ranges = {"loss_t0_11": (0, 12), "loss_t12_24": (12, 25), "loss_t25_36": (25, 37), "loss_t37_49": (37, 50)}
+    expected = {name: [] for name in ranges}
+    for key, image in zip(keys, IMAGES[:n], strict=True):
+        of_z, of_t, of_noise = (jax.random.fold_in(key, i) for i in range(3))
+        x = np.float32(image)[None] / 255
+        noise = np.asarray(jax.random.normal(of_noise, x.shape))
+        mu, logvar = encode(x)
+        x_hat = 2 * decode(mu + np.exp(logvar / 2) * jax.random.normal(of_z, mu.shape)) - 1
+        for name, (low, high) in ranges.items():
+            t = int(jax.random.randint(of_t, (), low, high))
+            x_t = np.sqrt(alpha_bar[t]) * (2 * x - 1) + np.sqrt(1 - alpha_bar[t]) * noise + x_hat
+            expected[name].append(np.mean((predict(np.float32(x_t), np.array([t]), x_hat) - noise) ** 2))
+    means = {name: np.mean(values) for name, values in expected.items()}
+    means["loss"] = np.mean(list(means.values()))
+
+    for devices in (1, 8):
+        everywhere = replicated(Mesh(np.array(jax.devices()[:devices]), ("data",)))
+        arguments = jax.device_put((params, stage.frozen), everywhere)
+        figures = jax.device_get(jax.jit(stage.held_out)(*arguments, IMAGES[:n], keys))
+        assert figures == pytest.approx(means, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("T", "names"),
+    [
+        (1000, ["loss", "loss_t0_249", "loss_t250_499", "loss_t500_749", "loss_t750_999"]),
+        (3, ["loss", "loss_t0_0", "loss_t1_1", "loss_t2_2"]),
+    ],
+)
+def test_the_ranges_of_t_are_named_by_their_first_and_last(T, names):
+    stage = make_stage("ddpm", "uncond", **{"ddpm.T": T})
+    figures = jax.eval_shape(stage.held_out, random_params(stage), {}, IMAGES, batch_keys(jax.random.key(0), 0, 16))
+    assert [*figures] == names and all(figure.shape == () for figure in figures.values())
 
 
 def test_the_first_update_is_adams_with_warm_up_and_clipping():

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from vaedm_jax import models
-from vaedm_jax.config import chain_of
+from vaedm_jax.config import BEST_BY, chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import linear_schedule
@@ -78,8 +78,12 @@ class VAEDM:
         return cls(config, params.get("vae", {}), params.get("ddpm", {}))
 
     @classmethod
-    def from_run(cls, workdir: str | Path) -> "VAEDM":
-        """The model of a run directory, from its newest checkpoints; what is not trained yet is left empty."""
+    def from_run(cls, workdir: str | Path, best: bool = False) -> "VAEDM":
+        """The model of a run directory, from its newest checkpoints; what is not trained yet is left empty.
+
+        Args:
+          best: take the DDPM's best checkpoint (`checkpoint.best`); UserError where none is kept.
+        """
         workdir, mesh = Path(workdir), make_mesh()
         config = read_config(workdir)
         vae = {}
@@ -87,7 +91,13 @@ class VAEDM:
             vae = restore_average(vae_stage(config), workdir, mesh)
             if vae is None:
                 raise UserError(f"{workdir} holds no trained VAE yet; train it first (--mode=train)")
-        return cls(config, vae, restore_average(ddpm_stage(config, vae), workdir, mesh) or {})
+        ddpm = restore_average(ddpm_stage(config, vae), workdir, mesh, best)
+        if best and ddpm is None:
+            raise UserError(
+                f"{workdir} holds no best checkpoint of the DDPM; one is kept where it is trained with "
+                f"--config.checkpoint.best={BEST_BY[0]}"
+            )
+        return cls(config, vae, ddpm or {})
 
     def save(self, file: str | Path, dtype: Any = np.float32) -> None:
         """Write parameters and configuration as one safetensors file."""

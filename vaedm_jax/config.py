@@ -15,6 +15,7 @@ from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.errors import UserError, one_of
 
 EMA_SCHEDULES = ("constant", "byol")
+BEST_BY = ("held_out_loss",)  # figures that the best checkpoint may be chosen by: the lowest is best
 
 # What may differ when a run directory is used again. All else makes another model.
 FREE = (
@@ -33,7 +34,8 @@ TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout")
 RANGES = (
     (1, math.inf, (
         "*.image_size", "*.batch_size", "*.microbatches", "ddpm.T", "ddpm.channels", "ddpm.multipliers", "ddpm.blocks",
-        "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "sample.steps", "log.*", "checkpoint.*",
+        "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "sample.steps", "log.*", "checkpoint.every",
+        "checkpoint.keep",
     )),
     (0, math.inf, ("vae.steps", "ddpm.steps", "*.warmup", "sample.t_start")),
     (0, 2**32 - 1, ("seed", "sample.seed")),
@@ -84,6 +86,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
 
     c.sample = ConfigDict()
     c.sample.weights = ""  # a .safetensors file, or "emoji" for the weights in the package; empty: the run's own
+    c.sample.best = False  # take the DDPM's best checkpoint, not its newest
     c.sample.n, c.sample.batch_size, c.sample.seed = 64, 64, 0
     # "ddpm" is ancestral; or "ddim", "dpm++2m", "dpm++3m", "unipc2", "unipc3", "ipndm", "heun"
     c.sample.sampler, c.sample.steps = "ddpm", 1000
@@ -101,6 +104,9 @@ def base_config(variant: str = "form1") -> ConfigDict:
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
     c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})
     c.checkpoint = ConfigDict({"every": 1000, "keep": 2})
+    # "held_out_loss" keeps the DDPM's best state too, looked for at every picture. It stands on the VAE's newest state,
+    # so no other of the VAE is kept.
+    c.checkpoint.best = ""
     return c.lock()
 
 
@@ -147,6 +153,8 @@ def check(config: ConfigDict, to_train: bool = True) -> None:
         one_of(f"{name}.ema_schedule", config[name].ema_schedule, EMA_SCHEDULES)
         if to_train:
             check_stage(name, config[name])
+    if config.checkpoint.best:
+        one_of("checkpoint.best", config.checkpoint.best, BEST_BY)
     if to_train:
         full = linear_schedule(config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T)
         with naming("sample: "):

@@ -21,18 +21,21 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     """
     check(config, to_train=False)
     settings = config.sample
-    model = VAEDM.load(settings.weights) if settings.weights else VAEDM.from_run(workdir)
+    model = VAEDM.load(settings.weights) if settings.weights else VAEDM.from_run(workdir, settings.best)
     chain = chain_of(settings)
     samples = model.sample(settings.n, settings.seed, 0, chain, settings.batch_size)
 
     how = f"{chain.sampler}, {chain.steps} steps from " + {"warm": f"t = {chain.t_start}"}.get(chain.start, chain.start)
-    which = f"weights '{settings.weights}', not this run's" if settings.weights else f"run {workdir.name}"
+    origin, which = "run", f"run {workdir.name}"
+    if settings.weights:
+        origin, which = Path(settings.weights).stem, f"weights '{settings.weights}', not this run's"
+    elif settings.best:
+        origin, which = "best", f"{which}, best checkpoint"
     first = Samples(*(a if a is None else a[:SHOWN] for a in samples))
     nearest = None
     if settings.nearest:
         nearest = nearest_images(load(model.config.data).train, to_uint8(first.images))
     rows = sample_rows(*first, nearest, columns=16)
-    origin = Path(settings.weights).stem if settings.weights else "run"
     name = f"{origin}_{chain.label}_seed{settings.seed}"
     picture = grid([images for _, images in rows], [label for label, _ in rows])
     caption = f"{which}: {how}; " + ", ".join(dict.fromkeys(label for label, _ in rows))

@@ -116,7 +116,7 @@ class Pictures:
         self.stage, self.config, self.folder = stage, config, workdir / stage.name / "pictures"
         self.shown = preview(data.test, config.log.images)
         self.held_out = preview(data.test, stage.settings.batch_size)
-        self.loss = jax.jit(lambda *args: stage.loss(*args, False)[0])
+        self.evaluate = jax.jit(stage.held_out)
 
     def __call__(self, step: int, average: Any) -> dict[str, float]:
         rows = self.vae_rows(average) if self.stage.name == "vae" else self.ddpm_rows(average)
@@ -124,7 +124,8 @@ class Pictures:
         picture = grid([images for _, images in rows], [label for label, _ in rows])
         save_png(self.folder / f"step_{step:07d}.png", picture, caption)
         keys = batch_keys(jax.random.key(0), 0, len(self.held_out))
-        return {"held_out_loss": float(self.loss(average, self.stage.frozen, self.held_out, keys))}
+        figures = jax.device_get(self.evaluate(average, self.stage.frozen, self.held_out, keys))
+        return {f"held_out_{name}": float(value) for name, value in figures.items()}
 
     def vae_rows(self, average: Any) -> list[tuple[str, np.ndarray]]:
         model = VAEDM(self.config, average, {})

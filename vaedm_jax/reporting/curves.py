@@ -2,6 +2,7 @@
 
 import io
 import re
+from itertools import cycle
 
 import matplotlib
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written
-LINE = "#3b7dd8"
+LINES = ("#3b7dd8", "#d9822b", "#3a9d6e", "#9a5fc4", "#c9504f")
 POINTS = 150  # what a chart of this width can show
 STYLE = {
     "svg.fonttype": "none",
@@ -30,26 +31,32 @@ STYLE = {
 }
 
 
-def curve_svg(steps, values, prefix: str) -> str:
-    """One chart of values [N] over steps [N]: the mean, and as a band the range, over 150 stretches of steps.
+def curve_svg(curves: dict, prefix: str) -> str:
+    """One chart of {label: (steps [N], values [N])}: the mean, and as a band the range, over 150 stretches of steps.
 
     The y axis is logarithmic where the values are positive and span more than a decade. Values that are not
     finite are left out; "" if none remains. `prefix` keeps the chart's ids apart from others on the page.
     """
-    steps, values = np.asarray(steps, float), np.asarray(values, float)
-    keep = np.isfinite(values)
-    steps, values = steps[keep], values[keep]
-    if not len(values):
+    finite = {}
+    for label, curve in curves.items():
+        curve = np.asarray(curve, float)
+        if (keep := np.isfinite(curve[1])).any():
+            finite[label] = curve[:, keep]
+    if not finite:
         return ""
-    count = min(len(values), POINTS)
-    x = [part.mean() for part in np.array_split(steps, count)]
-    parts = np.array_split(values, count)
+    values = np.concatenate([curve[1] for curve in finite.values()])
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.6, 2.3), layout="constrained")
         axes = figure.add_subplot()
-        axes.fill_between(x, [p.min() for p in parts], [p.max() for p in parts], color=LINE, alpha=0.25, lw=0)
-        axes.plot(x, [p.mean() for p in parts], color=LINE, lw=1.4, marker="." if count < 3 else "")
+        for (label, curve), colour in zip(finite.items(), cycle(LINES)):
+            count = min(curve.shape[1], POINTS)
+            steps, parts = (np.array_split(row, count) for row in curve)
+            x = [p.mean() for p in steps]
+            axes.fill_between(x, [p.min() for p in parts], [p.max() for p in parts], color=colour, alpha=0.25, lw=0)
+            axes.plot(x, [p.mean() for p in parts], color=colour, lw=1.4, marker="." if count < 3 else "", label=label)
+        if len(finite) > 1:
+            axes.legend(frameon=False, ncols=2, fontsize=8)
         axes.margins(x=0.01)
         if values.min() > 0 and values.max() > 10 * values.min():
             axes.set_yscale("log")

@@ -81,11 +81,15 @@ def _samples(workdir: Path) -> str:
 
 
 def _training(folder: Path) -> str:
-    """Charts of every scalar with the loss first, grids in the order of steps, and the summary."""
+    """Charts of all scalars with the loss first, grids in the order of steps, and the summary."""
     lines = read_metrics(folder)
     names = {name: None for line in lines for name in line} | {"loss": None}  # a dict, for its order
     names = ["loss", *(name for name in names if name not in ("loss", "step", "time"))]
-    charts = [(name, curve_svg(*_column(lines, name), f"{folder.name}{i}")) for i, name in enumerate(names)]
+    curves: dict[str, dict] = {}
+    for name in names:
+        chart, label = _place(name)
+        curves.setdefault(chart, {})[label] = _column(lines, name)
+    charts = [(name, curve_svg(lines, f"{folder.name}{i}")) for i, (name, lines) in enumerate(curves.items())]
     figures = [f"<figure><figcaption><b>{escape(name)}</b></figcaption>{svg}</figure>" for name, svg in charts if svg]
     paths = sorted(folder.glob("pictures/*.png"), key=lambda path: (_step(path), path))
     chosen = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(len(paths), GRIDS)).round().astype(int))]
@@ -95,6 +99,13 @@ def _training(folder: Path) -> str:
         f'<div class="charts">{"".join(figures)}</div><div class="grids">{"".join(grids)}</div>'
         f"{_table(_read_json(folder / 'summary.json'))}"
     )
+
+
+def _place(name: str) -> tuple[str, str]:
+    """The chart of a scalar and its label there: ranges of t share one, and so do images held out and trained on."""
+    if by_t := re.fullmatch(r"(.+)_t(\d+)_(\d+)", name):
+        return f"{by_t[1]} by t", f"{by_t[2]} to {by_t[3]}"
+    return name.removeprefix("held_out_"), "held out" if name.startswith("held_out_") else "training"
 
 
 def _figure(path: Path, name: str) -> str:

@@ -31,24 +31,34 @@ def shapes(tree: Any) -> dict[str, list[int]]:
 
 
 class Checkpoints:
-    """The checkpoints of one stage, in `folder`; the newest `keep` are kept."""
+    """The checkpoints of one stage, in `folder`; the newest `keep` are kept.
+
+    Attributes:
+      figures: those that were saved with the state that was saved or read last.
+    """
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder = folder.resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self.manager = ocp.CheckpointManager(self.folder, options=options)
         self.bad: list[int] = []  # steps whose checkpoints were passed over
+        self.figures: dict[str, float] = {}
 
     def steps(self) -> list[int]:
         """Steps that there is a checkpoint of, newest first."""
         return sorted(self.manager.all_steps(), reverse=True)
 
-    def save(self, state: Any) -> None:
-        """Begin to write the state; an error of this or an earlier write is a RunError."""
+    def save(self, state: Any, figures: dict[str, float] | None = None) -> None:
+        """Begin to write the state and figures of it; an error of this or an earlier write is a RunError."""
         self._set_bad_aside()
-        proof = {"shapes": shapes(state), "checksums": [int(s) for s in jax.device_get(checksums(state))]}
+        self.figures = figures or {}
+        sums = [int(s) for s in jax.device_get(checksums(state))]
+        proof = {"shapes": shapes(state), "checksums": sums, "figures": self.figures}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), proof=ocp.args.JsonSave(proof))
-        self._guarded(lambda: self.manager.save(int(state.step), args=args))
+        # A best state may lie ahead of where a killed run goes on. One that beats it at or before its step takes the
+        # next number instead of its own, since the newest counts.
+        number = max([int(state.step), *(step + 1 for step in self.steps())])
+        self._guarded(lambda: self.manager.save(number, args=args))
 
     def close(self) -> None:
         """Wait until all is written."""
@@ -64,8 +74,14 @@ class Checkpoints:
           like: a state of the same shape (arrays or ShapeDtypeStructs), whose shardings the result has.
         Raises: UserError where the checkpoint is of another architecture, or none of several is whole.
         """
-        steps = self.steps()
-        for step in steps:
+        state = self.newest(like)
+        if state is None and self.steps():
+            raise UserError(f"none of the checkpoints in {self.folder} can be read; begin anew in another --workdir")
+        return state
+
+    def newest(self, like: Any) -> Any | None:
+        """As `restore`, but None also where no checkpoint is whole."""
+        for step in self.steps():
             try:
                 return self._read(step, like)
             except UserError:
@@ -78,8 +94,6 @@ class Checkpoints:
                     _brief(error),
                 )
                 self.bad.append(step)
-        if steps:
-            raise UserError(f"none of the checkpoints in {self.folder} can be read; begin anew in another --workdir")
         return None
 
     def _read(self, step: int, like: Any) -> Any:
@@ -92,6 +106,7 @@ class Checkpoints:
         state = self.manager.restore(step, args=args)["state"]
         if [int(s) for s in jax.device_get(checksums(state))] != proof["checksums"]:
             raise ValueError("its checksums do not match")
+        self.figures = proof.get("figures", {})
         return state
 
     def _set_bad_aside(self) -> None:

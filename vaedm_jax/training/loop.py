@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
     """Train a stage to its end, from its newest whole checkpoint if there is one.
 
     Args:
-      on_picture: called every `log.pictures` steps and at the end.
+      on_picture: called every `log.pictures` steps and at the end. The state with the lowest of its figure
+        `checkpoint.best` is kept in the folder `best`.
     Raises: RunError where the loss is not finite, a disk is full or a signal asks to stop; what was saved stays.
     """
     folder, settings = workdir / stage.name, stage.settings
@@ -56,6 +57,11 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
         new = jax.jit(lambda key: create_state(stage.init(key), settings), out_shardings=replicated(mesh))
         state = new(init_key)
 
+    chosen_by = config.checkpoint.best if stage.name == "ddpm" else ""
+    best = Checkpoints(folder / "best", keep=1) if chosen_by else None
+    if best:
+        best.newest(abstract_state(stage, mesh))  # what is to be beaten counts if the state is there, whole
+
     images = batches(
         data.train, settings.batch_size, config.seed, config.data.flip, start,
         shard=(jax.process_index(), jax.process_count()),
@@ -70,6 +76,7 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
         Progress(total, start, stage.name, settings.batch_size) as progress,
         closing(MetricWriter(folder, start)) as writer,
         closing(checkpoints),
+        closing(best) if best else nullcontext(),
     ):
         for n in range(start + 1, total + 1):
             began = time.monotonic()
@@ -87,6 +94,8 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
                 figures = averages(pending, n, folder)
                 if due["pictures"] and not stop.asked:
                     figures |= on_picture(n, state.average)
+                    if best and figures[chosen_by] < best.figures.get(chosen_by, math.inf):
+                        best.save(state, figures)
                 if progress.images_per_s:
                     figures["images_per_s"] = progress.images_per_s
                 writer.write(n, figures)
@@ -116,9 +125,9 @@ def abstract_state(stage: Stage, mesh: Mesh) -> TrainState:
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes)
 
 
-def restore_average(stage: Stage, workdir: Path, mesh: Mesh) -> Any | None:
-    """The averaged parameters of a stage's newest checkpoint in a run directory, or None where there is none."""
-    folder = workdir / stage.name / "checkpoints"
+def restore_average(stage: Stage, workdir: Path, mesh: Mesh, best: bool = False) -> Any | None:
+    """The averaged parameters of a stage's newest (or best) checkpoint in a run directory, None where there is none."""
+    folder = workdir / stage.name / ("best" if best else "checkpoints")
     if not folder.is_dir():
         return None
     with closing(Checkpoints(folder)) as checkpoints:

@@ -2,17 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vaedm_jax import models
 from vaedm_jax.diffusion.process import FORMULATIONS, noise_loss
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.models.vae import kl_divergence, reparameterize
 
-Loss = Callable[[Any, Any, jax.Array, jax.Array, bool], tuple[jax.Array, dict[str, jax.Array]]]
+Figures = dict[str, jax.Array]
+Loss = Callable[[Any, Any, jax.Array, jax.Array, bool], tuple[jax.Array, Figures]]
+BINS = 4  # ranges of t that the loss of the DDPM is told apart by
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Stage:
       init: key -> parameters.
       loss: (params, frozen, images uint8 [B, H, W, C], keys [B], train) -> (mean loss, means of other figures). Image i
         uses keys[i]; dropout, whose mask spans the batch, uses the first.
+      held_out: (params, frozen, images, keys) -> figures of images that are not trained on, `loss` among them.
       frozen: parameters that the loss needs and does not train; empty for the VAE.
     """
 
@@ -32,6 +37,7 @@ class Stage:
     settings: Any
     init: Callable[[jax.Array], Any]
     loss: Loss
+    held_out: Callable[[Any, Any, jax.Array, jax.Array], Figures]
     frozen: Any
 
 
@@ -63,13 +69,21 @@ def vae_stage(config: Any) -> Stage:
         kl = jnp.mean(kl_divergence(mu, logvar))
         return error + config.vae.kl_weight * kl, {"squared_error": error, "kl": kl}
 
-    return Stage("vae", config.vae, lambda key: models.init_vae(vae, config.data.image_size, key), loss, {})
+    def held_out(params, frozen, images, keys):
+        value, figures = loss(params, frozen, images, keys, False)
+        return {"loss": value, **figures}
+
+    def init(key):
+        return models.init_vae(vae, config.data.image_size, key)
+
+    return Stage("vae", config.vae, init, loss, held_out, {})
 
 
 def ddpm_stage(config: Any, vae_params: Any) -> Stage:
     """Stage 2, Algorithm 1: the error of the predicted noise, with x_hat decoded from a fresh z under the frozen VAE.
 
-    `vae_params` is empty for the unconditional DDPM.
+    `vae_params` is empty for the unconditional DDPM. Each held-out image is looked at once in each of BINS equal ranges
+    of t, at a t that its key draws there: `loss_t0_249` to `loss_t750_999` are the ranges' means, `loss` that of all.
     """
     ddpm = config.ddpm
     unet, form = models.build_unet(config), FORMULATIONS[ddpm.variant]
@@ -82,20 +96,34 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
         z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
         return z, to_symmetric(vae.apply({"params": frozen}, z, method="decode"))
 
-    def loss(params, frozen, images, keys, train):
+    def timesteps(keys, low, high):
+        return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), low, high))(keys)
+
+    def errors(params, frozen, images, keys, t, train):
         x = to_unit(images)
         z, x_hat = reconstruct(frozen, x, keys) if form.shown else (None, None)
-        t = jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), 0, ddpm.T))(keys)
         dropout = jax.random.fold_in(keys[0], 3)
 
         def network(x_t, t, x_hat, z):
             return unet.apply({"params": params}, x_t, t, x_hat, z, train=train, rngs={"dropout": dropout})
 
         predict_noise = form.predict_noise(network, x_hat, z=z if z_dim else None)
-        errors = noise_loss(schedule, predict_noise, to_symmetric(x), t, draw(keys, 2, x.shape[1:]))
-        return jnp.mean(errors), {}
+        return noise_loss(schedule, predict_noise, to_symmetric(x), t, draw(keys, 2, x.shape[1:]))
+
+    def loss(params, frozen, images, keys, train):
+        return jnp.mean(errors(params, frozen, images, keys, timesteps(keys, 0, ddpm.T), train)), {}
+
+    def held_out(params, frozen, images, keys):
+        edges = np.unique(np.arange(BINS + 1) * ddpm.T // BINS)  # a T below BINS has fewer
+
+        def of_range(ends):
+            return jnp.mean(errors(params, frozen, images, keys, timesteps(keys, *ends), False))
+
+        losses = jax.lax.map(of_range, (edges[:-1], edges[1:]))  # one after the other, for the memory
+        names = [f"loss_t{low}_{high - 1}" for low, high in pairwise(edges)]
+        return {"loss": jnp.mean(losses), **dict(zip(names, losses, strict=True))}
 
     def init(key):
         return models.init_unet(unet, config.data.image_size, key, form.shown, z_dim)
 
-    return Stage("ddpm", ddpm, init, loss, vae_params if form.shown else {})
+    return Stage("ddpm", ddpm, init, loss, held_out, vae_params if form.shown else {})
