@@ -10,7 +10,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["vaedm_jax", "vaedm_jax.*"]),
-    package_data={"vaedm_jax": ["data/*.npz", "weights/*.safetensors"]},
+    package_data={"vaedm_jax": ["data/*.npz", "evaluation/*.safetensors", "weights/*.safetensors"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

@@ -1,14 +1,22 @@
 """What the tests of the command line share; each of their files imports the fixtures that its tests need."""
 
 import shlex
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.tiny import tiny_config
 from vaedm_jax import rundir, train
 from vaedm_jax.main import main
+from vaedm_jax.mesh import make_mesh
+from vaedm_jax.training.checkpoints import Checkpoints
+from vaedm_jax.training.loop import abstract_state
+from vaedm_jax.training.stages import ddpm_stage
 
 ROOT = Path(__file__).parents[1]
 TINY = """from tests.tiny import tiny_config
@@ -40,6 +48,23 @@ def configs_fixture(tmp_path_factory):
     (folder / "type.py").write_text(TINY.replace("return ", "c = ") + "    c.ddpm.batch_size = 'x'\n    return c\n")
     (folder / "binary.py").write_bytes(b"\xff\x00\xfe")
     return folder
+
+
+def save(folder: Path, value: float, step: int | None = None) -> None:
+    """A checkpoint of the tiny unconditional DDPM, in which every number but that of the step has this value."""
+    shapes = abstract_state(ddpm_stage(tiny_config("uncond"), {}), make_mesh())
+    with closing(Checkpoints(folder)) as checkpoints:
+        state = jax.tree.map(lambda s: jax.device_put(np.full(s.shape, value, s.dtype), s.sharding), shapes)
+        checkpoints.save(state if step is None else state.replace(step=jnp.full_like(state.step, step)))
+
+
+@pytest.fixture(name="trained", scope="module")
+def trained_fixture(tmp_path_factory):
+    """The directory of a run of a tiny unconditional DDPM, whose parameters are all 0: training takes too long here."""
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    rundir.claim(workdir, tiny_config("uncond"))
+    save(workdir / "ddpm" / "checkpoints", 0)
+    return workdir
 
 
 @pytest.fixture(name="run")

@@ -1,40 +1,17 @@
 """Sampling follows the configuration of its run, and refuses what cannot be sampled."""
 
 import shutil
-from contextlib import closing
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture  # noqa: F401
-from tests.tiny import tiny_config
+from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture, save, trained_fixture  # noqa: F401
 from vaedm_jax import rundir
 from vaedm_jax.api import VAEDM
 from vaedm_jax.main import main
-from vaedm_jax.mesh import make_mesh
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.training.checkpoints import Checkpoints
-from vaedm_jax.training.loop import abstract_state
-from vaedm_jax.training.stages import ddpm_stage
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The directory of a run of a tiny unconditional DDPM, whose parameters are all 0: training takes too long here."""
-    workdir = tmp_path_factory.mktemp("runs") / "trained"
-    rundir.claim(workdir, tiny_config("uncond"))
-    save(workdir / "ddpm" / "checkpoints", 0)
-    return workdir
-
-
-def save(folder, value: float) -> None:
-    """A checkpoint of the tiny unconditional DDPM, in which every number has this value."""
-    shapes = abstract_state(ddpm_stage(tiny_config("uncond"), {}), make_mesh())
-    with closing(Checkpoints(folder)) as checkpoints:
-        checkpoints.save(jax.tree.map(lambda s: jax.device_put(np.full(s.shape, value, s.dtype), s.sharding), shapes))
 
 
 @pytest.mark.parametrize("folder", ["{new}", "{tmp}"])
@@ -69,6 +46,7 @@ def test_weights_that_cannot_be_read_are_refused(refused, run):
         ("--config.sample.dynamic=2", ["sample.dynamic = 2"]),
         ("--config.sample.churn=-1", ["sample.churn = -1"]),
         ("--config.sample.best=True", ["no best checkpoint", "--config.checkpoint.best=held_out_loss"]),
+        ("--config.sample.files=gif", ["sample.files = 'gif'", "npz, png"]),
     ],
 )
 def test_samples_that_cannot_be_are_refused(trained, capsys, arguments, words):
@@ -109,3 +87,11 @@ def test_the_picture_of_many_samples_has_the_first_of_them(trained, monkeypatch)
         with Image.open(trained / "samples" / "run_heun_noise_2_seed0.png") as picture:
             sizes[n] = picture.size
     assert sizes[2] == sizes[20]
+
+
+def test_images_may_come_as_files(trained):
+    options = ["--config.sample.n=5", "--config.sample.steps=2", "--config.sample.files=png", "--config.sample.seed=9"]
+    assert main(["main", f"--workdir={trained}", "--mode=sample", *options]) == 0
+    names = sorted(file.name for file in (trained / "export" / "run_ddpm_noise_2_seed9").iterdir())
+    assert names == [f"{i:06d}.png" for i in range(5)]
+    assert not list((trained / "samples").glob("*.parts"))

@@ -21,21 +21,27 @@ ROOMS = {
     "data": {"errors"},
     "reporting": {"errors"},
     "interop": {"errors", "models"},
-    "evaluation": {"errors", "interop"},
+    "mesh": set(),
+    "evaluation": {"errors", "diffusion", "data", "reporting", "interop", "mesh"},
     "config": {"errors", "diffusion"},
     "rundir": {"errors", "config", "reporting"},
-    "training": {"errors", "diffusion", "models", "data", "reporting"},
-    "api": {"errors", "diffusion", "models", "reporting", "config", "rundir", "training"},
-    "train": {"errors", "models", "data", "reporting", "config", "rundir", "training", "api"},
-    "sample": {"errors", "data", "reporting", "config", "api"},
+    "training": {"errors", "diffusion", "models", "data", "reporting", "mesh"},
+    "api": {"errors", "diffusion", "models", "reporting", "mesh", "evaluation", "config", "rundir", "training"},
+    "store": {"diffusion", "data", "reporting", "api"},
+    "likelihood": {"data", "reporting", "config", "api"},
+    "train": {"errors", "models", "data", "reporting", "mesh", "evaluation", "config", "rundir", "training", "api"},
+    "sample": {"data", "reporting", "config", "api", "store"},
+    "evaluate": {
+        *("errors", "diffusion", "data", "reporting", "evaluation", "config", "api", "store", "likelihood"),
+    },
     "flags": {"errors", "config", "rundir"},
-    "main": {"errors", "training", "train", "sample", "flags", "rundir"},
+    "main": {"errors", "mesh", "rundir", "train", "sample", "evaluate", "flags"},
 }
 LIBRARIES = {
     "diffusion": {"jax", "numpy"},
     "models": {"flax", "jax"},
     "interop": {"ml_dtypes", "numpy"},
-    "evaluation": {"flax", "jax", "numpy"},
+    "evaluation": {"flax", "jax", "numpy", "optax", "safetensors"},
 }
 
 

@@ -15,7 +15,9 @@ from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.errors import UserError, one_of
 
 EMA_SCHEDULES = ("constant", "byol")
-BEST_BY = ("held_out_loss",)  # figures that the best checkpoint may be chosen by: the lowest is best
+BEST_BY = ("held_out_loss", "kid", "fd")  # figures that the best checkpoint may be chosen by: the lowest is best
+FILES = ("npz", "png")
+SPLITS = ("train", "held_out")
 
 # What may differ when a run directory is used again. All else makes another model.
 FREE = (
@@ -25,6 +27,7 @@ FREE = (
     "log.*",
     "checkpoint.*",
     "sample.*",
+    "eval.*",
     "data.tfds_dir",
     "data.archive",
 )
@@ -34,10 +37,11 @@ TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout")
 RANGES = (
     (1, math.inf, (
         "*.image_size", "*.batch_size", "*.microbatches", "ddpm.T", "ddpm.channels", "ddpm.multipliers", "ddpm.blocks",
-        "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "sample.steps", "log.*", "checkpoint.every",
-        "checkpoint.keep",
+        "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "sample.steps", "eval.steps", "eval.seeds",
+        "log.every", "log.pictures", "log.images", "log.sample_steps", "checkpoint.every", "checkpoint.keep",
     )),
-    (0, math.inf, ("vae.steps", "ddpm.steps", "*.warmup", "sample.t_start")),
+    (2, math.inf, ("eval.n",)),
+    (0, math.inf, ("eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "sample.t_start")),
     (0, 2**32 - 1, ("seed", "sample.seed")),
     (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight", "sample.churn*")),
     (0.0, 1.0, ("*.ema_decay", "ddpm.dropout", "sample.eta", "sample.dynamic")),
@@ -92,7 +96,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.sample.sampler, c.sample.steps = "ddpm", 1000
     c.sample.start = "noise"  # at T; or "truncated", "warm"
     c.sample.spacing = "even"  # or "uniform", "quadratic", "logsnr", "karras"
-    c.sample.t_start = 500  # where a warm start begins
+    c.sample.t_start = 500  # where a warm start begins; 0: where the VAE's error asks for (spacing.warm_step)
     c.sample.clip = True  # clip the estimates of the clean image to [-1, 1]
     c.sample.dynamic = 0.0  # or to this quantile of their absolute values, by which they are divided then
     c.sample.variance = "fixedsmall"  # of ddpm; or "fixedlarge"
@@ -100,12 +104,30 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.sample.churn = 0.0  # of heun: more is more random; the three are EDM's S_tmin, S_tmax and S_noise
     c.sample.churn_min, c.sample.churn_max, c.sample.churn_noise = 0.0, 1e9, 1.0
     c.sample.nearest = False  # show the nearest training images beside the samples
+    c.sample.files = "npz"  # one file of all images; or "png", a file for each
+
+    # What is compared: all combinations. Lists of names are separated by commas; where empty, the ones of `sample`.
+    c.eval = ConfigDict()
+    c.eval.runs = ""  # run directories or files of weights; empty: this run
+    c.eval.samplers = ""
+    c.eval.starts = (
+        ""  # "noise", "truncated", "warm", or "warm300", which begins at t = 300, as "warm0" does by the rule
+    )
+    c.eval.steps = (10,)
+    c.eval.equal_nfe = False  # the steps are evaluations: heun takes as many steps as they allow
+    c.eval.n, c.eval.seeds = 1000, 1  # images, and seeds, from sample.seed on
+    c.eval.features = ""  # "emoji", "random", "inception", "MODULE:FUNCTION"; empty: what suits the data
+    c.eval.inception = ""  # file of FID's network, pt_inception-2015-12-05-6726825d.pth
+    c.eval.split = "train"  # the images that samples are compared with; or "held_out"
+    c.eval.keep_images = False  # leave them in evaluation/images
+    c.eval.bits = 0  # so many held-out images give the bound in bits per dimension; each takes T evaluations
 
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
     c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})
+    c.log.scored = 0  # so many samples are scored at every picture (KID, FD), by the first of eval.features
     c.checkpoint = ConfigDict({"every": 1000, "keep": 2})
-    # "held_out_loss" keeps the DDPM's best state too, looked for at every picture. It stands on the VAE's newest state,
-    # so no other of the VAE is kept.
+    # "held_out_loss", "kid" or "fd" keeps the DDPM's best state too, looked for at every picture. It stands on the
+    # VAE's newest state, so no other of the VAE is kept.
     c.checkpoint.best = ""
     return c.lock()
 
@@ -140,6 +162,8 @@ def check(config: ConfigDict, to_train: bool = True) -> None:
     `to_train` takes in what matters to training alone: how long, batches that the devices share, pictures on the way.
     """
     one_of("ddpm.variant", config.ddpm.variant, FORMULATIONS)
+    one_of("sample.files", config.sample.files, FILES)
+    one_of("eval.split", config.eval.split, SPLITS)
     with naming("sample."):
         chain = chain_of(config.sample)
     if not config.ddpm.multipliers:
@@ -155,6 +179,11 @@ def check(config: ConfigDict, to_train: bool = True) -> None:
             check_stage(name, config[name])
     if config.checkpoint.best:
         one_of("checkpoint.best", config.checkpoint.best, BEST_BY)
+        if config.checkpoint.best != "held_out_loss" and not config.log.scored:
+            best = config.checkpoint.best
+            raise UserError(f"checkpoint.best = {best!r} needs samples to score, such as --config.log.scored=200")
+    if config.log.scored == 1:
+        raise UserError("log.scored = 1: one sample has no score; give more, or 0 for none")
     if to_train:
         full = linear_schedule(config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T)
         with naming("sample: "):

@@ -14,6 +14,7 @@ from vaedm_jax import rundir
 from vaedm_jax.config import base_config, flatten
 from vaedm_jax.errors import UserError
 
+OWN_MODELS = ("sample.weights", "eval.runs")  # where one of these names models, none need be in the directory
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a tuple of whole numbers"}
 
 
@@ -53,7 +54,12 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     place = next(p for p in (workdir, *workdir.parents) if p.exists())
     if not place.is_dir():
         raise UserError(f"--workdir={workdir}: {place} is a file; it must be a folder, or not exist yet")
-    config = load(values.config) if values.config else rundir.read_config(workdir)
+    if values.config:
+        config = load(values.config)
+    elif any(re.match(rf"--?config\.({'|'.join(OWN_MODELS)})", arg) for arg in rest):
+        config = base_config()
+    else:
+        config = rundir.read_config(workdir)
     override(config, rest)
     return Command(values.mode, values.stage, config, workdir)
 

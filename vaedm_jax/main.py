@@ -2,6 +2,7 @@
 
 python -m vaedm_jax.main --config=configs/emoji.py:form1 --workdir=DIR --mode=train
 python -m vaedm_jax.main --workdir=DIR --mode=sample --config.sample.steps=20
+python -m vaedm_jax.main --workdir=DIR --mode=evaluate --config.eval.steps=5,10,25
 """
 
 import errno
@@ -12,11 +13,11 @@ from pathlib import Path
 
 import jax
 
-from vaedm_jax import flags, rundir, sample, train
+from vaedm_jax import evaluate, flags, rundir, sample, train
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.mesh import share_cpu
 
-MODES = {"train": train.train, "sample": sample.sample}
+MODES = {"train": train.train, "sample": sample.sample, "evaluate": evaluate.evaluate}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -32,7 +33,7 @@ def run(argv: list[str]) -> None:
         return MODES[mode](config, workdir, stage or "all")
     if stage:
         raise UserError(f"--stage={stage} belongs to --mode=train; leave it out with --mode={mode}")
-    if not config.sample.weights:
+    if not (config.sample.weights or config.eval.runs):
         rundir.refuse_another(workdir, config)
     MODES[mode](config, workdir)
 

@@ -1,52 +1,72 @@
 """Mode `sample`: images from a trained run, or from the weights in the package."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from vaedm_jax import store
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import chain_of, check
 from vaedm_jax.data import Source, load
-from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
-from vaedm_jax.reporting.files import write_arrays
+from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, write_report
 
 SHOWN = 256  # images that the grid has at most
 
 
 def sample(config: ConfigDict, workdir: Path) -> None:
-    """Write `samples/NAME.png`, a grid, and `samples/NAME.npz`, the images as uint8 arrays `images` and `x_hat`.
+    """Write `samples/NAME.png`, a grid of the first SHOWN images, and all of them as uint8.
 
-    The grid has the first SHOWN images, the arrays have all.
+    They are the arrays `images` and `x_hat` of `samples/NAME.npz`, or a folder `export/NAME` of PNG files.
     """
     check(config, to_train=False)
     settings = config.sample
     model = VAEDM.load(settings.weights) if settings.weights else VAEDM.from_run(workdir, settings.best)
-    chain = chain_of(settings)
-    samples = model.sample(settings.n, settings.seed, 0, chain, settings.batch_size)
-
-    how = f"{chain.sampler}, {chain.steps} steps from " + {"warm": f"t = {chain.t_start}"}.get(chain.start, chain.start)
+    chain = store.placed(model, chain_of(settings))
+    model.check_chain(chain)
     origin, which = "run", f"run {workdir.name}"
     if settings.weights:
         origin, which = Path(settings.weights).stem, f"weights '{settings.weights}', not this run's"
     elif settings.best:
         origin, which = "best", f"{which}, best checkpoint"
-    first = Samples(*(a if a is None else a[:SHOWN] for a in samples))
-    nearest = None
-    if settings.nearest:
-        nearest = nearest_images(load(model.config.data).train, to_uint8(first.images))
-    rows = sample_rows(*first, nearest, columns=16)
     name = f"{origin}_{chain.label}_seed{settings.seed}"
-    picture = grid([images for _, images in rows], [label for label, _ in rows])
-    caption = f"{which}: {how}; " + ", ".join(dict.fromkeys(label for label, _ in rows))
-    save_png(workdir / "samples" / f"{name}.png", picture, caption)
-    arrays = {name: to_uint8(a) for name, a in samples._asdict().items() if a is not None}
-    write_arrays(workdir / "samples" / f"{name}.npz", arrays)
+    kept = workdir / "samples" / f"{name}.parts"
+
+    def parts():
+        return store.stored(model, settings.n, settings.seed, chain, settings.batch_size, kept)
+
+    first = draw_all(parts(), settings.n)
+    how = f"{chain.sampler}, {chain.steps} steps from " + {"warm": f"t = {chain.t_start}"}.get(chain.start, chain.start)
+    show(config, model, first, workdir / "samples" / f"{name}.png", f"{which}: {how}")
+    if settings.files == "png":
+        store.write_pngs(target := workdir / "export" / name, parts)
+    else:
+        store.write_npz(target := workdir / "samples" / f"{name}.npz", settings.n, parts)
+    shutil.rmtree(kept)
     write_report(workdir)
-    print(
-        f"{len(samples.images)} images ({which}; {how}): {workdir / 'samples' / name}.png and .npz",
-        flush=True,
-    )
+    print(f"{settings.n} images ({which}; {how}): {workdir / 'samples' / name}.png and {target}", flush=True)
+
+
+def draw_all(parts: Iterator[Samples], n: int) -> Samples:
+    """Draw what is not there yet, and return the first SHOWN images."""
+    shown, count = [], 0
+    with Progress(n, 0, "sample", noun="image") as progress:
+        for part in parts:
+            if count < SHOWN:
+                shown.append(part)
+            count += len(part.images)
+            progress.update(count)
+    return Samples(*(None if a[0] is None else np.concatenate(a)[:SHOWN] for a in zip(*shown, strict=True)))
+
+
+def show(config: ConfigDict, model: VAEDM, samples: Samples, path: Path, caption: str) -> None:
+    """The grid of some samples, with what they were refined from and what is nearest to them."""
+    nearest = nearest_images(load(model.config.data).train, samples.images) if config.sample.nearest else None
+    rows = sample_rows(*samples, nearest, columns=16)
+    picture = grid([images for _, images in rows], [label for label, _ in rows])
+    save_png(path, picture, f"{caption}; " + ", ".join(dict.fromkeys(label for label, _ in rows)))
 
 
 def nearest_images(source: Source, images: np.ndarray, chunk: int = 1024) -> np.ndarray:

@@ -13,9 +13,10 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.config import check, picture_chain
 from vaedm_jax.data import Dataset, load, preview
 from vaedm_jax.errors import UserError
+from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import build_unet, build_vae
-from vaedm_jax.reporting import grid, sample_rows, save_png, write_report
+from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.training.loop import fit, restore_average, steps_done, total_steps
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.step import batch_keys
@@ -110,13 +111,19 @@ def adopt_vae(source: Path, workdir: Path) -> None:
 
 
 class Pictures:
-    """What is looked at during training: a grid of pictures, and the loss on images held out."""
+    """What is looked at during training: a grid of pictures, the loss on images held out, scores of some samples."""
 
     def __init__(self, stage: Stage, data: Dataset, config: ConfigDict, workdir: Path):
         self.stage, self.config, self.folder = stage, config, workdir / stage.name / "pictures"
         self.shown = preview(data.test, config.log.images)
         self.held_out = preview(data.test, stage.settings.batch_size)
         self.evaluate = jax.jit(stage.held_out)
+        self.judge = None
+        if config.log.scored and stage.name == "ddpm":
+            place = workdir / "evaluation" / "reference"
+            self.judge = judges(config.eval, config.data, data, make_mesh(), config.sample.batch_size, place)[0]
+            if config.checkpoint.best == "fd" and (reason := self.judge.too_few(config.log.scored)):
+                raise UserError(f"checkpoint.best = 'fd', but there is {reason}")
 
     def __call__(self, step: int, average: Any) -> dict[str, float]:
         rows = self.vae_rows(average) if self.stage.name == "vae" else self.ddpm_rows(average)
@@ -125,7 +132,16 @@ class Pictures:
         save_png(self.folder / f"step_{step:07d}.png", picture, caption)
         keys = batch_keys(jax.random.key(0), 0, len(self.held_out))
         figures = jax.device_get(self.evaluate(average, self.stage.frozen, self.held_out, keys))
-        return {f"held_out_{name}": float(value) for name, value in figures.items()}
+        return {f"held_out_{name}": float(value) for name, value in figures.items()} | self.scores(average)
+
+    def scores(self, average: Any) -> dict[str, float]:
+        """`kid` and `fd` of some samples, where they are asked for."""
+        if not self.judge:
+            return {}
+        model, settings = VAEDM(self.config, self.stage.frozen, average), self.config.sample
+        samples = model.sample(self.config.log.scored, 0, 0, picture_chain(self.config), settings.batch_size)
+        found = self.judge.scores(self.judge.add(None, to_uint8(samples.images)))
+        return {name: found[name] for name in ("kid", "fd") if found[name] is not None}
 
     def vae_rows(self, average: Any) -> list[tuple[str, np.ndarray]]:
         model = VAEDM(self.config, average, {})

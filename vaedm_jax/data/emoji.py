@@ -14,16 +14,23 @@ ARCHIVE = Path(__file__).with_name("noto_emoji_32.npz")
 
 def load(category: str, size: int, held_out: float) -> Dataset:
     """All emoji or one category, the skin tones of each on one side; UserError for an unknown category."""
-    with np.load(ARCHIVE, allow_pickle=False) as arrays:
-        images, names, categories = arrays["image"], arrays["name"], arrays["category"]
+    train, test = (resized(side["image"], size) for side in sides(category, held_out))
+    return Dataset(f"emoji ({category})" if category else "emoji", train, test)
+
+
+def sides(category: str, held_out: float) -> list[dict[str, np.ndarray]]:
+    """What `load` splits, with its labels: for either side `image` [N, 32, 32, 3], `name`, `category` and more, [N]."""
+    with np.load(ARCHIVE, allow_pickle=False) as archive:
+        arrays = dict(archive)
+    names, categories = arrays["name"], arrays["category"]
     known = np.unique(categories).tolist()
     if category and category not in known:
         raise UserError(f"data.category: no emoji category {category!r}; there are {', '.join(known)}")
     # Each category is split on its own, so that an emoji's side is the same with and without the filter.
     rows = [np.flatnonzero(categories == c) for c in ([category] if category else known)]
-    sides = [[r[side] for side in split(names[r].tolist(), held_out)] for r in rows]
-    train, test = (images[np.sort(np.concatenate(side))] for side in zip(*sides, strict=True))
-    return Dataset(f"emoji ({category})" if category else "emoji", resized(train, size), resized(test, size))
+    parts = [[r[side] for side in split(names[r].tolist(), held_out)] for r in rows]
+    chosen = [np.sort(np.concatenate(side)) for side in zip(*parts, strict=True)]
+    return [{key: array[side] for key, array in arrays.items()} for side in chosen]
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A reverse chain as a choice of sampler, steps and start."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import jax
 
@@ -73,6 +73,10 @@ class Chain:
         sampler = (self.sampler, *map(changed, OPTIONS.get(self.sampler, ())))
         words = ("-".join(filter(None, sampler)), "-".join(filter(None, (start, spacing))), str(self.steps), limit)
         return "_".join(filter(None, words))
+
+    def within(self, nfe: int) -> "Chain":
+        """The same with the most steps that take at most so many evaluations."""
+        return replace(self, steps=(nfe + 1) // 2 if self.sampler == "heun" else nfe)
 
     def schedule(self, full: Schedule) -> Schedule:
         """The steps of the T-step schedule that the chain visits. UserError if they cannot be had."""

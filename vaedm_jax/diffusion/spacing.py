@@ -67,3 +67,19 @@ def timesteps(full: Schedule, start: str, spacing: str, n: int, t_start: int) ->
     if spacing in STEPS:
         return STEPS[spacing](last + 1, n)
     return full.position(LEVELS[spacing](full.log_snr[last], full.log_snr[0], n))
+
+
+def warm_step(full: Schedule, variance: float, n: int) -> int:
+    """Where a warm start of n steps should begin: the first t with n alpha_bar_t / (1 - alpha_bar_t) variance <= 1.
+
+    Noise hides the error of x_hat from the network, which has to find anew what x_hat lacks. In a direction where x_0
+    varies by `variance` about x_hat, the exact chain from q(u_t | x_0 = x_hat) ends with less than that by a share of
+    about snr_t variance, and n steps of DDIM add an error of the order of 1 / n, which grows with t: the rule makes the
+    two equal (docs/samplers.md has it beside a sweep).
+
+    Args:
+      variance: that of the principal directions of x_0 - x_hat, images in [-1, 1], each weighted by its share of the
+        whole: the sum of their squares over their sum.
+    """
+    enough = n * full.alpha_bar / (1 - full.alpha_bar) * variance <= 1
+    return max(int(np.argmax(enough)) if enough.any() else len(full.t) - 1, n - 1)

@@ -17,15 +17,21 @@ class Moments(NamedTuple):
         return cls(0, np.zeros(D), np.zeros((D, D)))
 
     def add(self, features: np.ndarray) -> "Moments":
-        """With a batch [B, D] more (Chan, Golub and LeVeque, 1979: no sum of squares that cancels)."""
+        """With a batch [B, D] more."""
         batch = np.asarray(features, np.float64)
         if not len(batch):
             return self
         mean = batch.mean(axis=0)
-        apart, total = mean - self.mean, self.n + len(batch)
-        scatter = self.scatter + (batch - mean).T @ (batch - mean)
-        scatter += np.outer(apart, apart) * (self.n * len(batch) / total)
-        return Moments(total, self.mean + apart * (len(batch) / total), scatter)
+        return self.merge(Moments(len(batch), mean, (batch - mean).T @ (batch - mean)))
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Of both sets (Chan, Golub and LeVeque, 1979: no sum of squares that cancels)."""
+        total = self.n + other.n
+        if not total:
+            return self
+        apart = other.mean - self.mean
+        scatter = self.scatter + other.scatter + np.outer(apart, apart) * (self.n * other.n / total)
+        return Moments(total, self.mean + apart * (other.n / total), scatter)
 
     @property
     def covariance(self) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Scores of sets of features, in float64: the figures that the field compares by."""
 
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,23 +69,44 @@ def mmd(a: np.ndarray, b: np.ndarray) -> float:
     return float(within / (n * (n - 1)) - 2 * ab.sum() / n**2)
 
 
-def inception_score(logits: np.ndarray, splits: int = 10, seed: int = 2020) -> tuple[float, float]:
-    """exp E KL(p(y | x) || p(y)) (arXiv 1606.03498): its mean and deviation over `splits` parts.
+class Entropies(NamedTuple):
+    """What the Inception Score needs, over parts of the images: counts [P], sums of p [P, K] and of p log p [P]."""
 
-    Args:
-      logits: [N, classes].
-      seed: of the shuffling, which is that of torch-fidelity.
-    """
-    logits = np.asarray(logits, np.float64)[np.random.RandomState(seed).permutation(len(logits))]
-    log_p = logits - logits.max(axis=1, keepdims=True)
-    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-    bounds = [i * len(logits) // splits for i in range(splits + 1)]
-    scores = []
-    for begin, end in pairwise(bounds):
-        part = log_p[begin:end]
-        marginal = np.log(np.exp(part).mean(axis=0))
-        scores.append(np.exp((np.exp(part) * (part - marginal)).sum(axis=1).mean()))
-    return float(np.mean(scores)), float(np.std(scores))
+    n: np.ndarray
+    p: np.ndarray
+    p_log_p: np.ndarray
+
+    @classmethod
+    def empty(cls, classes: int, parts: int = 10) -> "Entropies":
+        return cls(np.zeros(parts), np.zeros((parts, classes)), np.zeros(parts))
+
+    def add(self, logits: np.ndarray, part: np.ndarray | None = None) -> "Entropies":
+        """With a batch [B, K] more; `part` [B] says which part each belongs to, by default one after the other."""
+        parts = len(self.n)
+        part = (np.arange(len(logits)) + int(self.n.sum())) % parts if part is None else part
+        log_p = np.asarray(logits, np.float64)
+        log_p = log_p - log_p.max(axis=1, keepdims=True)
+        log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+        mine = np.eye(parts)[part].T
+        p = np.exp(log_p)
+        return Entropies(self.n + mine.sum(1), self.p + mine @ p, self.p_log_p + mine @ (p * log_p).sum(axis=1))
+
+    def score(self) -> tuple[float, float]:
+        """exp E KL(p(y | x) || p(y)) (arXiv 1606.03498): its mean and deviation over the parts that have images."""
+        there = self.n > 0
+        n, p, p_log_p = self.n[there], self.p[there] / self.n[there, None], self.p_log_p[there]
+        scores = np.exp(p_log_p / n - (p * np.log(np.maximum(p, 1e-300))).sum(axis=1))
+        return float(scores.mean()), float(scores.std())
+
+
+def inception_score(logits: np.ndarray, splits: int = 10, seed: int = 2020) -> tuple[float, float]:
+    """The Inception Score of logits [N, K] and its deviation over `splits` parts, which are those of torch-fidelity."""
+    n = len(logits)
+    bounds = [i * n // splits for i in range(splits + 1)]
+    part = np.repeat(np.arange(splits), np.diff(bounds))
+    return (
+        Entropies.empty(logits.shape[1], splits).add(logits[np.random.RandomState(seed).permutation(n)], part).score()
+    )
 
 
 def precision_recall(samples: np.ndarray, reference: np.ndarray, k: int = 3, chunk: int = 2048) -> tuple[float, float]:

@@ -1,10 +1,10 @@
-"""How far a training run is: a bar on a terminal, a line now and then in a log."""
+"""How far a long run is: a bar on a terminal, a line now and then in a log."""
 
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -13,9 +13,10 @@ BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
 class Progress:
-    """Shows step, loss, images/s and the time left, on stderr; use it as a context manager.
+    """Shows step, loss if there is one, speed and the time left, on stderr; use it as a context manager.
 
     total: steps of the whole run; start: steps done before, by the run that this one continues.
+    label: may be changed on the way. noun: what a step is called; unit: what there are `images_per_step` of.
     On a terminal it is a bar, otherwise (a log, a CI job) a plain line every ten seconds at most.
     The speed counts from the first step that ends here, so neither earlier steps nor compilation enter it.
     """
@@ -26,11 +27,14 @@ class Progress:
         start: int = 0,
         label: str = "",
         images_per_step: int = 1,
+        noun: str = "step",
+        unit: str = "images",
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._stream, self._clock = stream or sys.stderr, clock
-        self._total, self._label, self._images = total, label, images_per_step
+        self._total, self._images, self._noun, self._unit = total, images_per_step, noun, unit
+        self.label = label
         self._marks: deque[tuple[float, int]] = deque()  # (time, step) at each showing within the window
         self._step, self._loss, self._shown_step = start, None, start
         self._bar = None
@@ -40,8 +44,8 @@ class Progress:
             )
         self._interval = 0.2 if self._bar is not None else 10.0
 
-    def update(self, step: int, loss) -> None:
-        """`step` steps are done, the last with `loss`.
+    def update(self, step: int, loss: Any = None) -> None:
+        """`step` steps are done, the last with `loss`, if it has one.
 
         The loss may be an array on a device: it is fetched only when shown, so steps are not held up by it.
         """
@@ -71,24 +75,26 @@ class Progress:
         self.close()
 
     def _show(self) -> None:
-        loss = float(self._loss)  # waits for the device, so the clock is read after it
+        facts = []
+        if self._loss is not None:
+            facts = [f"loss {float(self._loss):.4g}"]  # waits for the device, so the clock is read after it
         self._marks.append((self._clock(), self._step))
         while len(self._marks) > 2 and self._marks[-1][0] - self._marks[1][0] >= WINDOW:
             self._marks.popleft()
         self._shown_step = self._step
 
-        facts = [f"loss {loss:.4g}"]
         if speed := self.images_per_s:
             left = (self._total - self._step) * self._images / speed
-            facts += [f"{speed:.3g} images/s" if speed < 100 else f"{speed:,.0f} images/s"]
+            facts += [f"{speed:{'.3g' if speed < 100 else ',.0f'}} {self._unit}/s"]
             facts += [f"{tqdm.format_interval(left)} left"]
         if self._bar is not None:
+            self._bar.set_description_str(self.label, refresh=False)
             self._bar.set_postfix_str(", ".join(facts), refresh=False)
             self._bar.n = self._step
             self._bar.refresh()
         else:
             print(
-                f"{self._label}: step {self._step}/{self._total}",
+                f"{self.label}: {self._noun} {self._step}/{self._total}",
                 *facts,
                 sep=", ",
                 file=self._stream,

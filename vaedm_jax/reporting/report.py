@@ -36,7 +36,8 @@ def write_report(workdir: Path | str, title: str | None = None) -> Path:
     training = "".join(_training(workdir / stage) for stage in stages)
     body = [
         f'<div class="stages">{"".join(_glance(workdir / stage) for stage in stages)}</div>',
-        _section("Samples", _samples(workdir), "No samples yet."),
+        _section("Samples", _figures(workdir, "samples/**/*.png"), "No samples yet."),
+        _section("Evaluation", _figures(workdir, "evaluation/*.png"), "No evaluation yet."),
         _section("Training", training, "No stage has been trained yet."),
         _section("Configuration", _table(_read_json(workdir / "config.json")), "No config.json."),
         _section("Versions", _table(_versions())),
@@ -75,8 +76,9 @@ def _glance(folder: Path) -> str:
     return f'<div class="card"><h2>{STAGES[folder.name]}</h2><dl class="facts">{items}</dl></div>'
 
 
-def _samples(workdir: Path) -> str:
-    paths = sorted(workdir.glob("samples/**/*.png"), key=lambda path: (-path.stat().st_mtime_ns, path))
+def _figures(workdir: Path, pattern: str) -> str:
+    """Pictures, the newest first."""
+    paths = sorted(workdir.glob(pattern), key=lambda path: (-path.stat().st_mtime_ns, path))
     return "".join(_figure(path, str(path.relative_to(workdir))) for path in paths)
 
 

@@ -1,0 +1,235 @@
+"""Evaluation compares what it is asked to, continues where it was stopped, and refuses what cannot be compared."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli_fixtures import cache, files, save, trained_fixture  # noqa: F401
+from tests.tiny import random_params, tiny_config
+from tests.tiny_features import means
+from vaedm_jax.api import VAEDM
+from vaedm_jax.config import chain_of, picture_chain
+from vaedm_jax.data import load
+from vaedm_jax.errors import UserError
+from vaedm_jax.evaluation.judge import judges
+from vaedm_jax.evaluation.moments import Moments
+from vaedm_jax.evaluation.scores import frechet_distance, kernel_distance, precision_recall
+from vaedm_jax.main import main
+from vaedm_jax.mesh import make_mesh
+from vaedm_jax.reporting import to_uint8
+from vaedm_jax.train import Pictures
+from vaedm_jax.training.stages import ddpm_stage, vae_stage
+
+FEATURES = "--config.eval.features=tests.tiny_features:means"
+SMALL = ["--config.eval.n=12", "--config.sample.batch_size=8", FEATURES]
+
+
+def evaluate(workdir, *options):
+    steps = [] if any("eval.steps" in option for option in options) else ["--config.eval.steps=2,3"]
+    return main(["main", f"--workdir={workdir}", "--mode=evaluate", *SMALL, *steps, *options])
+
+
+def table(workdir):
+    with open(workdir / "evaluation" / "evaluation.csv") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def fresh(trained, tmp_path):
+    """A copy of the trained run, as nobody has evaluated it yet."""
+    return shutil.copytree(trained, tmp_path / "fresh")
+
+
+@pytest.fixture(name="weights", scope="module")
+def weights_fixture(tmp_path_factory):
+    """A file of a tiny model of Formulation 1."""
+    config = tiny_config()
+    vae = random_params(vae_stage(config), 1)
+    file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)).save(file)
+    return file
+
+
+def test_every_combination_is_scored_at_its_exact_number_of_evaluations(fresh):
+    assert evaluate(fresh, "--config.eval.samplers=heun,ddim", "--config.eval.seeds=2") == 0
+    rows = table(fresh)
+    found = [(row["sampler"], int(row["steps"]), int(row["nfe"]), int(row["seed"])) for row in rows]
+    assert found == [
+        *(("heun", n, 2 * n - 1, seed) for n in (2, 3) for seed in (0, 1)),
+        *(("ddim", n, n, seed) for n in (2, 3) for seed in (0, 1)),
+    ]
+    about = json.loads((fresh / "evaluation" / "evaluation.json").read_text())
+    assert about["frechet_distance"] == {"means": "FD-tests.tiny_features:means"}
+    for mean, pair in zip(about["means_over_seeds"], zip(rows[::2], rows[1::2], strict=True), strict=True):
+        values = [float(row["kid_means"]) for row in pair]
+        assert mean["kid_means"] == pytest.approx(np.mean(values), rel=1e-4) and mean["seeds"] == 2
+        assert mean["kid_means_sem"] == pytest.approx(abs(values[0] - values[1]) / 2, rel=1e-2)
+    with Image.open(fresh / "evaluation" / "means.png") as picture:
+        assert picture.size[0] > 300
+    assert "evaluation/means.png" in (fresh / "report.html").read_text()
+
+
+def test_the_scores_are_those_of_the_images_that_the_model_draws(fresh):
+    assert evaluate(fresh, "--config.eval.keep_images=True", "--config.eval.equal_nfe=True") == 0
+    row, model = table(fresh)[1], VAEDM.from_run(fresh)
+    chain = chain_of(model.config.sample, steps=3)
+    images = to_uint8(model.sample(12, 0, chain=chain, batch_size=8).images)
+    train = load(model.config.data).train
+    a, b = (np.asarray(means(x)) for x in (images, np.stack([train[i] for i in range(len(train))])))
+    assert float(row["fd_means"]) == pytest.approx(
+        frechet_distance(*(Moments.empty(6).add(x) for x in (a, b))), rel=1e-3
+    )
+    halves = [frechet_distance(Moments.empty(6).add(x), Moments.empty(6).add(b)) for x in (a[::2], a[1::2])]
+    assert float(row["fd_bias_means"]) == pytest.approx(np.mean(halves) - float(row["fd_means"]), rel=1e-2)
+    assert float(row["precision_means"]) == pytest.approx(precision_recall(a, b)[0])
+    shuffled = b[np.random.default_rng(0).permutation(len(b))]
+    assert float(row["kid_means"]) == pytest.approx(kernel_distance(a, shuffled)[0], rel=1e-3)
+    kept = sorted((fresh / "evaluation" / "images").glob("*_3_seed0/*.npz"))
+    np.testing.assert_array_equal(np.concatenate([np.load(p)["images"] for p in kept])[:12], images)
+
+
+def test_a_killed_evaluation_continues_where_it_was(fresh, trained, tmp_path, monkeypatch, capsys):
+    assert evaluate(fresh) == 0
+    other = shutil.copytree(trained, tmp_path / "other" / "fresh")
+    drawn, batches = [], VAEDM.batches
+
+    def stopping(self, n, seed=0, first=0, chain=None, batch_size=64):
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        drawn.append((chain.steps, first))
+        return batches(self, n, seed, first, chain, batch_size)
+
+    monkeypatch.setattr(VAEDM, "batches", stopping)
+    assert evaluate(other) == 130
+    assert drawn == [(2, 0), (2, 8), (3, 0)]
+    drawn.append(None)  # lets it go on
+    assert evaluate(other) == 0
+    assert drawn[4:] == [(3, 8)]
+    assert table(other) == table(fresh)
+    capsys.readouterr()
+    assert evaluate(other) == 0 and len(drawn) == 5
+    printed = capsys.readouterr().out
+    assert "2 combinations, 2 of them done" in printed
+    lines = [line.split() for line in printed.splitlines()[1:4]]
+    assert lines[0][3:5] == ["NFE", "KID"] and [line[3] for line in lines[1:]] == ["2", "3"]
+    assert not (other / "evaluation" / "images" / "fresh_ddpm_noise_2_seed0").exists()
+
+
+def test_a_folder_collects_what_holds_of_earlier_commands(fresh, capsys):
+    for options in (
+        ["--config.eval.steps=2"],
+        ["--config.eval.steps=3"],
+        ["--config.eval.steps=2", "--config.eval.n=8"],
+    ):
+        assert evaluate(fresh, *options) == 0
+    assert [row["steps"] for row in table(fresh)] == ["2"]  # 8 images are not to be compared with 12
+    assert evaluate(fresh, "--config.eval.samplers=ddim", "--config.eval.steps=3") == 0
+    assert [(row["sampler"], row["steps"]) for row in table(fresh)] == [("ddim", "3"), ("ddpm", "3")]
+    save(fresh / "ddpm" / "checkpoints", 0.01, step=7)  # it is trained on
+    assert evaluate(fresh, "--config.eval.steps=2") == 0
+    assert [row["steps"] for row in table(fresh)] == ["2"]
+
+
+def test_several_models_are_compared_in_one_table(fresh, weights, tmp_path):
+    runs = f"--config.eval.runs={fresh},{weights}"
+    assert evaluate(tmp_path / "compared", runs, "--config.eval.bits=5") == 0
+    rows = table(tmp_path / "compared")
+    assert [(row["run"], row["variant"]) for row in rows] == [("fresh", "uncond")] * 2 + [("tiny", "form1")] * 2
+    with open(tmp_path / "compared" / "evaluation" / "bits.csv") as file:
+        bits = list(csv.DictReader(file))
+    assert [row["run"] for row in bits] == ["fresh", "tiny"]
+    for row in bits:
+        terms = [float(row[name]) for name in ("z", "prior", "steps", "decoder")]
+        assert float(row["bits"]) == pytest.approx(sum(terms), rel=1e-4)
+        assert float(row["joint"]) == pytest.approx(sum(terms) + float(row["condition"]), rel=1e-4)
+    assert (tmp_path / "compared" / "evaluation" / "bits.png").exists()
+
+
+def test_starts_are_compared_and_a_number_says_where_a_warm_one_begins(weights, tmp_path):
+    options = [f"--config.eval.runs={weights}", "--config.eval.starts=noise,truncated,warm300,warm"]
+    assert evaluate(tmp_path / "out", *options, "--config.eval.steps=2") == 0
+    assert [row["start"] for row in table(tmp_path / "out")] == ["noise", "truncated", "warm300", "warm500"]
+
+
+def test_too_few_images_for_the_frechet_distance_give_none_and_it_is_said(fresh, capsys):
+    assert evaluate(fresh, "--config.eval.n=6", "--config.eval.steps=2") == 0
+    assert "no FD-tests.tiny_features:means, whose covariance of 6 features" in capsys.readouterr().out
+    (row,) = table(fresh)
+    assert row["fd_means"] == "" and float(row["kid_means"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--config.eval.n=1"], ["eval.n = 1", "2 or more"]),
+        (["--config.eval.samplers=euler"], ["eval.samplers = 'euler'", "dpm++2m"]),
+        (["--config.eval.starts=cold"], ["eval.starts = 'cold'", "warm"]),
+        (["--config.eval.starts=warm"], ["ddpm_warm500_2", "begins at the VAE's image"]),
+        (["--config.sample.eta=1.5"], ["sample.eta = 1.5", "from 0.0 to 1.0"]),
+        (["--config.eval.steps=0"], ["eval.steps = (0,)"]),
+        (["--config.eval.steps=2000"], ["2000 steps", "T = 1000"]),
+        (["--config.eval.split=all"], ["eval.split = 'all'", "train, held_out"]),
+        (["--config.eval.features=resnet"], ["eval.features = 'resnet'", "MODULE:FUNCTION"]),
+        (["--config.eval.features=no.such:f"], ["no.such:f", "ModuleNotFoundError"]),
+        (["--config.eval.features=tests.tiny_features:number"], ["number", "no function"]),
+        (["--config.eval.features=tests.tiny_features:undefined"], ["undefined", "not finite"]),
+        (["--config.eval.features=tests.tiny_features:pixels"], ["pixels", "[8, D]"]),
+        (["--config.eval.features=tests.tiny_features:fails"], ["fails", "the function fails"]),
+        (["--config.eval.features=inception"], ["eval.inception", "pt_inception-2015-12-05-6726825d.pth"]),
+        (["--config.eval.inception={file}", "--config.eval.features=inception"], ["SHA-256", "6726825d"]),
+        (["--config.eval.runs={file}"], ["config.json", "VAEDM.save"]),
+        (["--config.eval.runs={run},{run}"], ["same name"]),
+        (["--stage=vae"], ["--stage=vae", "--mode=train"]),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(fresh, capsys, options, words):
+    options = [option.format(file=fresh / "config.json", run=fresh) for option in options]
+    before = files(fresh)
+    assert evaluate(fresh, *options) == 2
+    printed = capsys.readouterr().err
+    line = printed.splitlines()[-1]
+    assert line.startswith("vaedm: ") and "Traceback" not in printed
+    assert all(word in line for word in words), line
+    assert files(fresh) == before
+
+
+def test_statistics_of_something_else_are_refused(fresh, capsys):
+    assert evaluate(fresh, "--config.eval.steps=2") == 0
+    statistics = fresh / "evaluation" / "reference"
+    shutil.copy(statistics / "means_train.npz", statistics / "means_held_out.npz")
+    assert evaluate(fresh, "--config.eval.split=held_out") == 2
+    assert "content is" in capsys.readouterr().err
+    arrays = dict(np.load(statistics / "means_train.npz"))
+    for change in ({"mean_0": arrays["mean_0"] + 1}, {"features": arrays["features"][:-1]}, {"scatter_1": np.eye(3)}):
+        np.savez(statistics / "means_train.npz", **arrays | change)
+        assert evaluate(fresh, "--config.eval.steps=2") == 2
+        assert "contradict" in capsys.readouterr().err
+    (statistics / "means_train.npz").write_bytes(b"no archive")
+    assert evaluate(fresh, "--config.eval.steps=2") == 2
+    assert "means_train.npz: cannot be read" in capsys.readouterr().err
+
+
+def test_models_of_other_data_are_not_compared(fresh, tmp_path, capsys):
+    config = tiny_config("uncond", **{"data.category": "Objects"})
+    VAEDM(config, {}, random_params(ddpm_stage(config, {}))).save(tmp_path / "objects.safetensors")
+    assert evaluate(tmp_path / "new", f"--config.eval.runs={fresh},{tmp_path / 'objects.safetensors'}") == 2
+    assert "data.category is 'Activities' and 'Objects'" in capsys.readouterr().err
+
+
+def test_training_scores_a_few_samples_on_its_way(tmp_path):
+    config = tiny_config("uncond", **{"log.scored": 12, "eval.features": "tests.tiny_features:means"})
+    stage, data = ddpm_stage(config, {}), load(config.data)
+    params = random_params(stage)
+    figures = Pictures(stage, data, config, tmp_path)(4, params)
+    images = VAEDM(config, {}, params).sample(12, chain=picture_chain(config), batch_size=8).images
+    (judge,) = judges(config.eval, config.data, data, make_mesh(), 8, tmp_path / "evaluation" / "reference")
+    scores = judge.scores(judge.add(None, to_uint8(images)))
+    assert (figures["kid"], figures["fd"]) == pytest.approx((scores["kid"], scores["fd"]), rel=1e-5)
+    with config.unlocked():
+        config.log.scored, config.checkpoint.best = 5, "fd"
+    with pytest.raises(UserError, match="'fd', but there is no FD"):
+        Pictures(stage, data, config, tmp_path)

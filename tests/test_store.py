@@ -1,0 +1,81 @@
+"""Many images are drawn in parts: what is stored is not drawn again, and what comes out is what the model draws."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny import random_params, tiny_config
+from vaedm_jax.api import VAEDM
+from vaedm_jax.config import chain_of
+from vaedm_jax.reporting import to_uint8
+from vaedm_jax.store import stored, write_npz, write_pngs
+from vaedm_jax.training.stages import ddpm_stage, vae_stage
+
+CONFIG = tiny_config(**{"sample.steps": 3})
+VAE = random_params(vae_stage(CONFIG), 1)
+MODEL = VAEDM(CONFIG, VAE, random_params(ddpm_stage(CONFIG, VAE), 2))
+CHAIN = chain_of(CONFIG.sample)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The indices that batches begin at, as they are drawn."""
+    begun, batches = [], VAEDM.batches
+
+    def noted(self, n, seed=0, first=0, chain=None, batch_size=64):
+        begun.append(first)
+        return batches(self, n, seed, first, chain, batch_size)
+
+    monkeypatch.setattr(VAEDM, "batches", noted)
+    return begun
+
+
+def parts(folder, n=20, seed=5, chain=CHAIN, batch_size=8):
+    return lambda: stored(MODEL, n, seed, chain, batch_size, folder)
+
+
+def images(parts):
+    return np.concatenate([part.images for part in parts()])
+
+
+def test_parts_are_the_images_of_the_seed(tmp_path):
+    want = MODEL.sample(20, 5, batch_size=8)
+    np.testing.assert_array_equal(images(parts(tmp_path)), to_uint8(want.images))
+    x_hat = np.concatenate([part.x_hat for part in parts(tmp_path)()])
+    np.testing.assert_array_equal(x_hat, to_uint8(want.x_hat))
+
+
+def test_a_run_that_was_stopped_draws_only_what_is_missing(tmp_path, drawn):
+    begun = parts(tmp_path)()
+    next(begun), next(begun)
+    begun.close()
+    assert drawn == [0, 8]
+    images(parts(tmp_path))
+    assert drawn == [0, 8, 16]
+    assert len(images(parts(tmp_path, n=11))) == 11 and len(images(parts(tmp_path, n=24, batch_size=16))) == 24
+    assert drawn == [0, 8, 16]
+
+
+def test_parts_of_something_else_and_torn_ones_are_drawn_anew(tmp_path, drawn):
+    want = images(parts(tmp_path))
+    (tmp_path / "00000008.npz").write_bytes((tmp_path / "00000008.npz").read_bytes()[:-100])
+    np.testing.assert_array_equal(images(parts(tmp_path)), want)
+    assert drawn == [0, 8, 16, 8]
+    for other in ({"seed": 6}, {"chain": chain_of(CHAIN, steps=2)}):
+        assert not np.array_equal(images(parts(tmp_path, **other)), want)
+    assert drawn == [0, 8, 16, 8] + 2 * [0, 8, 16]
+
+
+def test_one_file_or_many_hold_the_same_images(tmp_path):
+    some = parts(tmp_path / "parts")
+    write_npz(tmp_path / "out" / "all.npz", 20, some)
+    with np.load(tmp_path / "out" / "all.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["images", "x_hat"]
+        np.testing.assert_array_equal(arrays["images"], images(some))
+    write_pngs(tmp_path / "out" / "all", some)
+    files = sorted((tmp_path / "out" / "all").iterdir())
+    assert [f.name for f in files] == [f"{i:06d}.png" for i in range(20)]
+    np.testing.assert_array_equal([np.asarray(Image.open(f)) for f in files], images(some))
+    write_pngs(tmp_path / "out" / "all", parts(tmp_path / "parts", n=3))
+    assert len(list((tmp_path / "out" / "all").iterdir())) == 3
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["all", "all.npz"]

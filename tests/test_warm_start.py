@@ -1,0 +1,68 @@
+"""Where a warm start begins: the rule against a sweep on Gaussian data, where all that happens is known."""
+
+import numpy as np
+import pytest
+
+from tests.tiny import random_params, tiny_config
+from vaedm_jax.api import VAEDM
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.schedule import linear_schedule
+from vaedm_jax.diffusion.spacing import warm_step
+from vaedm_jax.store import placed
+from vaedm_jax.training.stages import ddpm_stage, vae_stage
+
+FULL = linear_schedule()
+# Variances of x_0 about x_hat in each direction.
+ERRORS = {
+    "equal": np.full(64, 0.05),
+    "falling": 16 / np.arange(1, 65) ** 1.2,
+    "steep": 16 / np.arange(1, 65) ** 2.0,
+    "long tail": 0.5 / np.arange(1, 65),
+}
+
+
+def missed(variances: np.ndarray, t_start: int, n: int) -> float:
+    """The Frechet distance between x_0 and what n steps of DDIM make of x_hat, over the sum of the variances.
+
+    With the ideal predictor every direction is scaled, step by step, by what is written out here.
+    """
+    alpha_bar = FULL.alpha_bar[np.round(np.linspace(0, t_start, n)).astype(int)][::-1]
+    deviation = np.full_like(variances, np.sqrt(1 - alpha_bar[0]))
+    for now, after in zip(alpha_bar, [*alpha_bar[1:], 1.0], strict=True):
+        total = now * variances + 1 - now
+        x_0, eps = np.sqrt(now) * variances / total, np.sqrt(1 - now) / total
+        deviation = deviation * (np.sqrt(after) * x_0 + np.sqrt(1 - after) * eps)
+    return float(np.sum((deviation - np.sqrt(variances)) ** 2) / variances.sum())
+
+
+@pytest.mark.parametrize("n", [5, 10, 25, 50])
+@pytest.mark.parametrize("error", ERRORS)
+def test_the_rule_is_as_good_as_a_sweep(error, n):
+    variances = ERRORS[error]
+    sweep = [missed(variances, t, n) for t in range(n, 1000, 20)]
+    chosen = missed(variances, warm_step(FULL, np.sum(variances**2) / np.sum(variances), n), n)
+    assert chosen < 1.25 * min(sweep) and chosen < 0.25 * max(sweep)
+
+
+def test_fewer_steps_and_smaller_errors_begin_later_in_the_chain():
+    by_steps = [warm_step(FULL, 4.0, n) for n in (5, 10, 25, 100)]
+    by_error = [warm_step(FULL, v, 10) for v in (0.01, 0.1, 1.0, 10.0)]
+    assert by_steps == sorted(by_steps) and by_error == sorted(by_error)
+    assert warm_step(FULL, 0.0, 10) == 9 and warm_step(FULL, 1e9, 10) == 999
+
+
+def test_a_warm_start_at_0_is_placed_by_the_error_of_the_vae():
+    config = tiny_config()
+    vae = random_params(vae_stage(config), 1)
+    model = VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2))
+    images = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
+    error = (2 * model.reconstruct(images) - images / 127.5).reshape(50, -1)
+    variances = np.linalg.svd(error, compute_uv=False) ** 2 / 50
+    mean = np.sum(variances**2) / np.sum(variances)
+    snr = FULL.alpha_bar / (1 - FULL.alpha_bar)
+    t = model.warm_start(images, 10)
+    assert 10 * snr[t] * mean <= 1 < 10 * snr[t - 1] * mean
+    assert model.warm_start(images / 255, 10) == t
+    for chain in (Chain(start="warm", t_start=300), Chain(start="noise", t_start=0)):
+        assert placed(model, chain) == chain
+    assert placed(model, Chain(start="warm", t_start=0, steps=10)).t_start > 10

@@ -1,0 +1,183 @@
+"""Mode `evaluate`: how good the samples are, over models, samplers, starts, numbers of steps and seeds."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from vaedm_jax.api import VAEDM
+from vaedm_jax.config import chain_of, check, flatten, naming
+from vaedm_jax.data import Dataset, load
+from vaedm_jax.diffusion.chain import SAMPLERS, Chain
+from vaedm_jax.diffusion.spacing import STARTS
+from vaedm_jax.errors import UserError, one_of
+from vaedm_jax.evaluation.judge import judges
+from vaedm_jax.likelihood import bits_per_dimension
+from vaedm_jax.reporting import Progress, write_report
+from vaedm_jax.reporting.comparison import write_comparison
+from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.store import placed, stored
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the comparison: a model, a way to sample, and a seed."""
+
+    run: str
+    model: VAEDM
+    chain: Chain
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.run}_{self.chain.label}_seed{self.seed}"
+
+    @property
+    def nfe(self) -> int:
+        """Evaluations of the network for an image."""
+        return self.chain.table(self.model.networks.full_schedule).nfe
+
+    def facts(self) -> dict[str, str | int]:
+        """The first columns of the table."""
+        chain = self.chain
+        start = f"warm{chain.t_start}" if chain.start == "warm" else chain.start
+        facts = {"run": self.run, "variant": self.model.networks.variant, "sampler": chain.label.split("_")[0]}
+        return facts | {"start": start, "steps": chain.steps, "nfe": self.nfe, "seed": self.seed}
+
+
+def evaluate(config: ConfigDict, workdir: Path) -> None:
+    """Write `evaluation/`: tables of the scores and plots. What is there already is not computed again."""
+    check(config, to_train=False)
+    models = open_models(config, workdir)
+    cells = plan(config, models)
+    data = load(next(iter(models.values())).config.data)
+    scorer = Scorer(config, cells[0].model, data, workdir / "evaluation")
+    pending = [cell for cell in cells if scorer.read(cell) is None]
+    work = config.eval.n * sum(cell.nfe for cell in pending)
+    print(
+        f"{len(cells)} combinations, {len(cells) - len(pending)} of them done; {len(pending)} x {config.eval.n:,} "
+        f"images, {work:,} evaluations of the network",
+        flush=True,
+    )
+    with Progress(work, 0, "evaluate", noun="evaluation", unit="evaluations") as progress:
+        done = 0
+        for i, cell in enumerate(pending):
+            progress.label = f"evaluate {i + 1}/{len(pending)}, {cell.label}"
+            for images in scorer.score(cell):
+                done += images * cell.nfe
+                progress.update(done)
+    rows = scorer.rows(cells)
+    titles = {judge.space.name: judge.space.title for judge in scorer.judges}
+    print(write_comparison(workdir / "evaluation", rows, titles))
+    print(f"tables and plots: {workdir / 'evaluation'}", flush=True)
+    if config.eval.bits:
+        bits_per_dimension(config, models, data.test, workdir / "evaluation")
+    write_report(workdir)
+
+
+def names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def open_models(config: ConfigDict, workdir: Path) -> dict[str, VAEDM]:
+    """The models by the names of their directories or files; UserError where they do not belong together."""
+    asked = names(config.eval.runs) or [config.sample.weights or str(workdir)]
+    found = {Path(name).resolve().stem: VAEDM.open(name, config.sample.best) for name in asked}
+    if len(found) < len(asked):
+        raise UserError(f"eval.runs = {config.eval.runs}: two have the same name; rename one of the directories")
+    (first, model), *others = found.items()
+    for name, other in others:
+        mine, theirs = (flatten(m.config.data) for m in (model, other))
+        for key in ("source", "path", "category", "image_size", "held_out"):
+            if mine[key] != theirs[key]:
+                raise UserError(
+                    f"eval.runs: {first} and {name} are of different data: data.{key} is {mine[key]!r} and "
+                    f"{theirs[key]!r}; compare them apart"
+                )
+    return found
+
+
+def plan(config: ConfigDict, models: dict[str, VAEDM]) -> list[Cell]:
+    """All combinations that are asked for; UserError names the first that cannot be."""
+    settings = config.eval
+    samplers = names(settings.samplers) or [config.sample.sampler]
+    starts = names(settings.starts) or [config.sample.start]
+    chains = []
+    for start in starts:
+        kind, t_start = re.fullmatch(r"(.*?)(\d*)", start).groups()
+        one_of("eval.starts", kind, STARTS)
+        for sampler in samplers:
+            one_of("eval.samplers", sampler, SAMPLERS)
+            for steps in settings.steps:
+                chain = chain_of(config.sample, sampler=sampler, start=kind, steps=steps)
+                chain = chain_of(chain, t_start=int(t_start)) if t_start else chain
+                chains.append(chain.within(steps) if settings.equal_nfe else chain)
+    seeds = range(config.sample.seed, config.sample.seed + settings.seeds)
+    cells = [
+        Cell(run, model, chain, seed)
+        for run, model in models.items()
+        for chain in dict.fromkeys(placed(model, chain) for chain in chains)
+        for seed in seeds
+    ]
+    for cell in cells:
+        with naming(f"{cell.run}, {cell.chain.label}: "):
+            cell.model.check_chain(cell.chain)
+    return cells
+
+
+class Scorer:
+    """Scores cells, and keeps the results in a folder."""
+
+    def __init__(self, config: ConfigDict, model: VAEDM, data: Dataset, folder: Path):
+        self.n, self.batch_size, self.keep_images = config.eval.n, config.sample.batch_size, config.eval.keep_images
+        self.folder, place = folder, folder / "reference"
+        self.judges = judges(config.eval, model.config.data, data, model.mesh, self.batch_size, place)
+        self.judged = [judge.identity for judge in self.judges]
+        for reason in filter(None, (judge.too_few(self.n) for judge in self.judges)):
+            print(f"note: {reason}", flush=True)
+
+    def path(self, cell: Cell) -> Path:
+        return self.folder / "cells" / f"{cell.label}.json"
+
+    def identity(self, cell: Cell) -> list:
+        """All that the result of a cell depends on."""
+        return [cell.model.fingerprint, asdict(cell.chain), cell.seed, self.n, self.judged]
+
+    def read(self, cell: Cell) -> dict | None:
+        """The result of a cell, or None where it is not there, or is that of something else."""
+        try:
+            result = json.loads(self.path(cell).read_text())
+            return result["row"] if result["identity"] == self.identity(cell) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def rows(self, cells: list[Cell]) -> list[dict]:
+        """The results of the cells, and after them all that earlier commands have left in the folder and still hold."""
+        models = {cell.run: cell.model.fingerprint for cell in cells}
+        others = sorted(set((self.folder / "cells").glob("*.json")) - {self.path(cell) for cell in cells})
+        rows = [self.read(cell) for cell in cells]
+        for result in (json.loads(path.read_text()) for path in others):
+            model, _, _, *how = result["identity"]
+            run = result["row"]["run"]
+            if how == [self.n, self.judged] and models.get(run, model) == model:
+                rows.append(result["row"])
+        return rows
+
+    def score(self, cell: Cell) -> Iterator[int]:
+        """Draw the cell's images and store its result; yields how many images each batch was."""
+        images = self.folder / "images" / cell.label
+        summaries = [None] * len(self.judges)
+        for part in stored(cell.model, self.n, cell.seed, cell.chain, self.batch_size, images):
+            summaries = [judge.add(s, part.images) for s, judge in zip(summaries, self.judges, strict=True)]
+            yield len(part.images)
+        row = cell.facts() | {"n": self.n}
+        for judge, summary in zip(self.judges, summaries, strict=True):
+            row |= {f"{key}_{judge.space.name}": value for key, value in judge.scores(summary).items()}
+        result = {"identity": self.identity(cell), "row": row}
+        write_whole(self.path(cell), json.dumps(result, indent=1).encode())
+        if not self.keep_images:
+            shutil.rmtree(images)

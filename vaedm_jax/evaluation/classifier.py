@@ -1,0 +1,55 @@
+"""A small classifier of the emoji's categories, whose features the samples are compared by."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vaedm_jax.reporting.files import write_whole
+
+CATEGORIES = (
+    "Activities", "Animals & Nature", "Component", "Flags", "Food & Drink", "Objects", "People & Body",
+    "Smileys & Emotion", "Symbols", "Travel & Places",
+)  # fmt: skip
+SHIPPED = Path(__file__).with_name("emoji_classifier.safetensors")
+
+
+class Classifier(nn.Module):
+    """Convolutions of three resolutions, for images of any size. Nothing is normalised, so that contrast counts.
+
+    A classifier learns to see through blur and noise: its last layer shows what is where, and little of them. Its first
+    layer shows them well. So the features are global means of both, the first weighed so that slight blur and a few
+    misplaced parts count for about as much in a distance (docs/features.md).
+    """
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """uint8 [B, H, W, 3] to features float32 [B, 64], and logits [B, 10] of the CATEGORIES."""
+        conv = partial(nn.Conv, precision="highest")  # the same features on every device
+        dense = partial(nn.Dense, precision="highest")
+        edges = conv(24, (5, 5), 2)(images.astype(jnp.float32) / 127.5 - 1)
+        x = nn.silu(edges)
+        for width in (48, 96):
+            x = nn.silu(conv(width, (3, 3), 2)(x))
+            x = nn.silu(x + conv(width, (3, 3))(x))
+        first, last = 6 * jnp.abs(edges).mean(axis=(1, 2)), dense(40)(x.mean(axis=(1, 2)))
+        features = jnp.concatenate([first, last], axis=-1)
+        return features, dense(len(CATEGORIES))(features)
+
+
+def save(params: Any, file: Path | str) -> None:
+    """Write the parameters in half precision."""
+    arrays = {name: np.asarray(a, np.float16) for name, a in flatten_dict(jax.device_get(params), sep="/").items()}
+    write_whole(file, safetensors.numpy.save(arrays))
+
+
+def load(file: Path | str = SHIPPED) -> Any:
+    """The parameters that `save` wrote, those in the package by default: for `Classifier().apply({"params": ...})`."""
+    arrays = safetensors.numpy.load_file(file)
+    return unflatten_dict({name: array.astype(np.float32) for name, array in arrays.items()}, sep="/")

@@ -1,0 +1,114 @@
+"""Feature spaces by name, and the features of any number of images in them."""
+
+import hashlib
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vaedm_jax.errors import UserError
+from vaedm_jax.evaluation import classifier, inception
+from vaedm_jax.evaluation.random_features import random_features
+from vaedm_jax.mesh import replicated, split_batch
+
+Apply = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
+
+
+class Space(NamedTuple):
+    """A feature space.
+
+    Attributes:
+      name: as it is asked for. title: what the Frechet distance is called in it; FID is that of Inception only.
+      apply: (params, images uint8 [B, H, W, C]) -> features [B, D], and logits [B, classes] or None.
+      params: the network's, or {}.
+    """
+
+    name: str
+    title: str
+    apply: Apply
+    params: Any
+
+    @property
+    def identity(self) -> str:
+        """A digest of the name and the parameters."""
+        digest = hashlib.sha256(self.name.encode())
+        for leaf in jax.tree.leaves(self.params):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def space(name: str, inception_file: str = "") -> Space:
+    """The space of a name: `emoji`, `random`, `inception`, or `module:function` of the user's.
+
+    A function takes images, uint8 [B, H, W, C], as a traced array, and returns features [B, D].
+    """
+    if name == "emoji":
+        return Space(name, "FD-emoji", classifier.Classifier().apply, {"params": classifier.load()})
+    if name == "random":
+        return Space(name, "FD-random", lambda _, images: random_features(images), {})
+    if name == "inception":
+        if not inception_file:
+            raise UserError(f"eval.inception is empty; it should be the file {inception.WHERE}")
+        return Space(name, "FID", inception.InceptionV3().apply, inception.load(inception_file))
+    function = named(name)
+    return Space(name.rpartition(":")[2], f"FD-{name}", lambda _, images: (function(images), None), {})
+
+
+def named(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The function `module:function`; UserError where there is none."""
+    module, _, function = name.partition(":")
+    advice = "it must be emoji, random, inception, or MODULE:FUNCTION, which can be imported from here"
+    if not function:
+        raise UserError(f"eval.features = {name!r}: {advice}")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:  # the user's module may fail in any way
+        raise UserError(f"eval.features = {name!r}: {type(error).__name__}: {error}; {advice}") from error
+    if not callable(found):
+        raise UserError(f"eval.features = {name!r}: it is no function; {advice}")
+    return found
+
+
+class Extractor:
+    """Features of images in one space, by a jitted forward pass, the batch split over the mesh."""
+
+    def __init__(self, space: Space, mesh: Mesh, batch_size: int):
+        self.space, self.size = space, -(-batch_size // mesh.size) * mesh.size
+        self.params = jax.device_put(space.params, replicated(mesh))
+        self.forward = jax.jit(space.apply, in_shardings=(replicated(mesh), split_batch(mesh)))
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Features [N, D] and logits [N, classes] or None, of images uint8 [N, H, W, C].
+
+        UserError where the space's function does not give [N, D], or one that is not finite.
+        """
+        parts = []
+        for begin in range(0, len(images), self.size):
+            batch = images[begin : begin + self.size]
+            full = np.resize(batch, (self.size, *images.shape[1:]))  # repeated: one shape, one compilation
+            parts.append([a if a is None else np.asarray(a)[: len(batch)] for a in self.run(full)])
+        features, logits = (None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True))
+        bad = ~np.isfinite(features).all(axis=1)
+        if bad.any():
+            raise UserError(
+                f"features '{self.space.name}': {bad.sum()} of {len(bad)} images have one that is not finite"
+            )
+        return features, logits
+
+    def run(self, images: np.ndarray) -> tuple[jax.Array, jax.Array | None]:
+        try:
+            features, logits = self.forward(self.params, images)
+        except Exception as error:
+            if self.space.params:
+                raise
+            what = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"features '{self.space.name}': the function fails ({what})") from error
+        if features.shape[:1] != (self.size,) or features.ndim != 2:
+            raise UserError(
+                f"features '{self.space.name}': {self.size} images give an array of {list(features.shape)}; it should "
+                f"be [{self.size}, D]"
+            )
+        return features, logits

@@ -1,0 +1,87 @@
+"""Samples against the images of a data set, in one feature space."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from vaedm_jax.data import Dataset, Source
+from vaedm_jax.errors import UserError
+from vaedm_jax.evaluation.features import Extractor, Space, space
+from vaedm_jax.evaluation.summary import Summary, compare
+from vaedm_jax.reporting import Progress
+
+BLOCK = 256  # images of the data whose features are taken at a time
+
+
+class Judge:
+    """Scores samples in one space.
+
+    Attributes:
+      reference: the summary of the data's features, from the file that an earlier judge has left, or computed.
+      identity: what that depends on: data, split, preprocessing and network.
+    """
+
+    def __init__(self, space: Space, mesh: Mesh, batch_size: int, data: Dataset, split: str, folder: Path):
+        self.space, self.extract = space, Extractor(space, mesh, batch_size)
+        source = data.train if split == "train" else data.test
+        self.identity = {"data": data.name, "split": split, **fingerprint(source)}
+        self.identity |= {"features": space.name, "network": space.identity}
+        self.reference = self.refer(source, folder / f"{space.name}_{split}.npz")
+
+    def refer(self, source: Source, path: Path) -> Summary:
+        identity = json.dumps(self.identity, sort_keys=True)
+        if path.exists():
+            return Summary.load(path, identity)
+        order = np.random.default_rng(0).permutation(len(source))  # a sorted folder begins with one kind
+        summary = None
+        with Progress(len(source), 0, f"features '{self.space.name}' of the data", noun="image") as progress:
+            for begin in range(0, len(source), BLOCK):
+                summary = self.add(summary, np.stack([source[int(i)] for i in order[begin : begin + BLOCK]]))
+                progress.update(summary.moments.n)
+        summary.save(path, identity)
+        return summary
+
+    def add(self, summary: Summary | None, images: np.ndarray) -> Summary:
+        """The summary with images more, uint8 [N, H, W, C]; None is that of no images."""
+        features, logits = self.extract(images)
+        if summary is None:
+            summary = Summary.empty(features.shape[1], 0 if logits is None else logits.shape[1])
+        return summary.add(features, logits)
+
+    def scores(self, samples: Summary) -> dict[str, float | None]:
+        """See `summary.compare`."""
+        return compare(samples, self.reference)
+
+    def too_few(self, n: int) -> str:
+        """Why n samples have no Frechet distance here; "" where they have."""
+        D, fewest = self.reference.features.shape[1], min(self.reference.moments.n, n)
+        if fewest > D:
+            return ""
+        return (
+            f"no {self.space.title}, whose covariance of {D:,} features needs over {D:,} images, and samples or data "
+            f"have {fewest:,}; the kernel distance (KID) does without"
+        )
+
+
+def judges(settings: Any, data_settings: Any, data: Dataset, mesh: Mesh, batch_size: int, folder: Path) -> list[Judge]:
+    """A judge for each space that the `eval` section asks for, or that suits the data; their files are in `folder`."""
+    names = settings.features or ("inception,random" if settings.inception else "emoji,random")
+    on_emoji = data_settings.source == "emoji" and not data_settings.path
+    if not (settings.features or settings.inception or on_emoji):
+        raise UserError(
+            f"eval.features: {data.name} has none of its own; give FID's network (--config.eval.inception=FILE) or "
+            "--config.eval.features=random, emoji or MODULE:FUNCTION"
+        )
+    spaces = [space(name.strip(), settings.inception) for name in names.split(",") if name.strip()]
+    return [Judge(s, mesh, batch_size, data, settings.split, folder) for s in spaces]
+
+
+def fingerprint(source: Source) -> dict[str, int | str]:
+    """What tells the images of a source from others: their number, size, and a digest of 64 of them."""
+    chosen = np.stack([source[int(i)] for i in np.linspace(0, len(source) - 1, 64)])
+    digest = hashlib.sha256(chosen.tobytes()).hexdigest()[:16]
+    return {"images": len(source), "image_size": chosen.shape[1], "content": digest}

@@ -1,0 +1,99 @@
+"""What the scores need of the features of any number of images, in memory that does not grow with them."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vaedm_jax.errors import UserError
+from vaedm_jax.evaluation.moments import Moments
+from vaedm_jax.evaluation.scores import Entropies, frechet_distance, kernel_distance, precision_recall
+from vaedm_jax.reporting.files import write_arrays
+
+KEPT = 10_000  # features of so many images are kept for what compares pairs: KID, precision and recall
+
+
+class Summary(NamedTuple):
+    """Of the features of images: moments of every other one and of the rest, the first KEPT features, the entropies."""
+
+    halves: tuple[Moments, Moments]
+    features: np.ndarray
+    entropies: Entropies | None = None
+
+    @classmethod
+    def empty(cls, D: int, classes: int = 0) -> "Summary":
+        nothing = Moments.empty(D)
+        return cls((nothing, nothing), np.zeros((0, D), np.float32), Entropies.empty(classes) if classes else None)
+
+    def add(self, features: np.ndarray, logits: np.ndarray | None = None) -> "Summary":
+        """With a batch more: features [B, D], and logits [B, classes] where there are classes."""
+        first = self.moments.n % 2
+        halves = tuple(half.add(features[(i + first) % 2 :: 2]) for i, half in enumerate(self.halves))
+        kept = np.concatenate([self.features, features[: KEPT - len(self.features)]])
+        return Summary(halves, kept, self.entropies and self.entropies.add(logits))
+
+    @property
+    def moments(self) -> Moments:
+        return self.halves[0].merge(self.halves[1])
+
+    def save(self, path: Path, identity: str) -> None:
+        """As `.npz`, with what `load` asks for. The entropies are left out: no score needs those of a reference."""
+        parts = {f"{name}_{i}": a for i, half in enumerate(self.halves) for name, a in half._asdict().items()}
+        write_arrays(path, parts | {"features": self.features, "identity": np.array(identity)})
+
+    @classmethod
+    def load(cls, path: Path, identity: str) -> "Summary":
+        """UserError where the file is none, is damaged, or is of another identity, which is a JSON object."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                theirs = str(arrays["identity"])
+                halves = tuple(
+                    Moments(int(arrays[f"n_{i}"]), arrays[f"mean_{i}"], arrays[f"scatter_{i}"]) for i in range(2)
+                )
+                summary = cls(halves, arrays["features"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: cannot be read as statistics of features ({error}); delete it") from error
+        if theirs != identity:
+            raise UserError(f"{path}: statistics of something else: {difference(theirs, identity)}; delete it")
+        check_sound(path, summary)
+        return summary
+
+
+def difference(theirs: str, ours: str) -> str:
+    """The first entry in which two identities differ, in words."""
+    a, b = json.loads(theirs), json.loads(ours)
+    name = next(name for name in [*a, *b] if a.get(name) != b.get(name))
+    return f"{name} is {a.get(name)!r} there and {b.get(name)!r} here"
+
+
+def check_sound(path: Path, summary: Summary) -> None:
+    """UserError unless shapes agree, all is finite, and the moments are those of the features where all are kept."""
+    kept, D = summary.features.shape
+    sound = {(half.mean.shape, half.scatter.shape) for half in summary.halves} == {((D,), (D, D))}
+    if sound:
+        total = summary.moments
+        arrays = (total.mean, total.scatter, summary.features)
+        sound = kept == min(total.n, KEPT) and all(np.isfinite(a).all() for a in arrays)
+        sound &= total.n > kept or np.allclose(summary.features.mean(0, np.float64), total.mean, atol=1e-3)
+    if not sound:
+        raise UserError(f"{path}: its statistics contradict themselves; delete it")
+
+
+def compare(samples: Summary, reference: Summary) -> dict[str, float | None]:
+    """All scores of samples against a reference. Those that these have too few images for are None.
+
+    `fd_bias` is how much of `fd` comes of the finite number of samples, which falls as 1 / n (arXiv 1911.07023): half
+    as many have twice of it, so it is what `fd` has less than that of the halves on average.
+    """
+    of_pairs = kernel_distance(samples.features, reference.features)
+    found = dict(zip(("kid", "kid_error"), of_pairs, strict=True)) | {"fd": None, "fd_bias": None}
+    if min(samples.moments.n, reference.moments.n) > samples.features.shape[1]:
+        found["fd"] = frechet_distance(samples.moments, reference.moments)
+        of_halves = [frechet_distance(half, reference.moments) for half in samples.halves]
+        found["fd_bias"] = float(np.mean(of_halves)) - found["fd"]
+    found |= zip(("precision", "recall"), precision_recall(samples.features, reference.features), strict=True)
+    if samples.entropies:
+        found |= zip(("is", "is_error"), samples.entropies.score(), strict=True)
+    return found

@@ -1,0 +1,89 @@
+"""Any number of images of a model: drawn into parts on disk, so that a run that is stopped goes on where it was."""
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vaedm_jax.api import VAEDM, Samples
+from vaedm_jax.data import load
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.reporting import to_uint8
+from vaedm_jax.reporting.files import write_arrays
+
+Parts = Callable[[], Iterator[Samples]]  # begins anew at every call
+
+
+def placed(model: VAEDM, chain: Chain) -> Chain:
+    """The chain; a warm start whose t_start is 0 begins where the VAE's error on images of the training asks for."""
+    if chain.start != "warm" or chain.t_start or not model.networks.vae:
+        return chain
+    train = load(model.config.data).train
+    images = np.stack([train[int(i)] for i in np.random.default_rng(0).permutation(len(train))[:256]])
+    return replace(chain, t_start=model.warm_start(images, chain.steps))
+
+
+def stored(model: VAEDM, n: int, seed: int, chain: Chain, batch_size: int, folder: Path) -> Iterator[Samples]:
+    """The first n images of a seed as uint8, a batch at a time: read where `folder` has them, else drawn and put there.
+
+    A part that another model or chain has left, or that cannot be read, is drawn anew. Memory holds one batch.
+    """
+    identity = json.dumps([model.fingerprint, asdict(chain), seed])
+    size, first = model.whole_batch(min(batch_size, n)), 0
+    while first < n:
+        path = folder / f"{first:08d}.npz"
+        part = read_part(path, identity)
+        if part is None:
+            drawn = next(model.batches(size, seed, first, chain, batch_size))
+            part = Samples(*(a if a is None else to_uint8(a) for a in drawn))
+            arrays = {name: a for name, a in part._asdict().items() if a is not None}
+            write_arrays(path, arrays | {"identity": np.array(identity)})
+        yield Samples(*(a if a is None else a[: n - first] for a in part))
+        first += len(part.images)
+
+
+def read_part(path: Path, identity: str) -> Samples | None:
+    """A part that was stored for the same purpose, or None."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if str(arrays["identity"]) != identity:
+                return None
+            return Samples(*(arrays[name] if name in arrays else None for name in Samples._fields))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def write_npz(path: Path, n: int, parts: Parts) -> None:
+    """All n images, and their x_hat where they have one, as arrays [n, H, W, C] of one file, which is written whole."""
+    beside = path.with_name(f".{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in (name for name, a in next(parts())._asdict().items() if a is not None):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                for i, part in enumerate(parts()):
+                    images = getattr(part, name)
+                    if i == 0:
+                        header = {"descr": "|u1", "fortran_order": False, "shape": (n, *images.shape[1:])}
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(images.tobytes())
+    os.replace(beside, path)
+
+
+def write_pngs(folder: Path, parts: Parts) -> None:
+    """All images as `000000.png` and so on, in a folder that appears when it is whole."""
+    beside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    i = 0
+    for part in parts():
+        for image in part.images:
+            Image.fromarray(image).save(beside / f"{i:06d}.png")
+            i += 1
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)
