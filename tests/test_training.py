@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
-from vaedm_jax.training.mesh import replicated
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import models
 from vaedm_jax.diffusion.schedule import linear_schedule
+from vaedm_jax.mesh import replicated
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import create_state, ema_decay, optimizer
 from vaedm_jax.training.step import batch_keys, gradients, make_train_step
