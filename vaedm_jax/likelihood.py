@@ -15,7 +15,7 @@ from vaedm_jax.api import VAEDM, Bound
 from vaedm_jax.config import chain_of
 from vaedm_jax.data import Source
 from vaedm_jax.reporting import Progress, save_png
-from vaedm_jax.reporting.comparison import write_csv
+from vaedm_jax.reporting.comparison import PLAIN, write_csv
 from vaedm_jax.reporting.files import write_arrays
 
 NAMES = {"z": "KL of z", "prior": "prior at T", "steps": "steps", "decoder": "decoder"}
@@ -89,7 +89,7 @@ def plot(bounds: dict[str, Bound]) -> Image.Image:
             left.bar(list(bounds), terms, bottom=bottom, label=label, width=0.6)
             bottom += terms
         left.set_ylabel("bits per dimension")
-        left.legend(frameon=False)
+        left.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
         for name, b in bounds.items():
             mean, error = b.steps.mean(1), b.steps.std(1) / np.sqrt(b.steps.shape[1])
             t = np.arange(1, len(mean) + 1)
@@ -97,6 +97,8 @@ def plot(bounds: dict[str, Bound]) -> Image.Image:
             right.fill_between(t, mean - error, mean + error, alpha=0.3, lw=0)
         right.set(xscale="log", yscale="log", xlabel="t", ylabel="bits per dimension of the step")
         right.legend(frameon=False)
+        for axis in (right.xaxis, right.yaxis):
+            axis.set_major_formatter(PLAIN)
         data = io.BytesIO()
         figure.savefig(data, format="png")
     return Image.open(data)

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from PIL import Image
 
 from vaedm_jax.reporting.files import write_whole
@@ -18,6 +18,9 @@ from vaedm_jax.reporting.pictures import save_png
 
 Row = dict[str, Any]
 SCORES = {"kid": "KID", "fd": "{title}", "precision": "precision", "recall": "recall"}
+PLAIN = FuncFormatter(
+    lambda value, _: f"{value:g}"
+)  # names are no formulas, so the powers of a log axis are not either
 LINES = ("-", "--", ":", "-.")
 
 
@@ -123,6 +126,7 @@ def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:
             wide = [row[key] for row in means if row[key] is not None]
             if min(wide) > 0 and max(wide) > 10 * min(wide):
                 axes[i, 0].set_yscale("log")
+                axes[i, 0].yaxis.set_major_formatter(PLAIN)
         for j, run in enumerate(runs):
             axes[0, j].set_title(run)
             axes[-1, j].set_xlabel("evaluations of the network")

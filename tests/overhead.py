@@ -1,0 +1,50 @@
+"""What a chain costs beyond its network, on the weights in the package: `python -m tests.overhead`.
+
+The time of sampling over that of as many separate evaluations of the compiled network; 1 is none.
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+
+from vaedm_jax.api import VAEDM, generate
+from vaedm_jax.diffusion.chain import Chain
+
+B = 64
+CHAINS = (
+    Chain("ddim", 20), Chain("ddpm", 20), Chain("unipc3", 20, spacing="logsnr"), Chain("heun", 10), Chain("ddim", 100),
+)  # fmt: skip
+
+
+def seconds(work) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(work())
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    model, indices = VAEDM.load("emoji"), jnp.arange(B)
+    x = jax.random.normal(jax.random.key(0), (B, 32, 32, 3))
+    network = jax.jit(lambda params: model.networks.predict_noise(params, x, None)(x, jnp.full(B, 500.0)))
+    seconds(lambda: network(model.params))
+    for chain in CHAINS:
+        nfe = chain.table(model.networks.full_schedule).nfe
+
+        def sample(chain=chain):
+            return generate(model.networks, chain, model.params, 0, indices)
+
+        def separate(nfe=nfe):
+            return [network(model.params) for _ in range(nfe)]
+
+        seconds(sample)  # compiles
+        alone = [seconds(separate)]
+        whole = seconds(sample)
+        alone.append(seconds(separate))
+        print(
+            f"{chain.label}: {nfe} evaluations, {whole:.2f} s, {whole / (sum(alone) / 2):.3f} of them alone", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
