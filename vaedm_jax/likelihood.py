@@ -1,8 +1,8 @@
 """Part of mode `evaluate`: the bound on log p(x_0) of held-out images, in bits per dimension, term by term."""
 
 import hashlib
-import io
 import json
+import zipfile
 from pathlib import Path
 
 import matplotlib
@@ -15,7 +15,7 @@ from vaedm_jax.api import VAEDM, Bound
 from vaedm_jax.config import chain_of
 from vaedm_jax.data import Source
 from vaedm_jax.reporting import Progress, save_png
-from vaedm_jax.reporting.comparison import PLAIN, write_csv
+from vaedm_jax.reporting.comparison import PLAIN, STYLE, as_image, write_csv
 from vaedm_jax.reporting.files import write_arrays
 
 NAMES = {"z": "KL of z", "prior": "prior at T", "steps": "steps", "decoder": "decoder"}
@@ -60,7 +60,7 @@ def read(path: Path, identity: str) -> Bound | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Bound(*(arrays[name] for name in Bound._fields)) if str(arrays["identity"]) == identity else None
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
@@ -80,7 +80,7 @@ def row(name: str, model: VAEDM, bound: Bound) -> dict[str, str | int | float]:
 
 def plot(bounds: dict[str, Bound]) -> Image.Image:
     """Left the terms of each model, stacked; right the steps' terms over t."""
-    with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "text.parse_math": False}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
         left, right = figure.subplots(1, 2)
         bottom = np.zeros(len(bounds))
@@ -99,6 +99,4 @@ def plot(bounds: dict[str, Bound]) -> Image.Image:
         right.legend(frameon=False)
         for axis in (right.xaxis, right.yaxis):
             axis.set_major_formatter(PLAIN)
-        data = io.BytesIO()
-        figure.savefig(data, format="png")
-    return Image.open(data)
+        return as_image(figure)

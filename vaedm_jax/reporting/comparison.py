@@ -18,9 +18,9 @@ from vaedm_jax.reporting.pictures import save_png
 
 Row = dict[str, Any]
 SCORES = {"kid": "KID", "fd": "{title}", "precision": "precision", "recall": "recall"}
-PLAIN = FuncFormatter(
-    lambda value, _: f"{value:g}"
-)  # names are no formulas, so the powers of a log axis are not either
+# Names are no formulas, so neither are the powers on a log axis: PLAIN has to write these.
+STYLE = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "text.parse_math": False}
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 LINES = ("-", "--", ":", "-.")
 
 
@@ -101,7 +101,7 @@ def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:
     ticks = sorted({row["nfe"] for row in means})
     colours = matplotlib.colormaps["tab10"].colors
     size = (2 + 3.2 * len(runs), 0.6 + 2.3 * len(scores))
-    with matplotlib.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "text.parse_math": False}):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, dpi=110, layout="constrained")
         axes = figure.subplots(len(scores), len(runs), sharex=True, sharey="row", squeeze=False)
         for i, (key, label) in enumerate(scores.items()):
@@ -132,6 +132,10 @@ def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:
             axes[-1, j].set_xlabel("evaluations of the network")
         handles = {text: h for p in axes.flat for h, text in zip(*p.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles, loc="outside right upper", frameon=False)
-        data = io.BytesIO()
-        figure.savefig(data, format="png")
+        return as_image(figure)
+
+
+def as_image(figure: Figure) -> Image.Image:
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
     return Image.open(data)
