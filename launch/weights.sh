@@ -1,18 +1,28 @@
 #!/usr/bin/env bash
-# Makes the weights that come with the package (vaedm_jax/weights/emoji.safetensors) anew; hours on two cores.
-#   launch/weights.sh [WORKDIR]    stopped, it continues
-# Those that come along had lower rates (5e-4, then 1e-4) in the first 4,700 steps of the refiner.
+# Makes the weights that come with the package (vaedm_jax/weights/) anew; hours on two cores.
+#   launch/weights.sh [VARIANT]    form1 (emoji.safetensors), uncond or form2 (emoji-VARIANT.safetensors)
+# Stopped, it continues. Those of form1 that come along had lower rates (5e-4, then 1e-4) in the refiner's first 4,700
+# steps; the others are what this makes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 launch/env.sh
-workdir=${1:-runs/emoji}
-vaedm() { .venv/bin/python -m vaedm_jax.main --workdir="$workdir" --mode=train "$@"; }
+variant=${1:-form1}
+runs=${RUNS:-runs}
+vaedm() {
+  .venv/bin/python -m vaedm_jax.main --config="configs/emoji.py:$variant" --workdir="$runs/$name" --mode=train "$@"
+}
+case $variant in
+  form1) name=emoji same=() ;;
+  uncond) name=emoji-uncond same=() ;;
+  form2) name=emoji-form2 same=(--config.vae.checkpoint="$runs/emoji") ;;  # the VAE of form1
+  *) echo "weights.sh: no variant '$variant'; there are form1, uncond, form2" >&2; exit 2 ;;
+esac
 final=(--config.ddpm.learning_rate=1e-4 --config.ddpm.ema_decay=0.998)  # a lower rate, to settle
 
-vaedm --config=configs/emoji.py --config.ddpm.steps=11500
-vaedm --config=configs/emoji.py "${final[@]}"
+vaedm "${same[@]}" --config.ddpm.steps=11500
+vaedm "${same[@]}" "${final[@]}"
 .venv/bin/python -c '
 import sys
 from vaedm_jax.api import SHIPPED, VAEDM
-VAEDM.from_run(sys.argv[1]).save(SHIPPED / "emoji.safetensors", "float16")' "$workdir"
+VAEDM.from_run(sys.argv[1]).save(SHIPPED / sys.argv[2], "float16")' "$runs/$name" "$name.safetensors"

@@ -10,6 +10,7 @@ from PIL import Image
 from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture, save, trained_fixture  # noqa: F401
 from vaedm_jax import rundir
 from vaedm_jax.api import VAEDM
+from vaedm_jax.errors import UserError
 from vaedm_jax.main import main
 from vaedm_jax.reporting import to_uint8
 
@@ -74,6 +75,11 @@ def test_the_best_checkpoint_is_sampled_from_where_it_is_asked_for(trained, tmp_
     newest, best = (np.load(path)["images"] for path in paths)
     np.testing.assert_array_equal(best, to_uint8(VAEDM.from_run(workdir, best=True).sample(4, batch_size=8).images))
     assert (best != newest).any()
+    for file in (workdir / "ddpm" / "best").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"best can be read; leave --config\.sample\.best out"):
+        VAEDM.from_run(workdir, best=True)
 
 
 def test_the_picture_of_many_samples_has_the_first_of_them(trained, monkeypatch):

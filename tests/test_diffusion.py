@@ -281,6 +281,16 @@ def test_an_image_depends_on_its_own_key_alone(chain):
     close(run(keys(5)[2:3], x_hat[2:3]), whole[2:3], 1e-6)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_memory_of_a_chain_does_not_grow_with_its_steps(sampler):
+    def memory(steps):
+        run = jax.jit(lambda keys: Chain(sampler, steps).run(FULL, stand_in, keys, SHAPE))
+        return run.lower(keys(64)).compile().memory_analysis().temp_size_in_bytes
+
+    image_bytes = 4 * 64 * np.prod(SHAPE)
+    assert memory(400) < memory(4) + image_bytes < 100 * image_bytes  # an image a step would be 396 more
+
+
 def test_truncated_to_the_whole_chain_is_the_whole_chain():
     assert spacing.uniform(T, T).tolist() == spacing.even(T, T).tolist() == list(range(T))
     whole, truncated = (

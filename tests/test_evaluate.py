@@ -134,6 +134,18 @@ def test_a_folder_collects_what_holds_of_earlier_commands(fresh, capsys):
     assert [row["steps"] for row in table(fresh)] == ["2"]
 
 
+def test_chains_that_differ_in_a_setting_are_lines_of_their_own_and_a_damaged_result_is_left_out(fresh):
+    for setting in ("spacing=even", "spacing=logsnr", "clip=False"):
+        assert evaluate(fresh, "--config.eval.steps=2", f"--config.sample.{setting}") == 0
+    found = {(row["sampler"], row["start"]) for row in table(fresh)}
+    assert found == {("ddpm", "noise"), ("ddpm", "noise-logsnr"), ("ddpm unclipped", "noise")}
+    means = json.loads((fresh / "evaluation" / "evaluation.json").read_text())["means_over_seeds"]
+    assert [mean["seeds"] for mean in means] == [1, 1, 1]
+    next((fresh / "evaluation" / "cells").glob("*logsnr*")).write_bytes(b'{"identity": [')
+    assert evaluate(fresh, "--config.eval.steps=2") == 0
+    assert {(row["sampler"], row["start"]) for row in table(fresh)} == found - {("ddpm", "noise-logsnr")}
+
+
 def test_several_models_are_compared_in_one_table(fresh, weights, tmp_path):
     runs = f"--config.eval.runs={fresh},{weights}"
     assert evaluate(tmp_path / "compared", runs, "--config.eval.bits=5") == 0

@@ -1,4 +1,4 @@
-"""The CPU is shared out as the batches allow, unless the user says otherwise."""
+"""The CPU and its memory are used well, and shared out as the batches allow unless the user says otherwise."""
 
 import os
 import subprocess
@@ -33,3 +33,27 @@ def test_as_many_devices_as_cores_and_batches_allow(cores, batches, expected):
 def test_a_number_that_was_asked_for_stays():
     assert devices(2, 32, XLA_FLAGS="--xla_force_host_platform_device_count=4") == 4
     assert devices(2, 32, JAX_NUM_CPU_DEVICES="3") == 3
+
+
+ALLOCATIONS = """
+import resource, sys
+import numpy as np
+from vaedm_jax.mesh import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+sums = []
+for _ in range(6):
+    sums.append(np.ones(10**7).sum())  # freed at once
+    if len(sums) == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it is glibc's allocator that is told to keep memory")
+def test_memory_that_is_freed_is_used_again_and_not_taken_from_the_kernel_anew():
+    faults = [
+        int(subprocess.run([sys.executable, "-c", ALLOCATIONS, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("keep", "leave")
+    ]
+    assert faults[0] < faults[1] / 10

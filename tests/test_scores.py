@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from vaedm_jax.errors import UserError
-from vaedm_jax.evaluation import scores
+from vaedm_jax.evaluation import scores, summary
 from vaedm_jax.evaluation.moments import Moments
+from vaedm_jax.evaluation.summary import Summary
 
 GOLDEN = np.load(Path(__file__).parent / "golden_scores" / "torch_fidelity.npz")
 
@@ -21,6 +23,16 @@ def moments(features, batch=1000):
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).standard_normal(shape)
+
+
+def test_memory_does_not_grow_with_the_images_that_are_scored(monkeypatch):
+    monkeypatch.setattr(summary, "KEPT", 50)
+    total, sizes = Summary.empty(4, 3), []
+    for _ in range(30):
+        total = total.add(normal(0, 8, 4), normal(1, 8, 3))
+        sizes.append(sum(np.asarray(a).nbytes for a in jax.tree.leaves(total)))
+    assert total.moments.n == 240 and len(total.features) == 50
+    assert len(set(sizes[6:])) == 1
 
 
 def test_scores_are_those_of_torch_fidelity():

@@ -60,9 +60,13 @@ def test_a_warm_start_at_0_is_placed_by_the_error_of_the_vae():
     variances = np.linalg.svd(error, compute_uv=False) ** 2 / 50
     mean = np.sum(variances**2) / np.sum(variances)
     snr = FULL.alpha_bar / (1 - FULL.alpha_bar)
-    t = model.warm_start(images, 10)
-    assert 10 * snr[t] * mean <= 1 < 10 * snr[t - 1] * mean
-    assert model.warm_start(images / 255, 10) == t
-    for chain in (Chain(start="warm", t_start=300), Chain(start="noise", t_start=0)):
-        assert placed(model, chain) == chain
-    assert placed(model, Chain(start="warm", t_start=0, steps=10)).t_start > 10
+    assert model.error_variance(images) == pytest.approx(mean, rel=1e-4)
+    assert model.error_variance(images / 255) == pytest.approx(mean, rel=1e-4)
+    settled = [Chain(start="warm", t_start=300), Chain(start="noise", t_start=0)]
+    assert placed(model, settled, lambda: pytest.fail("nothing asks for the rule")) == settled
+    loads = []
+    asking = [Chain(start="warm", t_start=0, steps=steps) for steps in (10, 25)]
+    for chain in placed(model, asking, lambda: loads.append(0) or images):
+        t = chain.t_start
+        assert chain.steps * snr[t] * mean <= 1 < chain.steps * snr[t - 1] * mean
+    assert len(loads) == 1

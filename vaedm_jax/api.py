@@ -21,7 +21,6 @@ from vaedm_jax.config import BEST_BY, chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS, PredictNoise
 from vaedm_jax.diffusion.schedule import linear_schedule
-from vaedm_jax.diffusion.spacing import warm_step
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.bound import chain_terms
 from vaedm_jax.mesh import make_mesh, replicated, split_batch
@@ -199,8 +198,8 @@ class VAEDM:
         x = to_unit(jnp.asarray(images)) if images.dtype == np.uint8 else jnp.asarray(images)
         return np.asarray(decode(self.networks, self.params, encode(self.networks, self.params, x)[0]))
 
-    def warm_start(self, images: np.ndarray, steps: int) -> int:
-        """The t_start that suits a warm start of so many steps, by the error of the VAE; see `spacing.warm_step`.
+    def error_variance(self, images: np.ndarray) -> float:
+        """The variance of x_0 about x_hat that says where a warm start begins (`spacing.warm_step`).
 
         Args:
           images: [N, H, W, C] that the refiner was trained on, since it adds to x_hat what these lack; uint8 or floats
@@ -209,7 +208,7 @@ class VAEDM:
         truth = images / 255 if images.dtype == np.uint8 else images
         error = 2 * (self.reconstruct(images) - truth).reshape(len(images), -1)
         gram = error @ error.T / len(error)  # has the eigenvalues of the covariance
-        return warm_step(self.networks.full_schedule, float(np.sum(gram**2) / np.trace(gram)), steps)
+        return float(np.sum(gram**2) / np.trace(gram))
 
     def bound(
         self, images: np.ndarray, seed: int = 0, first: int = 0, chain: Chain | None = None, batch_size: int = 64

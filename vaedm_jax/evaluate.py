@@ -15,7 +15,7 @@ from vaedm_jax.data import Dataset, load
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.diffusion.spacing import STARTS
 from vaedm_jax.errors import UserError, one_of
-from vaedm_jax.evaluation.judge import judges
+from vaedm_jax.evaluation.judge import judges, names
 from vaedm_jax.likelihood import bits_per_dimension
 from vaedm_jax.reporting import Progress, write_report
 from vaedm_jax.reporting.comparison import write_comparison
@@ -43,18 +43,17 @@ class Cell:
 
     def facts(self) -> dict[str, str | int]:
         """The first columns of the table."""
-        chain = self.chain
-        start = f"warm{chain.t_start}" if chain.start == "warm" else chain.start
-        facts = {"run": self.run, "variant": self.model.networks.variant, "sampler": chain.label.split("_")[0]}
-        return facts | {"start": start, "steps": chain.steps, "nfe": self.nfe, "seed": self.seed}
+        sampler, start, steps, *limit = self.chain.label.split("_")
+        facts = {"run": self.run, "variant": self.model.networks.variant, "sampler": " ".join([sampler, *limit])}
+        return facts | {"start": start, "steps": int(steps), "nfe": self.nfe, "seed": self.seed}
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Write `evaluation/`: tables of the scores and plots. What is there already is not computed again."""
     check(config, to_train=False)
     models = open_models(config, workdir)
-    cells = plan(config, models)
     data = load(next(iter(models.values())).config.data)
+    cells = plan(config, models, data)
     scorer = Scorer(config, cells[0].model, data, workdir / "evaluation")
     pending = [cell for cell in cells if scorer.read(cell) is None]
     work = config.eval.n * sum(cell.nfe for cell in pending)
@@ -79,10 +78,6 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     write_report(workdir)
 
 
-def names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def open_models(config: ConfigDict, workdir: Path) -> dict[str, VAEDM]:
     """The models by the names of their directories or files; UserError where they do not belong together."""
     asked = names(config.eval.runs) or [config.sample.weights or str(workdir)]
@@ -101,7 +96,7 @@ def open_models(config: ConfigDict, workdir: Path) -> dict[str, VAEDM]:
     return found
 
 
-def plan(config: ConfigDict, models: dict[str, VAEDM]) -> list[Cell]:
+def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Cell]:
     """All combinations that are asked for; UserError names the first that cannot be."""
     settings = config.eval
     samplers = names(settings.samplers) or [config.sample.sampler]
@@ -120,7 +115,7 @@ def plan(config: ConfigDict, models: dict[str, VAEDM]) -> list[Cell]:
     cells = [
         Cell(run, model, chain, seed)
         for run, model in models.items()
-        for chain in dict.fromkeys(placed(model, chain) for chain in chains)
+        for chain in dict.fromkeys(placed(model, chains, lambda: data.train))
         for seed in seeds
     ]
     for cell in cells:
@@ -149,22 +144,18 @@ class Scorer:
 
     def read(self, cell: Cell) -> dict | None:
         """The result of a cell, or None where it is not there, or is that of something else."""
-        try:
-            result = json.loads(self.path(cell).read_text())
-            return result["row"] if result["identity"] == self.identity(cell) else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        identity, row = read_result(self.path(cell))
+        return row if identity == self.identity(cell) else None
 
     def rows(self, cells: list[Cell]) -> list[dict]:
         """The results of the cells, and after them all that earlier commands have left in the folder and still hold."""
         models = {cell.run: cell.model.fingerprint for cell in cells}
         others = sorted(set((self.folder / "cells").glob("*.json")) - {self.path(cell) for cell in cells})
         rows = [self.read(cell) for cell in cells]
-        for result in (json.loads(path.read_text()) for path in others):
-            model, _, _, *how = result["identity"]
-            run = result["row"]["run"]
-            if how == [self.n, self.judged] and models.get(run, model) == model:
-                rows.append(result["row"])
+        for identity, row in map(read_result, others):
+            model = models.get(row["run"]) if row else None
+            if row and identity[3:] == [self.n, self.judged] and model in (None, identity[0]):
+                rows.append(row)
         return rows
 
     def score(self, cell: Cell) -> Iterator[int]:
@@ -181,3 +172,12 @@ class Scorer:
         write_whole(self.path(cell), json.dumps(result, indent=1).encode())
         if not self.keep_images:
             shutil.rmtree(images)
+
+
+def read_result(path: Path) -> tuple[list, dict | None]:
+    """Identity and row of a result, None for the row where there is none, or it is damaged."""
+    try:
+        result = json.loads(path.read_text())
+        return result["identity"], result["row"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [], None

@@ -15,7 +15,7 @@ import jax
 
 from vaedm_jax import evaluate, flags, rundir, sample, train
 from vaedm_jax.errors import RunError, UserError
-from vaedm_jax.mesh import share_cpu
+from vaedm_jax.mesh import keep_memory, share_cpu
 
 MODES = {"train": train.train, "sample": sample.sample, "evaluate": evaluate.evaluate}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -28,6 +28,7 @@ def run(argv: list[str]) -> None:
         print(__doc__, command, sep="\n")
         return
     mode, stage, config, workdir = command
+    keep_memory()
     share_cpu(*(section.batch_size // max(1, section.microbatches) for section in (config.vae, config.ddpm)))
     if mode == "train":
         return MODES[mode](config, workdir, stage or "all")

@@ -4,29 +4,43 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from vaedm_jax.api import VAEDM, Samples
-from vaedm_jax.data import load
+from vaedm_jax.data import Source
 from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.spacing import warm_step
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.reporting.files import write_arrays
 
 Parts = Callable[[], Iterator[Samples]]  # begins anew at every call
 
 
-def placed(model: VAEDM, chain: Chain) -> Chain:
-    """The chain; a warm start whose t_start is 0 begins where the VAE's error on images of the training asks for."""
-    if chain.start != "warm" or chain.t_start or not model.networks.vae:
-        return chain
-    train = load(model.config.data).train
-    images = np.stack([train[int(i)] for i in np.random.default_rng(0).permutation(len(train))[:256]])
-    return replace(chain, t_start=model.warm_start(images, chain.steps))
+def placed(model: VAEDM, chains: Iterable[Chain], train: Callable[[], Source]) -> list[Chain]:
+    """The chains; a warm start whose t_start is 0 begins where the VAE's error asks for.
+
+    Args:
+      train: gives the images of the training; called where the rule is asked for.
+    """
+
+    @cache
+    def error() -> float:
+        source = train()
+        chosen = np.random.default_rng(0).permutation(len(source))[:256]
+        return model.error_variance(np.stack([source[int(i)] for i in chosen]))
+
+    def place(chain: Chain) -> Chain:
+        if chain.start != "warm" or chain.t_start or not model.networks.vae:
+            return chain
+        return replace(chain, t_start=warm_step(model.networks.full_schedule, error(), chain.steps))
+
+    return [place(chain) for chain in chains]
 
 
 def stored(model: VAEDM, n: int, seed: int, chain: Chain, batch_size: int, folder: Path) -> Iterator[Samples]:

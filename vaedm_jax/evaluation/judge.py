@@ -69,15 +69,20 @@ class Judge:
 
 def judges(settings: Any, data_settings: Any, data: Dataset, mesh: Mesh, batch_size: int, folder: Path) -> list[Judge]:
     """A judge for each space that the `eval` section asks for, or that suits the data; their files are in `folder`."""
-    names = settings.features or ("inception,random" if settings.inception else "emoji,random")
+    asked = settings.features or ("inception,random" if settings.inception else "emoji,random")
     on_emoji = data_settings.source == "emoji" and not data_settings.path
     if not (settings.features or settings.inception or on_emoji):
         raise UserError(
             f"eval.features: {data.name} has none of its own; give FID's network (--config.eval.inception=FILE) or "
             "--config.eval.features=random, emoji or MODULE:FUNCTION"
         )
-    spaces = [space(name.strip(), settings.inception) for name in names.split(",") if name.strip()]
+    spaces = [space(name, settings.inception) for name in names(asked)]
     return [Judge(s, mesh, batch_size, data, settings.split, folder) for s in spaces]
+
+
+def names(text: str) -> list[str]:
+    """The names of a list that is separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def fingerprint(source: Source) -> dict[str, int | str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from PIL import Image
@@ -17,7 +18,7 @@ from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.reporting.pictures import save_png
 
 Row = dict[str, Any]
-SCORES = {"kid": "KID", "fd": "{title}", "precision": "precision", "recall": "recall"}
+SCORES = {"kid": "KID", "fd": "{title}", "precision": "precision", "recall": "recall", "is": "Inception Score"}
 # Names are no formulas, so neither are the powers on a log axis: PLAIN has to write these.
 STYLE = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "text.parse_math": False}
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
@@ -46,7 +47,7 @@ def text(means: Sequence[Row], name: str, title: str) -> str:
     """A line for each combination, in columns."""
     lines = [("run", "sampler", "start", "NFE", "KID", "+-", title, "precision", "recall")]
     for row in means:
-        scores = (row[f"{key}_{name}"] for key in SCORES)
+        scores = (row[f"{key}_{name}"] for key in ("kid", "fd", "precision", "recall"))
         kid, fd, precision, recall = (" " if score is None else f"{score:.4g}" for score in scores)
         error = row[f"kid_{name}_sem"]
         facts = (row["run"], row["sampler"], row["start"], str(row["nfe"]))
@@ -97,42 +98,50 @@ def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:
     """Scores over evaluations: a row for each score, a column for each run, a line for each sampler and start."""
     runs, samplers, starts = (list(dict.fromkeys(row[key] for row in means)) for key in ("run", "sampler", "start"))
     scores = {f"{key}_{name}": label.format(title=title) for key, label in SCORES.items()}
-    scores = {key: label for key, label in scores.items() if any(row[key] is not None for row in means)}
-    ticks = sorted({row["nfe"] for row in means})
+    scores = {key: label for key, label in scores.items() if any(row.get(key) is not None for row in means)}
     colours = matplotlib.colormaps["tab10"].colors
+    styles = {
+        (sampler, start): {"color": colours[(a if len(samplers) > 1 else b) % 10], "ls": LINES[b % 4]}
+        for a, sampler in enumerate(samplers)
+        for b, start in enumerate(starts)
+    }
     size = (2 + 3.2 * len(runs), 0.6 + 2.3 * len(scores))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=size, dpi=110, layout="constrained")
         axes = figure.subplots(len(scores), len(runs), sharex=True, sharey="row", squeeze=False)
-        for i, (key, label) in enumerate(scores.items()):
-            axes[i, 0].set_ylabel(label)
-            for j, run in enumerate(runs):
-                panel = axes[i, j]
-                for a, sampler in enumerate(samplers):
-                    for b, start in enumerate(starts):
-                        chosen = [
-                            row for row in means if (row["run"], row["sampler"], row["start"]) == (run, sampler, start)
-                        ]
-                        points = sorted((r["nfe"], r[key], r[f"{key}_sem"] or 0) for r in chosen if r[key] is not None)
-                        if points:
-                            x, y, error = zip(*points, strict=True)
-                            colour = colours[(a if len(samplers) > 1 else b) % 10]
-                            style = {"color": colour, "ls": LINES[b % 4], "label": f"{sampler}, {start}"}
-                            panel.errorbar(x, y, error, marker=".", lw=1.2, capsize=2, **style)
-                panel.set_xscale("log" if len(ticks) > 1 else "linear")
-                panel.set_xticks(ticks, [str(t) for t in ticks])
-                panel.xaxis.set_minor_locator(NullLocator())
-                panel.xaxis.set_minor_formatter(NullFormatter())
-            wide = [row[key] for row in means if row[key] is not None]
-            if min(wide) > 0 and max(wide) > 10 * min(wide):
-                axes[i, 0].set_yscale("log")
-                axes[i, 0].yaxis.set_major_formatter(PLAIN)
-        for j, run in enumerate(runs):
-            axes[0, j].set_title(run)
-            axes[-1, j].set_xlabel("evaluations of the network")
+        for panels, (key, label) in zip(axes, scores.items(), strict=True):
+            panels[0].set_ylabel(label)
+            for panel, run in zip(panels, runs, strict=True):
+                lines(panel, [row for row in means if row["run"] == run and row.get(key) is not None], key, styles)
+            set_scales(panels[0], [row[key] for row in means if row.get(key) is not None], [r["nfe"] for r in means])
+        for top, bottom, run in zip(axes[0], axes[-1], runs, strict=True):
+            top.set_title(run)
+            bottom.set_xlabel("evaluations of the network")
         handles = {text: h for p in axes.flat for h, text in zip(*p.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles, loc="outside right upper", frameon=False)
         return as_image(figure)
+
+
+def lines(panel: Axes, rows: Sequence[Row], key: str, styles: dict[tuple[str, str], dict]) -> None:
+    """One score of one run, with bars of its standard error."""
+    for (sampler, start), style in styles.items():
+        chosen = [row for row in rows if (row["sampler"], row["start"]) == (sampler, start)]
+        if points := sorted((row["nfe"], row[key], row[f"{key}_sem"] or 0) for row in chosen):
+            x, y, error = zip(*points, strict=True)
+            label = f"{sampler}, {start}"
+            panel.errorbar(x, y, error, marker=".", lw=1.2, capsize=2, label=label, **style)
+
+
+def set_scales(panel: Axes, values: Sequence[float], nfe: Sequence[int]) -> None:
+    """Those of a row of panels, which share them: logarithmic where a range is wide."""
+    ticks = sorted(set(nfe))
+    panel.set_xscale("log" if len(ticks) > 1 else "linear")
+    panel.set_xticks(ticks, [str(t) for t in ticks])
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    if min(values) > 0 and max(values) > 10 * min(values):
+        panel.set_yscale("log")
+        panel.yaxis.set_major_formatter(PLAIN)
 
 
 def as_image(figure: Figure) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,16 +68,17 @@ class Checkpoints:
         finally:
             self.manager.close()
 
-    def restore(self, like: Any) -> Any | None:
+    def restore(self, like: Any, advice: str = "begin anew in another --workdir") -> Any | None:
         """The newest state that is whole, or None where there is no checkpoint.
 
         Args:
           like: a state of the same shape (arrays or ShapeDtypeStructs), whose shardings the result has.
+          advice: what to do where none is whole.
         Raises: UserError where the checkpoint is of another architecture, or none of several is whole.
         """
         state = self.newest(like)
         if state is None and self.steps():
-            raise UserError(f"none of the checkpoints in {self.folder} can be read; begin anew in another --workdir")
+            raise UserError(f"none of the checkpoints in {self.folder} can be read; {advice}")
         return state
 
     def newest(self, like: Any) -> Any | None:
@@ -130,6 +132,30 @@ class Checkpoints:
                 f"a checkpoint could not be written to {self.folder} ({_brief(error)}); {kept}. Free some space, "
                 "and the same command continues"
             ) from error
+
+
+class Best:
+    """The state with the lowest of a figure so far, in `folder`; none where the figure has no name.
+
+    Args:
+      like: as in `Checkpoints.restore`. A state that lies there already is to be beaten if it is whole.
+    """
+
+    def __init__(self, folder: Path, figure: str, like: Any):
+        self.figure = figure
+        self.kept = Checkpoints(folder, keep=1) if figure else None
+        if self.kept:
+            self.kept.newest(like)
+
+    def consider(self, state: Any, figures: dict[str, float]) -> None:
+        """Keep a state instead, if it is better."""
+        if self.kept and figures[self.figure] < self.kept.figures.get(self.figure, math.inf):
+            self.kept.save(state, figures)
+
+    def close(self) -> None:
+        """Wait until it is written."""
+        if self.kept:
+            self.kept.close()
 
 
 def _brief(error: Exception) -> str:

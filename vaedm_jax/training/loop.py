@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from vaedm_jax.errors import RunError
 from vaedm_jax.mesh import place_batch, replicated
 from vaedm_jax.reporting import MetricWriter, Progress
 from vaedm_jax.reporting.files import write_whole
-from vaedm_jax.training.checkpoints import Checkpoints
+from vaedm_jax.training.checkpoints import Best, Checkpoints
 from vaedm_jax.training.stages import Stage
 from vaedm_jax.training.state import TrainState, create_state
 from vaedm_jax.training.step import make_train_step
@@ -47,21 +47,15 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
     total = total_steps(settings, len(data.train))
     key, init_key = jax.random.split(jax.random.key(config.seed))
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
-    state = checkpoints.restore(abstract_state(stage, mesh))
+    like = abstract_state(stage, mesh)
+    state = checkpoints.restore(like)
     start = 0 if state is None else int(state.step)
     if start >= total:
         print(f"{stage.name}: done, {start:,} steps (config.{stage.name}.steps asks for more)", flush=True)
         checkpoints.close()
         return state
     if state is None:
-        new = jax.jit(lambda key: create_state(stage.init(key), settings), out_shardings=replicated(mesh))
-        state = new(init_key)
-
-    chosen_by = config.checkpoint.best if stage.name == "ddpm" else ""
-    best = Checkpoints(folder / "best", keep=1) if chosen_by else None
-    if best:
-        best.newest(abstract_state(stage, mesh))  # what is to be beaten counts if the state is there, whole
-
+        state = new_state(stage, mesh, init_key)
     images = batches(
         data.train, settings.batch_size, config.seed, config.data.flip, start,
         shard=(jax.process_index(), jax.process_count()),
@@ -71,12 +65,13 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
 
     pending: list[dict[str, jax.Array]] = []
     seconds: list[float] = []
+    chosen_by = config.checkpoint.best if stage.name == "ddpm" else ""
     with (
         Stop() as stop,
         Progress(total, start, stage.name, settings.batch_size) as progress,
         closing(MetricWriter(folder, start)) as writer,
         closing(checkpoints),
-        closing(best) if best else nullcontext(),
+        closing(Best(folder / "best", chosen_by, like)) as best,
     ):
         for n in range(start + 1, total + 1):
             began = time.monotonic()
@@ -94,8 +89,7 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
                 figures = averages(pending, n, folder)
                 if due["pictures"] and not stop.asked:
                     figures |= on_picture(n, state.average)
-                    if best and figures[chosen_by] < best.figures.get(chosen_by, math.inf):
-                        best.save(state, figures)
+                    best.consider(state, figures)
                 if progress.images_per_s:
                     figures["images_per_s"] = progress.images_per_s
                 writer.write(n, figures)
@@ -107,6 +101,12 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
             batch = place_batch(mesh, next(images))
     stop.check(stage.name, n, total)
     return state
+
+
+def new_state(stage: Stage, mesh: Mesh, key: jax.Array) -> TrainState:
+    """That of step 0."""
+    new = jax.jit(lambda key: create_state(stage.init(key), stage.settings), out_shardings=replicated(mesh))
+    return new(key)
 
 
 def intervals(config: Any) -> dict[str, int]:
@@ -130,8 +130,9 @@ def restore_average(stage: Stage, workdir: Path, mesh: Mesh, best: bool = False)
     folder = workdir / stage.name / ("best" if best else "checkpoints")
     if not folder.is_dir():
         return None
+    advice = {"advice": "leave --config.sample.best out to take the newest"} if best else {}
     with closing(Checkpoints(folder)) as checkpoints:
-        state = checkpoints.restore(abstract_state(stage, mesh))
+        state = checkpoints.restore(abstract_state(stage, mesh), **advice)
     return None if state is None else state.average
 
 
