@@ -2,20 +2,19 @@
 # Makes the weights that come with the package (vaedm_jax/weights/) anew; hours on two cores.
 #   launch/weights.sh [VARIANT]    form1 (emoji.safetensors), uncond or form2 (emoji-VARIANT.safetensors)
 # Stopped, it continues. Those of form1 that come along had lower rates (5e-4, then 1e-4) in the refiner's first 4,700
-# steps; the others are what this makes.
+# steps; those of form2 do not come along yet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 launch/env.sh
 variant=${1:-form1}
-runs=${RUNS:-runs}
 vaedm() {
-  .venv/bin/python -m vaedm_jax.main --config="configs/emoji.py:$variant" --workdir="$runs/$name" --mode=train "$@"
+  .venv/bin/python -m vaedm_jax.main --config="configs/emoji.py:$variant" --workdir="runs/$name" --mode=train "$@"
 }
 case $variant in
   form1) name=emoji same=() ;;
   uncond) name=emoji-uncond same=() ;;
-  form2) name=emoji-form2 same=(--config.vae.checkpoint="$runs/emoji") ;;  # the VAE of form1
+  form2) name=emoji-form2 same=(--config.vae.checkpoint="runs/emoji") ;;  # the VAE of form1
   *) echo "weights.sh: no variant '$variant'; there are form1, uncond, form2" >&2; exit 2 ;;
 esac
 final=(--config.ddpm.learning_rate=1e-4 --config.ddpm.ema_decay=0.998)  # a lower rate, to settle
@@ -25,4 +24,4 @@ vaedm "${same[@]}" "${final[@]}"
 .venv/bin/python -c '
 import sys
 from vaedm_jax.api import SHIPPED, VAEDM
-VAEDM.from_run(sys.argv[1]).save(SHIPPED / sys.argv[2], "float16")' "$runs/$name" "$name.safetensors"
+VAEDM.from_run(sys.argv[1]).save(SHIPPED / sys.argv[2], "float16")' "runs/$name" "$name.safetensors"
