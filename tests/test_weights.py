@@ -1,4 +1,4 @@
-"""The weights that come with the package: small, of the default configuration, and sharper than what they refine."""
+"""The weights that come with the package: small, of the emoji configuration, and sharper than what they refine."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from vaedm_jax.api import SHIPPED, VAEDM, Samples
 from vaedm_jax.config import flatten
 from vaedm_jax.rundir import FREE, TUNABLE, differences
 
-CONFIG = flags.load(str(Path(__file__).parents[1] / "configs" / "emoji.py"))
+CONFIG = Path(__file__).parents[1] / "configs" / "emoji.py"
+SHIPPED_VARIANTS = {"emoji": "form1", "emoji-uncond": "uncond"}
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +25,17 @@ def samples(model) -> Samples:
     return model.sample(16, seed=0)
 
 
-def test_the_file_is_small_enough_to_ship():
-    assert (SHIPPED / "emoji.safetensors").stat().st_size <= 15e6
+def test_the_files_are_small_enough_to_ship():
+    sizes = {file.stem: file.stat().st_size for file in SHIPPED.glob("*.safetensors")}
+    assert sizes.keys() == SHIPPED_VARIANTS.keys() and max(sizes.values()) <= 15e6
 
 
-def test_they_are_of_the_default_configuration_trained_at_least_as_long(model):
-    assert differences(model.config, CONFIG, FREE + TUNABLE) == {}
+@pytest.mark.parametrize("name", SHIPPED_VARIANTS)
+def test_they_are_of_the_emoji_configuration_and_were_trained_as_long_as_it_says(name):
+    found, wanted = VAEDM.load(name).config, flags.load(f"{CONFIG}:{SHIPPED_VARIANTS[name]}")
+    assert differences(found, wanted, FREE + TUNABLE) == {}
     for stage in ("vae", "ddpm"):
-        assert flatten(model.config)[f"{stage}.steps"] >= flatten(CONFIG)[f"{stage}.steps"]
+        assert flatten(found)[f"{stage}.steps"] == flatten(wanted)[f"{stage}.steps"]
 
 
 def detail(images: np.ndarray) -> np.ndarray:
