@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Remakes the comparison of docs/samplers.md from the weights in the package; half an hour on two cores with AVX-512.
+# Remakes the comparison from noise of docs/samplers.md, by the weights in the package; 20 minutes on two cores (AVX-512).
 #   launch/comparison.sh [WORKDIR]    stopped, it continues; tables and plots lie in WORKDIR/evaluation
 set -euo pipefail
 cd "$(dirname "$0")/.."
