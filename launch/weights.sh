@@ -2,7 +2,7 @@
 # Makes the weights that come with the package (vaedm_jax/weights/) anew; hours on two cores.
 #   launch/weights.sh [VARIANT]    form1 (emoji.safetensors), uncond or form2 (emoji-VARIANT.safetensors)
 # Stopped, it continues. Those of form1 that come along had lower rates (5e-4, then 1e-4) in the refiner's first 4,700
-# steps; those of form2 do not come along yet.
+# steps.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
