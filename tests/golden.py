@@ -88,7 +88,7 @@ def process_array(name: str, d: dict[str, np.ndarray]) -> jax.Array | np.ndarray
     else:
         steps = spacing.timesteps(full, "noise", {"quad": "quadratic"}.get(rest[-3], rest[-3]), n, 0)
     chain = schedule.respace(full, steps)
-    table = samplers.ddim(chain) if rest[0] == "ddim" else samplers.ddpm(chain, rest[0])
+    table = samplers.ddim(chain, clip_eps=False) if rest[0] == "ddim" else samplers.ddpm(chain, rest[0])
     noise = d.get(f"{folder}/noise")
     run = jax.jit(lambda u: samplers.reverse(predict_noise, table, u, lambda j: jax.numpy.asarray(noise)[j][None]))
     return run(d[f"{folder}/x_start"] - shift)

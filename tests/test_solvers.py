@@ -133,6 +133,15 @@ def levels(schedule):
     return t, alpha_bar, np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar), np.log(np.sqrt(alpha_bar / (1 - alpha_bar)))
 
 
+def ddim(u, schedule, clip):
+    """arXiv 2010.02502, eq. 12, with the eps that u and the clipped x_0 are made of."""
+    t, alpha_bar, alpha, rest, _ = levels(schedule)
+    for i in range(len(t) - 1):
+        x_0 = x_0_of(u, t[i], alpha_bar[i], clip)
+        u = alpha[i + 1] * x_0 + rest[i + 1] * (u - alpha[i] * x_0) / rest[i]
+    return x_0_of(u, t[-1], alpha_bar[-1], clip)
+
+
 def dpm_solver_2m(u, schedule, clip):
     """arXiv 2211.01095, Algorithm 2; first order at both ends."""
     t, alpha_bar, alpha, sigma, lam = levels(schedule)
@@ -222,6 +231,7 @@ def edm(u, schedule, clip, noise=None, churn=0.0, low=0.0, high=np.inf, scale=1.
 
 CHURN = dict(churn=4.0, churn_min=0.05, churn_max=20.0, churn_noise=1.003)
 ALGORITHMS = {
+    "ddim": ddim,
     "dpm++2m": dpm_solver_2m,
     "unipc2": partial(unipc, p=2),
     "unipc3": partial(unipc, p=3),

@@ -101,6 +101,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.sample.dynamic = 0.0  # or to this quantile of their absolute values, by which they are divided then
     c.sample.variance = "fixedsmall"  # of ddpm; or "fixedlarge"
     c.sample.eta = 0.0  # of ddim
+    c.sample.clip_eps = True  # of ddim: eps is what follows from the clipped x_0; False: as predicted (authors' code)
     c.sample.churn = 0.0  # of heun: more is more random; the three are EDM's S_tmin, S_tmax and S_noise
     c.sample.churn_min, c.sample.churn_max, c.sample.churn_noise = 0.0, 1e9, 1.0
     c.sample.nearest = False  # show the nearest training images beside the samples

@@ -14,7 +14,7 @@ from vaedm_jax.errors import one_of
 # (chain, its schedule, the full schedule) -> table
 SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
     "ddpm": lambda c, s, full: samplers.ddpm(s, c.variance),
-    "ddim": lambda c, s, full: samplers.ddim(s, c.eta),
+    "ddim": lambda c, s, full: samplers.ddim(s, c.eta, c.clip_eps),
     "dpm++2m": lambda c, s, full: solvers.dpm_solver_pp(s, 2),
     "dpm++3m": lambda c, s, full: solvers.dpm_solver_pp(s, 3),
     "unipc2": lambda c, s, full: solvers.unipc(s, 2),
@@ -22,7 +22,11 @@ SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
     "ipndm": lambda c, s, full: solvers.ipndm(s),
     "heun": lambda c, s, full: solvers.heun(s, full, c.churn, c.churn_min, c.churn_max, c.churn_noise),
 }
-OPTIONS = {"ddpm": ("variance",), "ddim": ("eta",), "heun": ("churn", "churn_min", "churn_max", "churn_noise")}
+OPTIONS = {
+    "ddpm": ("variance",),
+    "ddim": ("eta", "clip_eps"),
+    "heun": ("churn", "churn_min", "churn_max", "churn_noise"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Chain:
       sampler: one of SAMPLERS, with the settings that OPTIONS name.
       steps, start, spacing, t_start: which steps, and from where; see `spacing.timesteps`.
       clip, dynamic: of the estimates of the clean image; see `samplers.limit`.
-      variance: of ddpm, one of VARIANCES. eta: of ddim. churn...: of heun, see `solvers.heun`.
+      variance: of ddpm, one of VARIANCES. eta, clip_eps: of ddim. churn...: of heun, see `solvers.heun`.
     """
 
     sampler: str = "ddpm"
@@ -45,6 +49,7 @@ class Chain:
     dynamic: float = 0.0
     variance: str = "fixedsmall"
     eta: float = 0.0
+    clip_eps: bool = True
     churn: float = 0.0
     churn_min: float = 0.0
     churn_max: float = 1e9

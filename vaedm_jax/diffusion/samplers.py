@@ -72,11 +72,16 @@ def ddpm(schedule: Schedule, variance: str = "fixedsmall") -> Table:
     return _single_step(schedule, a=of_u_t, b=of_x_0, sigma=np.exp(0.5 * schedule.log_variance(variance)))
 
 
-def ddim(schedule: Schedule, eta: float = 0.0) -> Table:
-    """DDIM (arXiv 2010.02502, eq. 12 and 16): deterministic for eta = 0; eta = 1 has the posterior's variance."""
+def ddim(schedule: Schedule, eta: float = 0.0, clip_eps: bool = True) -> Table:
+    """DDIM (arXiv 2010.02502, eq. 12 and 16): deterministic for eta = 0; eta = 1 has the posterior's variance.
+
+    Args:
+      clip_eps: where x_0 is clipped, eps is what follows from it. False: as predicted, as in the authors' code.
+    """
     sigma = eta * np.sqrt(schedule.posterior_variance)
     c = np.sqrt(1 - schedule.alpha_bar_prev - sigma**2)
-    return _single_step(schedule, b=np.sqrt(schedule.alpha_bar_prev), c=c, sigma=sigma)
+    follow = np.full_like(c, clip_eps)
+    return _single_step(schedule, b=np.sqrt(schedule.alpha_bar_prev), c=c, sigma=sigma, follow=follow)
 
 
 def noise_from_keys(keys: jax.Array, shape: tuple[int, ...]) -> Callable[[jax.Array], jax.Array]:
