@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import Mesh
 
 from tests.tiny import random_params, tiny_config
-from vaedm_jax.api import VAEDM
+from vaedm_jax.api import VAEDM, prior, sample_keys
 from vaedm_jax.config import chain_of
 from vaedm_jax.errors import UserError
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
@@ -16,6 +16,7 @@ CONFIG = tiny_config(**{"sample.steps": 3})
 ROUNDING = 157 * 1e-6
 
 VAE = random_params(vae_stage(CONFIG), 1)
+VAE_WIDTH = VAEDM(CONFIG, VAE, {}).networks.vae.z_dim
 DDPM = random_params(ddpm_stage(CONFIG, VAE), 2)
 
 
@@ -56,6 +57,27 @@ def test_x_hat_is_what_the_vae_generates_from_the_same_seed(model):
     np.testing.assert_allclose(model.sample_x_hat(3, seed=5), samples.x_hat, atol=1e-6)
 
 
+def test_z_may_be_given_in_place_of_the_priors(model, images):
+    drawn = np.asarray(prior(model.networks, sample_keys(5, np.arange(11))))
+    np.testing.assert_allclose(model.sample(11, 5, batch_size=8, z=drawn).images, images, atol=ROUNDING)
+    other = model.sample(11, 5, z=drawn[::-1])
+    np.testing.assert_allclose(other.x_hat, model.sample(11, 5).x_hat[::-1], atol=1e-6)
+    assert np.abs(other.images - images).max() > 0.1
+
+
+@pytest.mark.parametrize("z", [np.zeros((3, 1)), np.zeros(3), np.zeros((2, VAE_WIDTH))])
+def test_z_of_another_shape_is_refused(model, z):
+    with pytest.raises(UserError, match=rf"\(3, {VAE_WIDTH}\)"):
+        model.sample(3, z=z)
+
+
+def test_images_are_encoded_at_the_mean_from_which_they_are_reconstructed(model):
+    images = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
+    z = model.encode(images)
+    assert z.shape == (3, VAE_WIDTH)
+    np.testing.assert_allclose(model.sample(3, z=z).x_hat, model.reconstruct(images), atol=1e-6)
+
+
 def test_a_chain_may_be_chosen_at_every_call(model, images):
     warm = model.sample(2, 5, chain=chain_of(CONFIG.sample, start="warm", t_start=50, sampler="ddim"))
     # Five hundredths of the noise leave little to do: the image stays near to x_hat.
@@ -86,6 +108,8 @@ def test_the_unconditional_model_has_no_x_hat():
     model = VAEDM(config, {}, random_params(ddpm_stage(config, {})))
     samples = model.sample(2)
     assert samples.x_hat is None and samples.images.shape == (2, 16, 16, 3)
+    with pytest.raises(UserError, match="no VAE"):
+        model.sample(2, z=np.zeros((2, VAE_WIDTH)))
     with pytest.raises(UserError, match="warm"):
         model.sample(2, chain=chain_of(config.sample, start="warm"))
 

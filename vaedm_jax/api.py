@@ -147,29 +147,44 @@ class VAEDM:
         return digest.hexdigest()[:16]
 
     def sample(
-        self, n: int, seed: int = 0, first: int = 0, chain: Chain | None = None, batch_size: int = 64
+        self,
+        n: int,
+        seed: int = 0,
+        first: int = 0,
+        chain: Chain | None = None,
+        batch_size: int = 64,
+        z: np.ndarray | None = None,
     ) -> Samples:
-        """Images `first` to `first + n` of a seed. Image i depends on the seed and i alone.
+        """Images `first` to `first + n` of a seed. Image i depends on the seed and i, and on z[i - first], alone.
 
         Args:
           chain: how to sample; the configuration's `sample` section by default.
           batch_size: images at a time; it is rounded up to a multiple of the devices.
+          z: [n, D], such as `encode` gives; by default they are drawn from the prior.
         """
-        parts = self.batches(n, seed, first, chain, batch_size)
+        parts = self.batches(n, seed, first, chain, batch_size, z)
         size = self.whole_batch(min(batch_size, n))
         parts = list(tqdm(parts, "sampling", -(-n // size), unit="batch", leave=False, delay=5, disable=None))
         return Samples(*(None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)))
 
     def batches(
-        self, n: int, seed: int = 0, first: int = 0, chain: Chain | None = None, batch_size: int = 64
+        self,
+        n: int,
+        seed: int = 0,
+        first: int = 0,
+        chain: Chain | None = None,
+        batch_size: int = 64,
+        z: np.ndarray | None = None,
     ) -> Iterator[Samples]:
         """The images of `sample`, batch by batch, the last of which may be smaller."""
         chain = chain or chain_of(self.config.sample)
         self.check_chain(chain)
+        self.check_z(z, n)
         sharding, size = split_batch(self.mesh), self.whole_batch(min(batch_size, n))
         for begin in range(first, first + n, size):
-            indices = jax.device_put(np.arange(begin, begin + size), sharding)
-            samples = jax.device_get(generate(self.networks, chain, self.params, seed, indices))
+            given = None if z is None else np.resize(z[begin - first :][:size], (size, z.shape[1]))
+            indices, given = jax.device_put((np.arange(begin, begin + size), given), sharding)
+            samples = jax.device_get(generate(self.networks, chain, self.params, seed, indices, given))
             yield Samples(*(a if a is None else a[: first + n - begin] for a in samples))
 
     def whole_batch(self, size: int) -> int:
@@ -184,19 +199,33 @@ class VAEDM:
             raise UserError("start = 'warm' begins at the VAE's image, and this model has none; start from 'noise'")
         chain.schedule(self.networks.full_schedule)  # refuses an impossible chain before anything is compiled
 
+    def check_z(self, z: np.ndarray | None, n: int) -> None:
+        """UserError where z is given and is not one for each of n images."""
+        if z is None:
+            return
+        if not FORMULATIONS[self.networks.variant].shown:
+            raise UserError("z was given, and this model has no VAE that takes one; leave it out")
+        wanted = (n, self.networks.vae.z_dim)
+        if np.shape(z) != wanted:
+            raise UserError(f"z has the shape {np.shape(z)}; for {n} images of this model it is {wanted}")
+
     def sample_x_hat(self, n: int, seed: int = 0) -> np.ndarray:
         """What the VAE generates, [N, H, W, C] in [0, 1]: the x_hat of `sample` with the same seed."""
         z = prior(self.networks, sample_keys(seed, jnp.arange(n)))
         return np.asarray(decode(self.networks, self.params, z))
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """The VAE's reconstructions, decoded at the mean of q(z | x): [N, H, W, C] in [0, 1].
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """The mean of q(z | x), [N, D].
 
         Args:
           images: [N, H, W, C], uint8 or floats in [0, 1].
         """
         x = to_unit(jnp.asarray(images)) if images.dtype == np.uint8 else jnp.asarray(images)
-        return np.asarray(decode(self.networks, self.params, encode(self.networks, self.params, x)[0]))
+        return np.asarray(encode(self.networks, self.params, x)[0])
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """The VAE's reconstructions, decoded from what `encode` takes and gives: [N, H, W, C] in [0, 1]."""
+        return np.asarray(decode(self.networks, self.params, self.encode(images)))
 
     def error_variance(self, images: np.ndarray) -> float:
         """The variance of x_0 about x_hat that says where a warm start begins (`spacing.warm_step`).
@@ -280,13 +309,13 @@ def decode(networks: Networks, params: Any, z: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def generate(
-    networks: Networks, chain: Chain, params: Any, seed: jax.Array, indices: jax.Array
+    networks: Networks, chain: Chain, params: Any, seed: jax.Array, indices: jax.Array, z: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Images of a seed by index [B], and their x_hat: z from the prior, x_hat from z, the chain from both."""
+    """Images of a seed by index [B], and their x_hat: z [B, D] or from the prior, x_hat from z, the chain from both."""
     keys = sample_keys(seed, indices)
-    z, x_hat, shown = None, None, None
+    x_hat = shown = None
     if FORMULATIONS[networks.variant].shown:
-        z = prior(networks, keys)
+        z = prior(networks, keys) if z is None else z
         x_hat = decode(networks, params, z)
         shown = to_symmetric(x_hat)
     predict_noise = networks.predict_noise(params, shown, z)
