@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
-# Remakes the comparison from noise of docs/samplers.md, by the weights in the package; 50 minutes on two cores (AVX-512).
-#   launch/comparison.sh [WORKDIR]    stopped, it continues; tables and plots lie in WORKDIR/evaluation
+# Remakes the tables, plots and bounds of docs/samplers.md by the weights in the package; hours on two cores.
+#   launch/comparison.sh [WORKDIR]    stopped, it continues; tables and plots lie in WORKDIR/{noise,starts,t_start}/evaluation
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 launch/env.sh
 workdir=${1:-runs/comparison}
-score() {
-  .venv/bin/python -m vaedm_jax.main --workdir="$workdir" --mode=evaluate --config.eval.runs=emoji,emoji-form2,emoji-uncond \
-    --config.eval.n=512 --config.eval.equal_nfe=True --config.eval.starts=noise "$@"
+refiners=emoji,emoji-form2
+all=$refiners,emoji-uncond
+score() {  # FOLDER RUNS STARTS SAMPLERS STEPS, then settings
+  .venv/bin/python -m vaedm_jax.main --workdir="$workdir/$1" --mode=evaluate --config.eval.runs="$2" --config.eval.starts="$3" \
+    --config.eval.samplers="$4" --config.eval.steps="$5" --config.eval.n=512 --config.eval.equal_nfe=True "${@:6}"
 }
-score --config.eval.samplers=ddpm,ddim,heun,dpm++2m,dpm++3m,unipc2,unipc3,ipndm --config.eval.steps=5,10,25
-score --config.eval.samplers=ddpm,ddim,dpm++2m,unipc2 --config.eval.steps=50
+score noise $all noise ddpm,ddim,heun,dpm++2m,dpm++3m,unipc2,unipc3,ipndm 5,10,25
+score noise $all noise ddim 5,10,25 --config.sample.clip_eps=False
+score noise $all noise ddpm,ddim,dpm++2m,unipc2 50,100
+score starts $refiners warm500 ddpm,ddim,unipc2 5,10,25,50
+score starts $all truncated ddpm,unipc2 5,10,25
+score t_start $refiners warm0 ddpm,unipc2 5,10,25,50
+score t_start emoji warm100,warm200,warm300,warm400,warm500,warm600,warm700,warm800,warm900 ddim 10
+score noise $all noise ddpm 1000 --config.eval.bits=32
