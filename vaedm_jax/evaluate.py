@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -140,7 +140,7 @@ class Scorer:
 
     def identity(self, cell: Cell) -> list:
         """All that the result of a cell depends on."""
-        return [cell.model.fingerprint, asdict(cell.chain), cell.seed, self.n, self.judged]
+        return [cell.model.fingerprint, cell.chain.changes, cell.seed, self.n, self.judged]
 
     def read(self, cell: Cell) -> dict | None:
         """The result of a cell, or None where it is not there, or is that of something else."""

@@ -5,7 +5,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def stored(model: VAEDM, n: int, seed: int, chain: Chain, batch_size: int, folde
 
     A part that another model or chain has left, or that cannot be read, is drawn anew. Memory holds one batch.
     """
-    identity = json.dumps([model.fingerprint, asdict(chain), seed])
+    identity = json.dumps([model.fingerprint, chain.changes, seed])
     size, first = model.whole_batch(min(batch_size, n)), 0
     while first < n:
         path = folder / f"{first:08d}.npz"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import jax
 
@@ -62,15 +63,19 @@ class Chain:
         one_of("variance", self.variance, VARIANCES)
 
     @property
+    def changes(self) -> dict[str, Any]:
+        """The settings that are not the defaults: what names a chain, also where later settings are added."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+
+    @property
     def label(self) -> str:
         """A short name, fit for a file, that chains which draw other images do not share: `ddim_warm500_10`."""
-        default = {field.name: field.default for field in fields(self)}
+        changes = self.changes
 
         def changed(name: str) -> str:
-            value = getattr(self, name)
-            return (
-                "" if value == default[name] else value if name == "variance" else f"{name.replace('_', '')}{value:g}"
-            )
+            if name not in changes:
+                return ""
+            return self.variance if name == "variance" else f"{name.replace('_', '')}{changes[name]:g}"
 
         start = self.start + (str(self.t_start) if self.start == "warm" else "")
         spacing = "" if self.start == "truncated" else self.spacing.removeprefix("even")
