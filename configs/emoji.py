@@ -25,6 +25,9 @@ def get_config(variant="form1"):
     c.ddpm.ema_decay, c.ddpm.ema_schedule = 0.999, "constant"
 
     c.log.pictures, c.checkpoint.every = 500, 500
-    c.sample.sampler, c.sample.nearest = "ddim", True
-    c.sample.start, c.sample.steps = ("noise", 50) if variant == "uncond" else ("warm", 10)
+    # The best of docs/samplers.md.
+    c.sample.sampler, c.sample.start, c.sample.steps = "unipc2", "warm", 5
+    if variant == "uncond":
+        c.sample.sampler, c.sample.start, c.sample.steps = "ddpm", "noise", 50
+    c.sample.nearest = True
     return c.lock()

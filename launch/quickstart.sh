@@ -18,7 +18,7 @@ echo "1. Train the VAE, then the refiner on top of it."
 vaedm --config=configs/emoji.py --mode=train "${brief[@]}"
 echo "2. Sample from what these minutes gave."
 vaedm --mode=sample
-echo "3. Sample from the weights that come with the package: 10 steps from the noised VAE's image, 100 from noise."
+echo "3. Sample from the weights that come with the package: 5 steps from the noised VAE's image, 100 from noise."
 vaedm --mode=sample --config.sample.weights=emoji --config.sample.t_start=500
 vaedm --mode=sample --config.sample.weights=emoji --config.sample.start=noise --config.sample.sampler=ddpm \
   --config.sample.steps=100
