@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Remakes the tables, plots and bounds of docs/samplers.md by the weights in the package; hours on two cores.
+# Remakes the tables, plots and bounds of docs/samplers.md by the weights in the package; some four hours on two cores (AVX-512).
 #   launch/comparison.sh [WORKDIR]    stopped, it continues; tables and plots lie in WORKDIR/{noise,starts,t_start}/evaluation
 set -euo pipefail
 cd "$(dirname "$0")/.."
