@@ -15,8 +15,9 @@ score() {  # FOLDER RUNS STARTS SAMPLERS STEPS, then settings
 score noise $all noise ddpm,ddim,heun,dpm++2m,dpm++3m,unipc2,unipc3,ipndm 5,10,25
 score noise $all noise ddim 5,10,25 --config.sample.clip_eps=False
 score noise $all noise ddpm,ddim,dpm++2m,unipc2 50,100
-score starts $refiners warm500 ddpm,ddim,unipc2 5,10,25,50
+score starts $refiners warm500 ddpm,ddim,unipc2 5,10,25
+score starts $refiners warm500 ddpm 50
 score starts $all truncated ddpm,unipc2 5,10,25
-score t_start $refiners warm0 ddpm,unipc2 5,10,25,50
+score t_start $refiners warm0 ddpm,unipc2 5,10,25
 score t_start emoji warm100,warm200,warm300,warm400,warm500,warm600,warm700,warm800,warm900 ddim 10
 score noise $all noise ddpm 1000 --config.eval.bits=32
