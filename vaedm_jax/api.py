@@ -168,13 +168,7 @@ class VAEDM:
         return Samples(*(None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)))
 
     def batches(
-        self,
-        n: int,
-        seed: int = 0,
-        first: int = 0,
-        chain: Chain | None = None,
-        batch_size: int = 64,
-        z: np.ndarray | None = None,
+        self, n: int, seed: int, first: int, chain: Chain | None, batch_size: int, z: np.ndarray | None = None
     ) -> Iterator[Samples]:
         """The images of `sample`, batch by batch, the last of which may be smaller."""
         chain = chain or chain_of(self.config.sample)
