@@ -9,8 +9,9 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 
-from vaedm_jax.api import VAEDM, generate
+from vaedm_jax import VAEDM
 from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.generation import generate
 
 B, REPETITIONS = 64, 12
 CHAINS = (
@@ -25,12 +26,12 @@ def seconds(work) -> float:
 
 
 def main() -> None:
-    model, indices = VAEDM.load("emoji"), jnp.arange(B)
+    model, indices = VAEDM.from_pretrained("emoji"), jnp.arange(B)
     x = jax.random.normal(jax.random.key(0), (B, 32, 32, 3))
     network = jax.jit(lambda params: model.networks.predict_noise(params, x, None)(x, jnp.full(B, 500.0)))
     seconds(lambda: network(model.params))
     for chain in CHAINS:
-        nfe = chain.table(model.networks.full_schedule).nfe
+        nfe = chain.nfe(model.networks.full_schedule)
 
         def sample(chain=chain):
             return generate(model.networks, chain, model.params, 0, indices)

@@ -6,8 +6,10 @@ import pytest
 from jax.sharding import Mesh
 
 from tests.tiny import random_params, tiny_config
-from vaedm_jax.api import VAEDM, prior, sample_keys
+from vaedm_jax import VAEDM
+from vaedm_jax.api import between
 from vaedm_jax.config import chain_of
+from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
@@ -18,6 +20,7 @@ ROUNDING = 157 * 1e-6
 VAE = random_params(vae_stage(CONFIG), 1)
 VAE_WIDTH = VAEDM(CONFIG, VAE, {}).networks.vae.z_dim
 DDPM = random_params(ddpm_stage(CONFIG, VAE), 2)
+SHAPE = (16, 16, 3)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ def test_x_hat_is_what_the_vae_generates_from_the_same_seed(model):
 
 
 def test_z_may_be_given_in_place_of_the_priors(model, images):
-    drawn = np.asarray(prior(model.networks, sample_keys(5, np.arange(11))))
+    drawn = model.sample_z(11, seed=5)
     np.testing.assert_allclose(model.sample(11, 5, batch_size=8, z=drawn).images, images, atol=ROUNDING)
     other = model.sample(11, 5, z=drawn[::-1])
     np.testing.assert_allclose(other.x_hat, model.sample(11, 5).x_hat[::-1], atol=1e-6)
@@ -87,14 +90,16 @@ def test_a_chain_may_be_chosen_at_every_call(model, images):
 
 def test_a_saved_model_is_loaded_whole(model, images, tmp_path):
     model.save(tmp_path / "whole.safetensors")
-    loaded = VAEDM.load(tmp_path / "whole.safetensors")
+    loaded = VAEDM.from_checkpoint(tmp_path / "whole.safetensors")
     assert loaded.config.to_dict() == CONFIG.to_dict()
     np.testing.assert_allclose(loaded.sample(11, seed=5).images, images, atol=1e-6)
     model.save(tmp_path / "half.safetensors", np.float16)
     assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "whole.safetensors").stat().st_size
     rounded = jax.tree.map(lambda a: np.asarray(a, np.float16).astype(np.float32), {"vae": VAE, "ddpm": DDPM})
     jax.tree.map(
-        np.testing.assert_array_equal, jax.device_get(VAEDM.load(tmp_path / "half.safetensors").params), rounded
+        np.testing.assert_array_equal,
+        jax.device_get(VAEDM.from_checkpoint(tmp_path / "half.safetensors").params),
+        rounded,
     )
 
 
@@ -117,3 +122,127 @@ def test_the_unconditional_model_has_no_x_hat():
 def test_bytes_and_floats_are_reconstructed_alike(model):
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     np.testing.assert_allclose(model.reconstruct(images), model.reconstruct(np.float32(images) / 255), atol=1e-6)
+
+
+# --- what can be given, and what is refused
+
+
+def test_the_noise_of_the_start_may_be_given(model):
+    """One step from a warm start is x_hat and the noise, through the network once: all is known but for the network."""
+    x_T = np.random.default_rng(0).standard_normal((3, *SHAPE))
+    how = dict(chain=Chain("ddim", 1, start="warm", t_start=0), z=model.sample_z(3))
+    a, b = (model.sample(3, seed, x_T=x_T, **how).images for seed in (0, 1))
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    first, *_ = model.sample(3, x_T=x_T[0], **how).images
+    np.testing.assert_allclose(first, a[0], atol=1e-6)
+    assert np.abs(model.sample(3, x_T=-x_T, **how).images - a).max() > 1e-3
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_shared_noise_leaves_z_as_the_only_difference(model, sampler):
+    how = dict(sampler=sampler, steps=3, shared=True)
+    same = model.sample(3, 5, z=model.sample_z(1)[0], **how).images
+    np.testing.assert_allclose(same, same[:1].repeat(3, axis=0), atol=ROUNDING)
+    other = model.sample(3, 5, z=model.sample_z(3), **how).images
+    assert np.abs(other[1:] - other[:1]).max(axis=(1, 2, 3)).min() > 0.01
+
+
+def test_temperature_scales_the_first_noise_alone(model):
+    x_T = np.random.default_rng(0).standard_normal((2, *SHAPE))
+    how = dict(sampler="ddim", steps=3, z=model.sample_z(2))
+    cold, scaled = model.sample(2, x_T=x_T, temperature=0.5, **how), model.sample(2, x_T=x_T / 2, **how)
+    np.testing.assert_allclose(cold.images, scaled.images, atol=1e-6)
+    drawn = dict(sampler="ddpm", steps=3, z=how["z"])
+    assert np.abs(model.sample(2, temperature=0.5, **drawn).images - model.sample(2, **drawn).images).max() > 0.01
+
+
+@pytest.mark.parametrize("variant", ["form1", "form2"])
+def test_guidance_goes_from_the_blank_condition_past_the_shown_one(variant):
+    config = tiny_config(variant, **{"ddpm.cond_dropout": 0.1, "ddpm.z_conditioning": True})
+    ddpm = random_params(ddpm_stage(config, VAE), 2)
+    networks = VAEDM(config, VAE, ddpm).networks
+    rng = np.random.default_rng(0)
+    u, x_hat, z = (np.float32(rng.standard_normal((2, *shape))) for shape in (SHAPE, SHAPE, (VAE_WIDTH,)))
+    t = np.array([10.0, 800.0])
+
+    def eps(x_t, x_hat, z):
+        return np.asarray(networks.unet.apply({"params": ddpm}, x_t, t, x_hat, z))
+
+    # A dropped condition takes the shift of Formulation 2 with it.
+    shown, blank = eps(u + x_hat * networks.form.shifted, x_hat, z), eps(u, 0 * x_hat, 0 * z)
+    guided = networks.predict_noise({"ddpm": ddpm}, x_hat, z, guidance=1.5)(u, t)
+    np.testing.assert_allclose(guided, blank + 2.5 * (shown - blank), atol=1e-4)
+
+
+def test_guidance_counts_two_evaluations_and_needs_a_refiner_that_knows_both(model):
+    chain, full = Chain("ddim", 10, guidance=1.0), model.networks.full_schedule
+    assert chain.nfe(full) == 20 and chain.within(20) == chain and chain.within(1).steps == 1
+    with pytest.raises(UserError, match="cond_dropout"):
+        model.sample(1, chain=chain)
+
+
+def test_images_in_place_of_x_hat_are_refined(model):
+    samples = model.sample(3, 5)
+    np.testing.assert_allclose(model.refine(samples.x_hat, 5), samples.images, atol=ROUNDING)
+    bytes_ = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
+    np.testing.assert_allclose(model.refine(bytes_), model.refine(np.float32(bytes_) / 255), atol=ROUNDING)
+
+
+def test_an_interpolation_runs_from_one_end_to_the_other_with_one_noise(model):
+    a, b = model.sample_z(2)
+    way = model.interpolate(a, b, n=5, path="spherical", seed=3, steps=3)
+    np.testing.assert_allclose(way.x_hat[[0, -1]], model.decode(np.stack([a, b])), atol=1e-6)
+    np.testing.assert_allclose(way.images[0], model.sample(1, 3, z=a, steps=3).images[0], atol=ROUNDING)
+    images = np.random.default_rng(0).random((2, *SHAPE))
+    ends = model.interpolate(*images, n=2).x_hat
+    np.testing.assert_allclose(ends, model.reconstruct(images), atol=1e-6)
+
+
+def test_a_spherical_path_keeps_the_norm_and_a_linear_one_is_straight():
+    a, b = np.array([[3.0, 0.0], [0.0, 0.0]]), np.array([[0.0, 3.0], [0.0, 0.0]])
+    circle, line = (between(a, b, 7, path) for path in ("spherical", "linear"))
+    np.testing.assert_allclose(np.linalg.norm(circle, axis=(1, 2)), 3, rtol=1e-6)
+    np.testing.assert_allclose(circle[2], [[3 * np.cos(np.pi / 6), 3 * np.sin(np.pi / 6)], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(line[3], (a + b) / 2)
+    np.testing.assert_array_equal(between(a, a, 3, "spherical"), np.float32([a, a, a]))
+
+
+def test_progress_is_told_batch_by_batch(model):
+    told = []
+    model.sample(20, batch_size=8, progress=lambda done, n: told.append((done, n)))
+    assert told == [(8, 20), (16, 20), (20, 20)]
+
+
+def test_large_arrays_pass_in_batches(model, monkeypatch):
+    images = np.random.default_rng(0).random((20, *SHAPE), np.float32)
+    whole = model.encode(images, batch_size=24)
+    sizes, on_devices = [], VAEDM.on_devices
+    monkeypatch.setattr(VAEDM, "on_devices", lambda *a: ((sizes.append(len(b)), (n, b))[1] for n, b in on_devices(*a)))
+    np.testing.assert_allclose(model.encode(images, batch_size=8), whole, atol=1e-5)
+    assert sizes == [8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m.encode(np.zeros((2, 8, 8, 3))), ["(2, 8, 8, 3)", "[N, 16, 16, 3]"]),
+        (lambda m: m.encode(np.zeros(SHAPE)), ["(16, 16, 3)"]),
+        (lambda m: m.refine(np.full((1, *SHAPE), 255.0)), ["255", "from 0 to 1"]),
+        (lambda m: m.refine(np.full((1, *SHAPE), np.nan)), ["nan"]),
+        (lambda m: m.reconstruct(np.zeros((1, *SHAPE), int)), ["int64", "uint8"]),
+        (lambda m: m.decode(np.zeros((2, 1))), ["z", "(2, 1)"]),
+        (lambda m: m.sample(2, z=np.full(VAE_WIDTH, np.inf)), ["z is not finite"]),
+        (lambda m: m.sample(2, x_T=np.zeros((3, *SHAPE))), ["x_T", "(3, 16, 16, 3)", "(2, 16, 16, 3)"]),
+        (lambda m: m.sample(2, z=m.sample_z(2), x_hat=np.zeros((2, *SHAPE))), ["both"]),
+        (lambda m: m.sample(2, solver="ddim"), ["'solver'", "sampler"]),
+        (lambda m: m.sample(2, sampler="euler"), ["'euler'", "ddim"]),
+        (lambda m: m.interpolate(np.zeros(VAE_WIDTH), np.zeros(1)), ["one shape"]),
+        (lambda m: m.interpolate(*m.sample_z(2), path="curved"), ["'curved'", "spherical"]),
+        (lambda m: VAEDM.from_pretrained("cats"), ["'cats'", "emoji"]),
+        (lambda m: VAEDM.from_checkpoint("missing.safetensors"), ["missing.safetensors"]),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(model, call, words):
+    with pytest.raises(UserError) as caught:
+        call(model)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)

@@ -368,7 +368,7 @@ def test_chains_that_draw_other_images_have_other_labels():
         {}, {"sampler": "ddim"}, {"sampler": "ddim", "eta": 1.0}, {"variance": "fixedlarge"}, {"steps": 10},
         {"start": "warm"}, {"start": "warm", "t_start": 400}, {"start": "truncated"}, {"spacing": "uniform"},
         {"clip": False}, {"dynamic": 0.99}, {"dynamic": 0.995}, {"sampler": "unipc2"}, {"sampler": "unipc3"},
-        {"sampler": "ddim", "clip_eps": False},
+        {"sampler": "ddim", "clip_eps": False}, {"temperature": 0.9}, {"guidance": 0.9}, {"shared": True},
         {"sampler": "heun"}, {"sampler": "heun", "churn": 2.0}, {"sampler": "heun", "churn": 2.0, "churn_max": 1.0},
     ]  # fmt: skip
     labels = [Chain(**change).label for change in changes]

@@ -26,9 +26,10 @@ ROOMS = {
     "config": {"errors", "diffusion"},
     "rundir": {"errors", "config", "reporting"},
     "training": {"errors", "diffusion", "models", "data", "reporting", "mesh"},
-    "api": {"errors", "diffusion", "models", "reporting", "mesh", "evaluation", "config", "rundir", "training"},
+    "generation": {"diffusion", "models", "evaluation", "training"},
+    "api": {"errors", "diffusion", "models", "reporting", "mesh", "config", "rundir", "training", "generation"},
     "store": {"diffusion", "data", "reporting", "api"},
-    "likelihood": {"data", "reporting", "config", "api"},
+    "likelihood": {"data", "reporting", "config", "generation", "api"},
     "train": {"errors", "models", "data", "reporting", "mesh", "evaluation", "config", "rundir", "training", "api"},
     "sample": {"data", "reporting", "config", "api", "store"},
     "evaluate": {

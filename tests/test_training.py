@@ -210,3 +210,23 @@ def test_z_may_condition_the_refiner(variant):
     grads, _ = jax.jit(lambda p: gradients(stage.loss, p, stage.frozen, images, keys, 1))(params)
     assert params["z_0"]["kernel"].shape[0] == 4
     assert np.abs(grads["z_0"]["kernel"]).max() > 0 and np.abs(grads["z_1"]["kernel"]).max() > 0
+
+
+@pytest.mark.parametrize("variant", ["form1", "form2"])
+def test_conditions_are_dropped_image_by_image_and_in_training_alone(variant):
+    def losses(rate, train=True):
+        """Of each image by itself."""
+        stage = make_stage("ddpm", variant, **{"ddpm.cond_dropout": rate, "ddpm.dropout": 0.0})
+        params, keys = random_params(stage), batch_keys(jax.random.key(0), 0, 16)
+        alone = [(IMAGES[i : i + 1], keys[i : i + 1]) for i in range(16)]
+        singly = [float(loss_of(stage, params, stage.frozen, *image, train)[0]) for image in alone]
+        whole = float(loss_of(stage, params, stage.frozen, IMAGES, keys, train)[0])
+        assert whole == pytest.approx(np.mean(singly), rel=1e-4)
+        return np.array(singly)
+
+    never, always, half = losses(0.0), losses(1.0), losses(0.5)
+    assert np.abs(never - always).min() > 1e-4
+    dropped = np.abs(half - always) < np.abs(half - never)
+    np.testing.assert_allclose(half, np.where(dropped, always, never), rtol=1e-5)
+    assert 3 <= dropped.sum() <= 13
+    np.testing.assert_allclose(losses(1.0, train=False), never, rtol=1e-5)

@@ -17,7 +17,7 @@ SHIPPED_VARIANTS = {"emoji": "form1", "emoji-uncond": "uncond", "emoji-form2": "
 
 @pytest.fixture(scope="module")
 def model() -> VAEDM:
-    return VAEDM.load("emoji")
+    return VAEDM.from_pretrained("emoji")
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,14 @@ def test_the_files_are_small_enough_to_ship():
 
 @pytest.mark.parametrize("name", SHIPPED_VARIANTS)
 def test_they_are_of_the_emoji_configuration_and_were_trained_as_long_as_it_says(name):
-    found, wanted = VAEDM.load(name).config, flags.load(f"{CONFIG}:{SHIPPED_VARIANTS[name]}")
+    found, wanted = VAEDM.from_pretrained(name).config, flags.load(f"{CONFIG}:{SHIPPED_VARIANTS[name]}")
     assert differences(found, wanted, (*FREE, *TUNABLE, "vae.checkpoint")) == {}
     for stage in ("vae", "ddpm"):
         assert flatten(found)[f"{stage}.steps"] == flatten(wanted)[f"{stage}.steps"]
 
 
 def test_both_formulations_refine_the_same_vae(model):
-    jax.tree.map(np.testing.assert_array_equal, model.params["vae"], VAEDM.load("emoji-form2").params["vae"])
+    jax.tree.map(np.testing.assert_array_equal, model.params["vae"], VAEDM.from_pretrained("emoji-form2").params["vae"])
 
 
 def detail(images: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The trained model as an object: generator, refiner and their schedule."""
 
 import hashlib
-from collections.abc import Iterator
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,19 +20,28 @@ from tqdm import tqdm
 from vaedm_jax import models
 from vaedm_jax.config import BEST_BY, chain_of
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.diffusion.process import FORMULATIONS, PredictNoise
-from vaedm_jax.diffusion.schedule import linear_schedule
-from vaedm_jax.errors import UserError
-from vaedm_jax.evaluation.bound import chain_terms
+from vaedm_jax.errors import UserError, one_of
+from vaedm_jax.generation import (
+    NOTHING,
+    Bound,
+    Given,
+    Networks,
+    bound_terms,
+    decode,
+    encode,
+    generate,
+    prior,
+    sample_keys,
+)
 from vaedm_jax.mesh import make_mesh, replicated, split_batch
-from vaedm_jax.models.vae import kl_divergence, reparameterize
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.rundir import decode_config, encode_config, read_config
 from vaedm_jax.training.loop import restore_average
-from vaedm_jax.training.stages import ddpm_stage, draw, to_symmetric, to_unit, vae_stage
+from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 SHIPPED = Path(__file__).parent / "weights"
 UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
+PATHS = ("linear", "spherical")
 
 
 class Samples(NamedTuple):
@@ -41,30 +51,11 @@ class Samples(NamedTuple):
     x_hat: np.ndarray | None
 
 
-class Bound(NamedTuple):
-    """-log p(x_0) <= z + prior + sum of steps + decoder of N images, in bits per dimension (docs/samplers.md).
-
-    Attributes:
-      z: [N], KL(q(z | x_0) || p(z)); 0 without a VAE.
-      prior, decoder: [N]; steps: [T - 1, N]; see `bound.Terms`.
-      condition: [N], -log p(y | z) of y = x_0 in 256 levels, of variance 1/2: the VAE was trained by a summed squared
-        error. Eq. 3 bounds the joint (x_0, y) by all five, and so counts the image twice.
-    """
-
-    z: np.ndarray
-    prior: np.ndarray
-    steps: np.ndarray
-    decoder: np.ndarray
-    condition: np.ndarray
-
-    @property
-    def total(self) -> np.ndarray:
-        """The bound on -log p(x_0), [N]."""
-        return self.z + self.prior + self.steps.sum(axis=0) + self.decoder
-
-
 class VAEDM:
     """A trained model.
+
+    Images go in as uint8 or as floats in [0, 1], and come out as float32 in [0, 1], [N, H, W, C] both. All methods work
+    in batches of `batch_size`, rounded up to a multiple of the devices, and compile once for each shape of a batch.
 
     Attributes:
       config: the whole configuration that it was trained with.
@@ -89,12 +80,27 @@ class VAEDM:
         )
 
     @classmethod
-    def load(cls, file: str | Path) -> "VAEDM":
-        """The model of a file that `save` wrote, or of the package: "emoji"."""
-        path = SHIPPED / f"{file}.safetensors" if "/" not in str(file) and "." not in str(file) else Path(file)
+    def open(cls, name: str | Path, best: bool = False) -> "VAEDM":
+        """The model of a run directory, of a file, or of the package, whichever it is that has the name."""
+        if Path(name).is_dir():
+            return cls.from_run(name, best)
+        return cls.from_checkpoint(name) if set("/.") & set(str(name)) else cls.from_pretrained(str(name))
+
+    @classmethod
+    def from_pretrained(cls, name: str) -> "VAEDM":
+        """A model that comes with the package, such as "emoji"."""
+        path = SHIPPED / f"{name}.safetensors"
         if not path.is_file():
             shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
-            raise UserError(f"weights '{file}': no such file; weights in the package: {shipped}")
+            raise UserError(f"weights '{name}': no such file; weights in the package: {shipped}")
+        return cls.from_checkpoint(path)
+
+    @classmethod
+    def from_checkpoint(cls, file: str | Path) -> "VAEDM":
+        """The model of a file that `save` wrote."""
+        path = Path(file)
+        if not path.is_file():
+            raise UserError(f"weights '{file}': no such file")
         try:
             with safetensors.safe_open(path, "numpy") as f:
                 config = decode_config(f.metadata()["config"])
@@ -103,11 +109,6 @@ class VAEDM:
             raise UserError(f"{path} is no file of weights that VAEDM.save wrote ({error})") from error
         params = unflatten_dict(flat)
         return cls(config, params.get("vae", {}), params.get("ddpm", {}))
-
-    @classmethod
-    def open(cls, name: str | Path, best: bool = False) -> "VAEDM":
-        """The model of a run directory, or of what `load` takes."""
-        return cls.from_run(name, best) if Path(name).is_dir() else cls.load(name)
 
     @classmethod
     def from_run(cls, workdir: str | Path, best: bool = False) -> "VAEDM":
@@ -132,7 +133,7 @@ class VAEDM:
         return cls(config, vae, ddpm or {})
 
     def save(self, file: str | Path, dtype: Any = np.float32) -> None:
-        """Write parameters and configuration as one safetensors file."""
+        """Write parameters and configuration as one safetensors file, which is the whole model."""
         flat = flatten_dict(jax.device_get(self.params), sep="/")
         arrays = {name: np.asarray(a, dtype) for name, a in flat.items() if not isinstance(a, dict)}
         metadata = {"config": encode_config(self.config), "format": "vaedm_jax 1"}
@@ -150,86 +151,97 @@ class VAEDM:
         self,
         n: int,
         seed: int = 0,
-        first: int = 0,
-        chain: Chain | None = None,
-        batch_size: int = 64,
+        *,
         z: np.ndarray | None = None,
+        x_T: np.ndarray | None = None,
+        x_hat: np.ndarray | None = None,
+        first: int = 0,
+        batch_size: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+        chain: Chain | None = None,
+        **settings: Any,
     ) -> Samples:
-        """Images `first` to `first + n` of a seed. Image i depends on the seed and i, and on z[i - first], alone.
+        """Images `first` to `first + n` of a seed. Image i depends on the seed, on i and on what is given for it alone.
 
         Args:
-          chain: how to sample; the configuration's `sample` section by default.
-          batch_size: images at a time; it is rounded up to a multiple of the devices.
-          z: [n, D], such as `encode` gives; by default they are drawn from the prior.
+          z: [n, D], or [D] for all: what the VAE decodes; by default it is drawn from the prior.
+          x_T: [n, H, W, C], or [H, W, C] for all: the noise that the chain begins with, or that noises x_hat for a warm
+            start; by default it is drawn too. (`shared=True` gives all images one x_T, and one noise on the way.)
+          x_hat: [n, H, W, C], images that the refiner is shown in place of what z decodes to.
+          progress: is called with the images that are done and n, after each batch; by default a bar tells.
+          chain, settings: how to sample: a chain, by default that of the configuration, and what to change of it, such
+            as sampler="unipc2", steps=5, start="warm", temperature=0.9; see `Chain`.
         """
-        parts = self.batches(n, seed, first, chain, batch_size, z)
-        size = self.whole_batch(min(batch_size, n))
-        parts = list(tqdm(parts, "sampling", -(-n // size), unit="batch", leave=False, delay=5, disable=None))
+        chain = self.chain(chain, **settings)
+        parts, done = [], 0
+        with tqdm(
+            total=n, desc="sampling", unit="image", leave=False, delay=5, disable=True if progress else None
+        ) as bar:
+            for part in self.batches(n, seed, first, chain, batch_size, Given(z, x_hat, x_T)):
+                parts.append(part)
+                done += len(part.images)
+                bar.update(len(part.images))
+                if progress:
+                    progress(done, n)
         return Samples(*(None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)))
 
     def batches(
-        self, n: int, seed: int, first: int, chain: Chain | None, batch_size: int, z: np.ndarray | None = None
+        self, n: int, seed: int, first: int, chain: Chain, batch_size: int, given: Given = NOTHING
     ) -> Iterator[Samples]:
         """The images of `sample`, batch by batch, the last of which may be smaller."""
-        chain = chain or chain_of(self.config.sample)
         self.check_chain(chain)
-        self.check_z(z, n)
-        sharding, size = split_batch(self.mesh), self.whole_batch(min(batch_size, n))
-        for begin in range(first, first + n, size):
-            given = None if z is None else np.resize(z[begin - first :][:size], (size, z.shape[1]))
-            indices, given = jax.device_put((np.arange(begin, begin + size), given), sharding)
+        inputs = np.arange(first, first + n), self.check_given(given, n)
+        for count, (indices, given) in self.on_devices(inputs, batch_size):
             samples = jax.device_get(generate(self.networks, chain, self.params, seed, indices, given))
-            yield Samples(*(a if a is None else a[: first + n - begin] for a in samples))
+            yield Samples(*(a if a is None else a[:count] for a in samples))
 
-    def whole_batch(self, size: int) -> int:
-        """A number of images, rounded up to a multiple of the devices."""
-        return -(-size // self.mesh.size) * self.mesh.size
+    def refine(self, images: np.ndarray, seed: int = 0, **how: Any) -> np.ndarray:
+        """What the refiner makes of images [N, H, W, C] in place of x_hat; see `sample` for what else can be given."""
+        return self.sample(len(images), seed, x_hat=images, **how).images
 
-    def check_chain(self, chain: Chain) -> None:
-        """UserError where this model cannot be sampled by a chain."""
-        if not self.params["ddpm"]:
-            raise UserError(UNTRAINED)
-        if chain.start == "warm" and not FORMULATIONS[self.networks.variant].shown:
-            raise UserError("start = 'warm' begins at the VAE's image, and this model has none; start from 'noise'")
-        chain.schedule(self.networks.full_schedule)  # refuses an impossible chain before anything is compiled
-
-    def check_z(self, z: np.ndarray | None, n: int) -> None:
-        """UserError where z is given and is not one for each of n images."""
-        if z is None:
-            return
-        if not FORMULATIONS[self.networks.variant].shown:
-            raise UserError("z was given, and this model has no VAE that takes one; leave it out")
-        wanted = (n, self.networks.vae.z_dim)
-        if np.shape(z) != wanted:
-            raise UserError(f"z has the shape {np.shape(z)}; for {n} images of this model it is {wanted}")
-
-    def sample_x_hat(self, n: int, seed: int = 0) -> np.ndarray:
-        """What the VAE generates, [N, H, W, C] in [0, 1]: the x_hat of `sample` with the same seed."""
-        z = prior(self.networks, sample_keys(seed, jnp.arange(n)))
-        return np.asarray(decode(self.networks, self.params, z))
-
-    def encode(self, images: np.ndarray) -> np.ndarray:
-        """The mean of q(z | x), [N, D].
+    def interpolate(
+        self, a: np.ndarray, b: np.ndarray, n: int = 8, path: str = "linear", seed: int = 0, **how: Any
+    ) -> Samples:
+        """n images on the way from a to b in z, with one x_T and one noise for all (figure 2 of the paper).
 
         Args:
-          images: [N, H, W, C], uint8 or floats in [0, 1].
+          a, b: z [D] each, or images [H, W, C], which are encoded.
+          path: see `between`.
         """
-        x = to_unit(jnp.asarray(images)) if images.dtype == np.uint8 else jnp.asarray(images)
-        return np.asarray(encode(self.networks, self.params, x)[0])
+        ends = [self.encode(np.asarray(end)[None])[0] if np.ndim(end) == 3 else end for end in (a, b)]
+        return self.sample(n, seed, z=between(*ends, n, path), **{"shared": True, **how})
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """The VAE's reconstructions, decoded from what `encode` takes and gives: [N, H, W, C] in [0, 1]."""
-        return np.asarray(decode(self.networks, self.params, self.encode(images)))
+    def encode(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+        """The mean of q(z | x) of images, [N, D]."""
+        images = self.check_images(images, "images")
+        return self.mapped(lambda x: encode(self.networks, self.params, x)[0], images, batch_size)
+
+    def decode(self, z: np.ndarray, batch_size: int = 64) -> np.ndarray:
+        """x_hat of z [N, D]: images [N, H, W, C]."""
+        z = self.check_given(Given(z), len(z)).z
+        return self.mapped(lambda z: decode(self.networks, self.params, z), z, batch_size)
+
+    def reconstruct(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+        """The VAE's reconstructions, decoded from what `encode` gives: [N, H, W, C]."""
+        return self.decode(self.encode(images, batch_size), batch_size)
+
+    def sample_z(self, n: int, seed: int = 0) -> np.ndarray:
+        """The z of `sample` with the same seed, from the prior: [n, D]."""
+        self.check_vae()
+        return np.asarray(prior(self.networks, sample_keys(seed, jnp.arange(n))))
+
+    def sample_x_hat(self, n: int, seed: int = 0) -> np.ndarray:
+        """What the VAE generates, [n, H, W, C]: the x_hat of `sample` with the same seed."""
+        return self.decode(self.sample_z(n, seed))
 
     def error_variance(self, images: np.ndarray) -> float:
         """The variance of x_0 about x_hat that says where a warm start begins (`spacing.warm_step`).
 
         Args:
-          images: [N, H, W, C] that the refiner was trained on, since it adds to x_hat what these lack; uint8 or floats
-            in [0, 1]; some hundred are enough.
+          images: that the refiner was trained on, since it adds to x_hat what these lack; some hundred are enough.
         """
-        truth = images / 255 if images.dtype == np.uint8 else images
-        error = 2 * (self.reconstruct(images) - truth).reshape(len(images), -1)
+        truth = self.check_images(images, "images")
+        error = 2 * (self.reconstruct(truth) - truth).reshape(len(images), -1)
         gram = error @ error.T / len(error)  # has the eigenvalues of the covariance
         return float(np.sum(gram**2) / np.trace(gram))
 
@@ -244,97 +256,107 @@ class VAEDM:
         """
         if not self.params["ddpm"]:
             raise UserError(UNTRAINED)
-        chain, size = chain or chain_of(self.config.sample), self.whole_batch(min(batch_size, len(images)))
-        parts, sharding = [], split_batch(self.mesh)
-        for begin in range(0, len(images), size):
-            batch = images[begin : begin + size]
-            full = np.resize(batch, (size, *batch.shape[1:])), first + np.arange(begin, begin + size)
-            terms = bound_terms(self.networks, chain, self.params, *jax.device_put(full, sharding), seed)
-            parts.append([term[..., : len(batch)] for term in jax.device_get(terms)])
+        chain, parts = self.chain(chain), []
+        for count, batch in self.on_devices((images, np.arange(first, first + len(images))), batch_size):
+            terms = bound_terms(self.networks, chain, self.params, *batch, seed)
+            parts.append([term[..., :count] for term in jax.device_get(terms)])
         return Bound(*(np.concatenate(p, axis=-1) for p in zip(*parts, strict=True)))
 
+    def chain(self, chain: Chain | None = None, **settings: Any) -> Chain:
+        """A chain, by default that of the configuration, with some settings changed."""
+        chain = chain or chain_of(self.config.sample)
+        for name in settings:
+            one_of("setting of a chain", name, [field.name for field in fields(Chain)])
+        return replace(chain, **settings)
 
-class Networks(NamedTuple):
-    """What a compiled program depends on, hashable."""
+    def whole_batch(self, size: int) -> int:
+        """A number of images, rounded up to a multiple of the devices."""
+        return -(-size // self.mesh.size) * self.mesh.size
 
-    vae: models.VAE | None
-    unet: models.UNet
-    variant: str
-    betas: tuple[int, float, float]
-    z_conditioning: bool
-    size: int
+    def on_devices(self, arrays: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
+        """Arrays [N, ...] in batches on the devices, each with its number of images; the last is filled up."""
+        n = len(jax.tree.leaves(arrays)[0])
+        size, sharding = self.whole_batch(min(batch_size, n)), split_batch(self.mesh)
+        for begin in range(0, n, size):
+            count = min(size, n - begin)
+            batch = jax.tree.map(lambda a: np.resize(a[begin : begin + size], (size, *a.shape[1:])), arrays)  # noqa: B023
+            yield count, jax.device_put(batch, sharding)
 
-    @property
-    def full_schedule(self):
-        return linear_schedule(*self.betas)
+    def mapped(self, function: Callable[[jax.Array], jax.Array], array: np.ndarray, batch_size: int) -> np.ndarray:
+        """function(array) for an array [N, ...], batch by batch."""
+        return np.concatenate([np.asarray(function(a))[:count] for count, a in self.on_devices(array, batch_size)])
 
-    def predict_noise(self, params: Any, x_hat: jax.Array | None, z: jax.Array | None) -> PredictNoise:
-        """The refiner as a function of u_t and t; x_hat in [-1, 1]."""
+    def check_vae(self) -> None:
+        if not self.networks.vae:
+            raise UserError("this model is a plain DDPM and has no VAE, hence neither z nor x_hat; take form1 or form2")
 
-        def network(x_t, t, x_hat, z):
-            return self.unet.apply({"params": params["ddpm"]}, x_t, t, x_hat, z)
+    def check_chain(self, chain: Chain) -> None:
+        """UserError where this model cannot be sampled by a chain."""
+        if not self.params["ddpm"]:
+            raise UserError(UNTRAINED)
+        if chain.start == "warm" and not self.networks.form.shown:
+            raise UserError("start = 'warm' begins at the VAE's image, and this model has none; start from 'noise'")
+        if chain.guidance and not self.config.ddpm.cond_dropout:
+            raise UserError(
+                f"guidance = {chain.guidance:g} needs a refiner that also knows the image without its condition; train "
+                "it with --config.ddpm.cond_dropout=0.1"
+            )
+        chain.schedule(self.networks.full_schedule)  # refuses an impossible chain before anything is compiled
 
-        return FORMULATIONS[self.variant].predict_noise(network, x_hat, z=z if self.z_conditioning else None)
+    def check_given(self, given: Given, n: int) -> Given:
+        """What is given for n images, as float32 arrays of one entry each; UserError where they do not fit."""
+        z, x_hat, x_T = given
+        if z is not None or x_hat is not None:
+            self.check_vae()
+        if z is not None and x_hat is not None:
+            raise UserError("z and x_hat are both given; give one of them, since x_hat is what z decodes to")
+        return Given(
+            None if z is None else spread("z", z, n, (self.networks.vae.z_dim,)),
+            None if x_hat is None else spread("x_hat", self.check_images(x_hat, "x_hat"), n, self.networks.shape),
+            None if x_T is None else spread("x_T", x_T, n, self.networks.shape),
+        )
 
-
-def sample_keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
-    """The key of every sample, from the seed and its index."""
-    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(indices)
-
-
-def fold(keys: jax.Array, i: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
-
-
-def prior(networks: Networks, keys: jax.Array) -> jax.Array:
-    """z ~ N(0, I) of every sample, [B, D]."""
-    return jax.vmap(lambda key: jax.random.normal(key, (networks.vae.z_dim,)))(fold(keys, 0))
-
-
-@partial(jax.jit, static_argnums=0)
-def encode(networks: Networks, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return networks.vae.apply({"params": params["vae"]}, x, method="encode")
-
-
-@partial(jax.jit, static_argnums=0)
-def decode(networks: Networks, params: Any, z: jax.Array) -> jax.Array:
-    return networks.vae.apply({"params": params["vae"]}, z, method="decode")
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def generate(
-    networks: Networks, chain: Chain, params: Any, seed: jax.Array, indices: jax.Array, z: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array | None]:
-    """Images of a seed by index [B], and their x_hat: z [B, D] or from the prior, x_hat from z, the chain from both."""
-    keys = sample_keys(seed, indices)
-    x_hat = shown = None
-    if FORMULATIONS[networks.variant].shown:
-        z = prior(networks, keys) if z is None else z
-        x_hat = decode(networks, params, z)
-        shown = to_symmetric(x_hat)
-    predict_noise = networks.predict_noise(params, shown, z)
-    shape = (networks.size, networks.size, 3)
-    u_0 = chain.run(networks.full_schedule, predict_noise, fold(keys, 1), shape, shown)
-    return jnp.clip((u_0 + 1) / 2, 0, 1), x_hat
+    def check_images(self, images: np.ndarray, name: str) -> np.ndarray:
+        """Images [N, H, W, C] as float32 in [0, 1]; UserError where they are not of this model's shape and range."""
+        images, shape = np.asarray(images), self.networks.shape
+        if images.ndim != 4 or images.shape[1:] != shape or not len(images):
+            raise UserError(f"{name} of the shape {images.shape}; this model takes [N, {', '.join(map(str, shape))}]")
+        if images.dtype == np.uint8:
+            return images.astype(np.float32) / 255
+        if images.dtype.kind != "f":
+            raise UserError(f"{name} of {images.dtype}; give uint8, or floats in [0, 1]")
+        if not (images.min() >= 0 and images.max() <= 1):
+            low, high = images.min(), images.max()
+            raise UserError(f"{name} from {low:g} to {high:g}; floats are from 0 to 1, and uint8 from 0 to 255")
+        return images.astype(np.float32)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def bound_terms(
-    networks: Networks, chain: Chain, params: Any, images: jax.Array, indices: jax.Array, seed: jax.Array
-) -> Bound:
-    """The bound of images, uint8 [B, H, W, C], by index [B]."""
-    keys, x = sample_keys(seed, indices), to_unit(images)
-    z = x_hat = None
-    kl = error = jnp.zeros(len(x))
-    if FORMULATIONS[networks.variant].shown:
-        mu, logvar = encode(networks, params, x)
-        z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
-        decoded = decode(networks, params, z)
-        x_hat, kl = to_symmetric(decoded), kl_divergence(mu, logvar)
-        error = jnp.sum((decoded - x) ** 2, axis=(1, 2, 3)) + x[0].size * np.log(255 * np.sqrt(np.pi))
-    predict_noise = networks.predict_noise(params, x_hat, z)
-    terms = chain_terms(
-        networks.full_schedule, predict_noise, to_symmetric(x), fold(keys, 1), chain.variance, chain.clip
-    )
-    bits = x[0].size * np.log(2)
-    return Bound(*(term / bits for term in (kl, *terms, error)))
+def spread(name: str, values: np.ndarray, n: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Values [n, *shape] as float32, of values [n, *shape], or [*shape] for all; UserError for another shape."""
+    values = np.asarray(values, np.float32)
+    if values.shape not in ((n, *shape), shape):
+        raise UserError(
+            f"{name} of the shape {values.shape}; for {n} images of this model it is {(n, *shape)} or {shape}"
+        )
+    if not np.isfinite(values).all():
+        raise UserError(f"{name} is not finite")
+    return np.broadcast_to(values, (n, *shape))
+
+
+def between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> np.ndarray:
+    """n points from a to b, both included, [n, *a.shape].
+
+    Args:
+      path: `linear`, as in the paper, or `spherical`, along the great circle between them, which keeps the norm of what
+        is drawn from a normal distribution (arXiv 1609.04468, section 2.3).
+    """
+    one_of("path", path, PATHS)
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    if a.shape != b.shape:
+        raise UserError(f"from the shape {a.shape} to {b.shape}; the two ends have one shape")
+    s = np.linspace(0, 1, n).reshape(-1, *(1,) * a.ndim)
+    cosine = np.sum(a * b) / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    if path == "linear" or np.sin(angle) < 1e-4:  # the great circle is a line there, or any
+        return np.float32((1 - s) * a + s * b)
+    return np.float32((np.sin((1 - s) * angle) * a + np.sin(s * angle) * b) / np.sin(angle))

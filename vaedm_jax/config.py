@@ -32,7 +32,7 @@ FREE = (
     "data.archive",
 )
 # What may be changed on purpose in the middle of a run; it is said, and the run goes on.
-TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout")
+TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout", "ddpm.cond_dropout")
 # From where to where numbers may be, each of them where a setting is a tuple; whole numbers where the first is one.
 RANGES = (
     (1, math.inf, (
@@ -44,7 +44,8 @@ RANGES = (
     (0, math.inf, ("eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "sample.t_start")),
     (0, 2**32 - 1, ("seed", "sample.seed")),
     (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight", "sample.churn*")),
-    (0.0, 1.0, ("*.ema_decay", "ddpm.dropout", "sample.eta", "sample.dynamic")),
+    (0.0, math.inf, ("sample.temperature", "sample.guidance")),
+    (0.0, 1.0, ("*.ema_decay", "ddpm.dropout", "ddpm.cond_dropout", "sample.eta", "sample.dynamic")),
     (1e-9, 0.999, ("ddpm.beta_*",)),
 )  # fmt: skip
 
@@ -85,6 +86,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.ddpm.attention = (2,)  # downsampling factors of the levels that attend
     c.ddpm.heads, c.ddpm.dropout = 1, 0.1
     c.ddpm.patch = 1  # the network works on patches of this many pixels a side
+    c.ddpm.cond_dropout = 0.0  # share of images whose x_hat and z are blanked, each by itself; for sample.guidance
     c.ddpm.z_conditioning = False  # z enters beside the time embedding
     c.ddpm.scale_shift = False  # the embedding scales and shifts normalisations
 
@@ -99,6 +101,9 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.sample.t_start = 500  # where a warm start begins; 0: where the VAE's error asks for (spacing.warm_step)
     c.sample.clip = True  # clip the estimates of the clean image to [-1, 1]
     c.sample.dynamic = 0.0  # or to this quantile of their absolute values, by which they are divided then
+    c.sample.temperature = 1.0  # of the noise that the chain begins with
+    c.sample.shared = False  # all images have one noise, at the start and on the way
+    c.sample.guidance = 0.0  # w of (1 + w) eps(x_hat) - w eps(blank); needs ddpm.cond_dropout; two evaluations a step
     c.sample.variance = "fixedsmall"  # of ddpm; or "fixedlarge"
     c.sample.eta = 0.0  # of ddim
     c.sample.clip_eps = True  # of ddim: eps is what follows from the clipped x_0; False: as predicted (authors' code)

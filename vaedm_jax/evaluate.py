@@ -39,7 +39,7 @@ class Cell:
     @property
     def nfe(self) -> int:
         """Evaluations of the network for an image."""
-        return self.chain.table(self.model.networks.full_schedule).nfe
+        return self.chain.nfe(self.model.networks.full_schedule)
 
     def facts(self) -> dict[str, str | int]:
         """The first columns of the table."""

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 from PIL import Image
 
-from vaedm_jax.api import VAEDM, Bound
+from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of
 from vaedm_jax.data import Source
+from vaedm_jax.generation import Bound
 from vaedm_jax.reporting import Progress, save_png
 from vaedm_jax.reporting.comparison import PLAIN, STYLE, as_image, write_csv
 from vaedm_jax.reporting.files import write_arrays

@@ -23,7 +23,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     """
     check(config, to_train=False)
     settings = config.sample
-    model = VAEDM.load(settings.weights) if settings.weights else VAEDM.from_run(workdir, settings.best)
+    model = VAEDM.open(settings.weights or workdir, settings.best)
     (chain,) = store.placed(model, [chain_of(settings)], lambda: load(model.config.data).train)
     model.check_chain(chain)
     origin, which = "run", f"run {workdir.name}"

@@ -139,7 +139,7 @@ class Pictures:
         if not self.judge:
             return {}
         model, settings = VAEDM(self.config, self.stage.frozen, average), self.config.sample
-        samples = model.sample(self.config.log.scored, 0, 0, picture_chain(self.config), settings.batch_size)
+        samples = model.sample(self.config.log.scored, chain=picture_chain(self.config), batch_size=settings.batch_size)
         found = self.judge.scores(self.judge.add(None, to_uint8(samples.images)))
         return {name: found[name] for name in ("kid", "fd") if found[name] is not None}
 

@@ -38,6 +38,8 @@ class Chain:
       sampler: one of SAMPLERS, with the settings that OPTIONS name.
       steps, start, spacing, t_start: which steps, and from where; see `spacing.timesteps`.
       clip, dynamic: of the estimates of the clean image; see `samplers.limit`.
+      temperature: by which the noise that the chain begins with is multiplied.
+      shared: all images have one noise, at the start and on the way. guidance: see `Networks.predict_noise`.
       variance: of ddpm, one of VARIANCES. eta, clip_eps: of ddim. churn...: of heun, see `solvers.heun`.
     """
 
@@ -48,6 +50,9 @@ class Chain:
     t_start: int = 500
     clip: bool = True
     dynamic: float = 0.0
+    temperature: float = 1.0
+    shared: bool = False
+    guidance: float = 0.0
     variance: str = "fixedsmall"
     eta: float = 0.0
     clip_eps: bool = True
@@ -80,20 +85,26 @@ class Chain:
         start = self.start + (str(self.t_start) if self.start == "warm" else "")
         spacing = "" if self.start == "truncated" else self.spacing.removeprefix("even")
         limit = changed("dynamic") or ("" if self.clip else "unclipped")
+        others = "-".join(filter(None, (limit, changed("temperature"), changed("guidance"), "shared" * self.shared)))
         sampler = (self.sampler, *map(changed, OPTIONS.get(self.sampler, ())))
-        words = ("-".join(filter(None, sampler)), "-".join(filter(None, (start, spacing))), str(self.steps), limit)
+        words = ("-".join(filter(None, sampler)), "-".join(filter(None, (start, spacing))), str(self.steps), others)
         return "_".join(filter(None, words))
 
     def within(self, nfe: int) -> "Chain":
-        """The same with the most steps that take at most so many evaluations."""
-        return replace(self, steps=(nfe + 1) // 2 if self.sampler == "heun" else nfe)
+        """The same with the most steps that take at most so many evaluations, but with one step at least."""
+        rows = nfe // 2 if self.guidance else nfe
+        return replace(self, steps=max(1, (rows + 1) // 2 if self.sampler == "heun" else rows))
+
+    def nfe(self, full: Schedule) -> int:
+        """Evaluations of the network for an image; guidance takes two at a time."""
+        return self.table(full).nfe * (2 if self.guidance else 1)
 
     def schedule(self, full: Schedule) -> Schedule:
         """The steps of the T-step schedule that the chain visits. UserError if they cannot be had."""
         return respace(full, timesteps(full, self.start, self.spacing, self.steps, self.t_start))
 
     def table(self, full: Schedule) -> samplers.Table:
-        """What the chain does; its `nfe` is the number of the network's evaluations."""
+        """What the chain does."""
         return SAMPLERS[self.sampler](self, self.schedule(full), full)
 
     def run(
@@ -103,6 +114,7 @@ class Chain:
         keys: jax.Array,
         shape: tuple[int, int, int],
         x_hat: jax.Array | None = None,
+        x_T: jax.Array | None = None,
     ) -> jax.Array:
         """Images u_0 [B, H, W, C], in [-1, 1] where the chain is clipped.
 
@@ -110,10 +122,12 @@ class Chain:
           keys: [B]; image i depends on keys[i] (and x_hat[i]) alone.
           shape: (H, W, C).
           x_hat: [B, H, W, C] in [-1, 1], where a warm start begins.
+          x_T: [B, H, W, C], the noise that the chain begins with; by default it is drawn.
         """
         schedule = self.schedule(full)
         fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-        u = jax.vmap(lambda key: jax.random.normal(key, shape))(fold(keys, 0))
+        u = jax.vmap(lambda key: jax.random.normal(key, shape))(fold(keys, 0)) if x_T is None else x_T
+        u = self.temperature * u
         if self.start == "warm":
             u = q_sample(schedule, x_hat, len(schedule.t) - 1, u)
         noise = samplers.noise_from_keys(fold(keys, 1), shape)

@@ -96,12 +96,19 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
         z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
         return z, to_symmetric(vae.apply({"params": frozen}, z, method="decode"))
 
+    def blank(keys, *conditions):
+        """Each image by itself keeps its conditions, or has zeros in their place (arXiv 2207.12598, Algorithm 1)."""
+        keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 4), 1 - ddpm.cond_dropout))(keys)
+        return [jnp.where(keep.reshape(-1, *(1,) * (c.ndim - 1)), c, 0) for c in conditions]
+
     def timesteps(keys, low, high):
         return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), low, high))(keys)
 
     def errors(params, frozen, images, keys, t, train):
         x = to_unit(images)
         z, x_hat = reconstruct(frozen, x, keys) if form.shown else (None, None)
+        if train and form.shown and ddpm.cond_dropout:
+            z, x_hat = blank(keys, z, x_hat)
         dropout = jax.random.fold_in(keys[0], 3)
 
         def network(x_t, t, x_hat, z):

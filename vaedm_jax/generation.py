@@ -1,0 +1,167 @@
+"""The compiled functions behind `VAEDM`: from a seed, and what is given, to images and bounds."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaedm_jax import models
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.process import FORMULATIONS, Formulation, PredictNoise
+from vaedm_jax.diffusion.schedule import Schedule, linear_schedule
+from vaedm_jax.evaluation.bound import chain_terms
+from vaedm_jax.models.vae import kl_divergence, reparameterize
+from vaedm_jax.training.stages import draw, to_symmetric, to_unit
+
+
+class Given(NamedTuple):
+    """What images are made from in place of what their keys would draw; None where it is not given.
+
+    Attributes:
+      z: [B, D]; without it, it is drawn from the prior, or encoded from x_hat where that is given.
+      x_hat: [B, H, W, C] in [0, 1], shown to the refiner in place of what z decodes to.
+      x_T: [B, H, W, C], the noise that the chain begins with; a warm start noises x_hat with it.
+    """
+
+    z: Any = None
+    x_hat: Any = None
+    x_T: Any = None
+
+
+NOTHING = Given()
+
+
+class Bound(NamedTuple):
+    """-log p(x_0) <= z + prior + sum of steps + decoder of N images, in bits per dimension (docs/samplers.md).
+
+    Attributes:
+      z: [N], KL(q(z | x_0) || p(z)); 0 without a VAE.
+      prior, decoder: [N]; steps: [T - 1, N]; see `bound.Terms`.
+      condition: [N], -log p(y | z) of y = x_0 in 256 levels, of variance 1/2: the VAE was trained by a summed squared
+        error. Eq. 3 bounds the joint (x_0, y) by all five, and so counts the image twice.
+    """
+
+    z: np.ndarray
+    prior: np.ndarray
+    steps: np.ndarray
+    decoder: np.ndarray
+    condition: np.ndarray
+
+    @property
+    def total(self) -> np.ndarray:
+        """The bound on -log p(x_0), [N]."""
+        return self.z + self.prior + self.steps.sum(axis=0) + self.decoder
+
+
+class Networks(NamedTuple):
+    """What a compiled program depends on, hashable."""
+
+    vae: models.VAE | None
+    unet: models.UNet
+    variant: str
+    betas: tuple[int, float, float]
+    z_conditioning: bool
+    size: int
+
+    @property
+    def form(self) -> Formulation:
+        return FORMULATIONS[self.variant]
+
+    @property
+    def full_schedule(self) -> Schedule:
+        return linear_schedule(*self.betas)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image."""
+        return self.size, self.size, 3
+
+    def predict_noise(
+        self, params: Any, x_hat: jax.Array | None, z: jax.Array | None, guidance: float = 0.0
+    ) -> PredictNoise:
+        """The refiner as a function of u_t and t; x_hat in [-1, 1].
+
+        Args:
+          guidance: w of eps <- (1 + w) eps(u_t, x_hat, z) - w eps(u_t, 0, 0) (arXiv 2207.12598, eq. 6), for a refiner
+            that was trained with `ddpm.cond_dropout`; takes two evaluations of the network.
+        """
+
+        def network(x_t, t, x_hat, z):
+            return self.unet.apply({"params": params["ddpm"]}, x_t, t, x_hat, z)
+
+        z = z if self.z_conditioning else None
+        shown = self.form.predict_noise(network, x_hat, z=z)
+        if not guidance:
+            return shown
+        no_x_hat, no_z = jax.tree.map(jnp.zeros_like, (x_hat, z))
+        blind = self.form.predict_noise(network, no_x_hat, z=no_z)
+        return lambda u_t, t: (1 + guidance) * shown(u_t, t) - guidance * blind(u_t, t)
+
+
+def sample_keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
+    """The key of every sample, from the seed and its index."""
+    return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(indices)
+
+
+def fold(keys: jax.Array, i: int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
+
+
+def prior(networks: Networks, keys: jax.Array) -> jax.Array:
+    """z ~ N(0, I) of every sample, [B, D]."""
+    return jax.vmap(lambda key: jax.random.normal(key, (networks.vae.z_dim,)))(fold(keys, 0))
+
+
+@partial(jax.jit, static_argnums=0)
+def encode(networks: Networks, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """mu and logvar [B, D] of q(z | x), x [B, H, W, C] in [0, 1]."""
+    return networks.vae.apply({"params": params["vae"]}, x, method="encode")
+
+
+@partial(jax.jit, static_argnums=0)
+def decode(networks: Networks, params: Any, z: jax.Array) -> jax.Array:
+    """x_hat [B, H, W, C] in [0, 1] of z [B, D]."""
+    return networks.vae.apply({"params": params["vae"]}, z, method="decode")
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def generate(
+    networks: Networks, chain: Chain, params: Any, seed: jax.Array, indices: jax.Array, given: Given = NOTHING
+) -> tuple[jax.Array, jax.Array | None]:
+    """Images of a seed by index [B], and their x_hat: z from the prior, x_hat from z, the chain from both."""
+    keys = sample_keys(seed, indices)
+    z, x_hat, x_T = given
+    shown = None
+    if networks.form.shown:
+        if z is None:
+            z = prior(networks, keys) if x_hat is None else encode(networks, params, x_hat)[0]
+        x_hat = decode(networks, params, z) if x_hat is None else x_hat
+        shown = to_symmetric(x_hat)
+    predict_noise = networks.predict_noise(params, shown, z, chain.guidance)
+    of_noise = sample_keys(seed, jnp.zeros_like(indices)) if chain.shared else keys
+    u_0 = chain.run(networks.full_schedule, predict_noise, fold(of_noise, 1), networks.shape, shown, x_T)
+    return jnp.clip((u_0 + 1) / 2, 0, 1), x_hat
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def bound_terms(
+    networks: Networks, chain: Chain, params: Any, images: jax.Array, indices: jax.Array, seed: jax.Array
+) -> Bound:
+    """The bound of images, uint8 [B, H, W, C], by index [B]."""
+    keys, x = sample_keys(seed, indices), to_unit(images)
+    z = x_hat = None
+    kl = error = jnp.zeros(len(x))
+    if networks.form.shown:
+        mu, logvar = encode(networks, params, x)
+        z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
+        decoded = decode(networks, params, z)
+        x_hat, kl = to_symmetric(decoded), kl_divergence(mu, logvar)
+        error = jnp.sum((decoded - x) ** 2, axis=(1, 2, 3)) + x[0].size * np.log(255 * np.sqrt(np.pi))
+    predict_noise = networks.predict_noise(params, x_hat, z)
+    terms = chain_terms(
+        networks.full_schedule, predict_noise, to_symmetric(x), fold(keys, 1), chain.variance, chain.clip
+    )
+    bits = x[0].size * np.log(2)
+    return Bound(*(term / bits for term in (kl, *terms, error)))
