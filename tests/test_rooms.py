@@ -35,8 +35,10 @@ ROOMS = {
     "evaluate": {
         *("errors", "diffusion", "data", "reporting", "evaluation", "config", "api", "store", "likelihood"),
     },
+    "restoration": {"errors", "diffusion"},
+    "restore": {"data", "diffusion", "evaluation", "reporting", "config", "api", "restoration"},
     "flags": {"errors", "config", "rundir"},
-    "main": {"errors", "mesh", "rundir", "train", "sample", "evaluate", "flags"},
+    "main": {"errors", "mesh", "rundir", "train", "sample", "evaluate", "restore", "flags"},
 }
 LIBRARIES = {
     "diffusion": {"jax", "numpy"},

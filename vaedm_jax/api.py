@@ -20,6 +20,7 @@ from tqdm import tqdm
 from vaedm_jax import models
 from vaedm_jax.config import BEST_BY, chain_of
 from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import UserError, one_of
 from vaedm_jax.generation import (
     NOTHING,
@@ -196,8 +197,17 @@ class VAEDM:
             yield Samples(*(a if a is None else a[:count] for a in samples))
 
     def refine(self, images: np.ndarray, seed: int = 0, **how: Any) -> np.ndarray:
-        """What the refiner makes of images [N, H, W, C] in place of x_hat; see `sample` for what else can be given."""
-        return self.sample(len(images), seed, x_hat=images, **how).images
+        """What the refiner makes of images [N, H, W, C] in place of x_hat; see `sample` for what else can be given.
+
+        The images may have any size, unless the refiner takes z too: it works on a larger one, continued by its mirror
+        image, where the U-Net needs a multiple.
+        """
+        images, multiple = np.asarray(images), self.networks.multiple
+        if images.ndim != 4:
+            raise UserError(f"images of the shape {images.shape}; give [N, H, W, C]")
+        H, W = images.shape[1:3]
+        padded = np.pad(images, ((0, 0), (0, -H % multiple), (0, -W % multiple), (0, 0)), "symmetric")
+        return self.sample(len(images), seed, x_hat=padded, **how).images[:, :H, :W]
 
     def interpolate(
         self, a: np.ndarray, b: np.ndarray, n: int = 8, path: str = "linear", seed: int = 0, **how: Any
@@ -213,6 +223,7 @@ class VAEDM:
 
     def encode(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """The mean of q(z | x) of images, [N, D]."""
+        self.check_vae()
         images = self.check_images(images, "images")
         return self.mapped(lambda x: encode(self.networks, self.params, x)[0], images, batch_size)
 
@@ -241,9 +252,7 @@ class VAEDM:
           images: that the refiner was trained on, since it adds to x_hat what these lack; some hundred are enough.
         """
         truth = self.check_images(images, "images")
-        error = 2 * (self.reconstruct(truth) - truth).reshape(len(images), -1)
-        gram = error @ error.T / len(error)  # has the eigenvalues of the covariance
-        return float(np.sum(gram**2) / np.trace(gram))
+        return principal_variance(2 * (self.reconstruct(truth) - truth))
 
     def bound(
         self, images: np.ndarray, seed: int = 0, first: int = 0, chain: Chain | None = None, batch_size: int = 64
@@ -310,17 +319,28 @@ class VAEDM:
             self.check_vae()
         if z is not None and x_hat is not None:
             raise UserError("z and x_hat are both given; give one of them, since x_hat is what z decodes to")
+        if x_hat is not None:
+            x_hat = self.check_images(x_hat, "x_hat", any_size=not self.networks.z_conditioning)
+            x_hat = spread("x_hat", x_hat, n, x_hat.shape[1:])
         return Given(
             None if z is None else spread("z", z, n, (self.networks.vae.z_dim,)),
-            None if x_hat is None else spread("x_hat", self.check_images(x_hat, "x_hat"), n, self.networks.shape),
-            None if x_T is None else spread("x_T", x_T, n, self.networks.shape),
+            x_hat,
+            None if x_T is None else spread("x_T", x_T, n, self.networks.shape if x_hat is None else x_hat.shape[1:]),
         )
 
-    def check_images(self, images: np.ndarray, name: str) -> np.ndarray:
-        """Images [N, H, W, C] as float32 in [0, 1]; UserError where they are not of this model's shape and range."""
-        images, shape = np.asarray(images), self.networks.shape
-        if images.ndim != 4 or images.shape[1:] != shape or not len(images):
-            raise UserError(f"{name} of the shape {images.shape}; this model takes [N, {', '.join(map(str, shape))}]")
+    def check_images(self, images: np.ndarray, name: str, any_size: bool = False) -> np.ndarray:
+        """Images [N, H, W, C] as float32 in [0, 1]; UserError where they are not of this model's shape and range.
+
+        Args:
+          any_size: all sizes are right that the U-Net can work on.
+        """
+        images, shape, multiple = np.asarray(images), self.networks.shape, self.networks.multiple
+        fits = images.ndim == 4 and images.shape[3] == 3 and not any(side % multiple for side in images.shape[1:3])
+        if not (fits if any_size else images.ndim == 4 and images.shape[1:] == shape) or not images.size:
+            wanted = (
+                f"N, H, W, 3], H and W multiples of {multiple}" if any_size else f"N, {', '.join(map(str, shape))}]"
+            )
+            raise UserError(f"{name} of the shape {images.shape}; this model takes [{wanted}")
         if images.dtype == np.uint8:
             return images.astype(np.float32) / 255
         if images.dtype.kind != "f":

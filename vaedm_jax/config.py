@@ -25,6 +25,7 @@ FREE = (
     "*.epochs",
     "*.microbatches",
     "log.*",
+    "restore.*",
     "checkpoint.*",
     "sample.*",
     "eval.*",
@@ -38,13 +39,14 @@ RANGES = (
     (1, math.inf, (
         "*.image_size", "*.batch_size", "*.microbatches", "ddpm.T", "ddpm.channels", "ddpm.multipliers", "ddpm.blocks",
         "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "sample.steps", "eval.steps", "eval.seeds",
-        "log.every", "log.pictures", "log.images", "log.sample_steps", "checkpoint.every", "checkpoint.keep",
+        "restore.factor", "log.every", "log.pictures", "log.images", "log.sample_steps",
+        "checkpoint.every", "checkpoint.keep",
     )),
     (2, math.inf, ("eval.n",)),
-    (0, math.inf, ("eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "sample.t_start")),
+    (0, math.inf, ("eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "sample.t_start", "restore.n")),
     (0, 2**32 - 1, ("seed", "sample.seed")),
     (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight", "sample.churn*")),
-    (0.0, math.inf, ("sample.temperature", "sample.guidance")),
+    (0.0, math.inf, ("sample.temperature", "sample.guidance", "restore.sigma")),
     (0.0, 1.0, ("*.ema_decay", "ddpm.dropout", "ddpm.cond_dropout", "sample.eta", "sample.dynamic")),
     (1e-9, 0.999, ("ddpm.beta_*",)),
 )  # fmt: skip
@@ -127,6 +129,11 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.eval.split = "train"  # the images that samples are compared with; or "held_out"
     c.eval.keep_images = False  # leave them in evaluation/images
     c.eval.bits = 0  # so many held-out images give the bound in bits per dimension; each takes T evaluations
+
+    # What pictures have lost: "super": they were reduced by `factor`; "denoise": noise of deviation `sigma` was added.
+    c.restore = ConfigDict({"task": "super", "factor": 2, "sigma": 0.1})
+    c.restore.files = ""  # a folder of such pictures; empty: held-out images are damaged so, restored, and scored
+    c.restore.n = 0  # so many of them; 0: all
 
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
     c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})

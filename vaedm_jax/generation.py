@@ -74,6 +74,11 @@ class Networks(NamedTuple):
         return linear_schedule(*self.betas)
 
     @property
+    def multiple(self) -> int:
+        """What the sides of an image must be a multiple of, for the U-Net."""
+        return self.unet.patch * 2 ** (len(self.unet.multipliers) - 1)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Of an image."""
         return self.size, self.size, 3
@@ -126,6 +131,11 @@ def decode(networks: Networks, params: Any, z: jax.Array) -> jax.Array:
     return networks.vae.apply({"params": params["vae"]}, z, method="decode")
 
 
+def z_of(networks: Networks, params: Any, x_hat: jax.Array) -> jax.Array | None:
+    """The z of an image in place of x_hat, where the refiner takes one; the VAE has one size, the U-Net any."""
+    return encode(networks, params, x_hat)[0] if networks.z_conditioning else None
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def generate(
     networks: Networks, chain: Chain, params: Any, seed: jax.Array, indices: jax.Array, given: Given = NOTHING
@@ -136,12 +146,13 @@ def generate(
     shown = None
     if networks.form.shown:
         if z is None:
-            z = prior(networks, keys) if x_hat is None else encode(networks, params, x_hat)[0]
+            z = prior(networks, keys) if x_hat is None else z_of(networks, params, x_hat)
         x_hat = decode(networks, params, z) if x_hat is None else x_hat
         shown = to_symmetric(x_hat)
     predict_noise = networks.predict_noise(params, shown, z, chain.guidance)
     of_noise = sample_keys(seed, jnp.zeros_like(indices)) if chain.shared else keys
-    u_0 = chain.run(networks.full_schedule, predict_noise, fold(of_noise, 1), networks.shape, shown, x_T)
+    shape = networks.shape if shown is None else shown.shape[1:]
+    u_0 = chain.run(networks.full_schedule, predict_noise, fold(of_noise, 1), shape, shown, x_T)
     return jnp.clip((u_0 + 1) / 2, 0, 1), x_hat
 
 

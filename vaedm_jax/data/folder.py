@@ -1,7 +1,9 @@
 """A folder of images: any formats, modes and sizes, at any depth."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,14 @@ def load(path: str, size: int, held_out: float) -> Dataset:
         return read(paths[index], size) if cache is None else cache[index]
 
     return Dataset(root.name or str(root), *(Lazy(side, image) for side in split(names, held_out)))
+
+
+def pictures(path: str) -> list[tuple[str, Callable[[], np.ndarray]]]:
+    """The name of each picture under a folder, and what reads it: uint8 [H, W, 3], at its own size."""
+    root = Path(path).expanduser()
+    if not root.is_dir() or not (names := image_files(root)):
+        raise UserError(f"{path}: {'holds no images' if root.is_dir() else 'no such folder'}")
+    return [(name, partial(read, root / name, None)) for name in names]
 
 
 def image_files(root: Path) -> list[str]:

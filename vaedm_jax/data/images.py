@@ -10,8 +10,8 @@ from vaedm_jax.data.reason import reason
 from vaedm_jax.errors import UserError
 
 
-def read(path: str | os.PathLike, size: int) -> np.ndarray:
-    """The image in a file as uint8 [size, size, 3]; UserError if it is damaged."""
+def read(path: str | os.PathLike, size: int | None) -> np.ndarray:
+    """The image in a file as uint8 [size, size, 3], or [H, W, 3] where size is None; UserError if it is damaged."""
     try:
         return decode(path, size)
     except Exception as error:  # on damaged files Pillow raises whatever its decoders trip over
@@ -20,9 +20,11 @@ def read(path: str | os.PathLike, size: int) -> np.ndarray:
         raise UserError(f"{path} cannot be read as an image ({why}); repair or remove it") from error
 
 
-def decode(file: str | os.PathLike | BinaryIO, size: int) -> np.ndarray:
-    """The image in a file, of an animation the first frame, as uint8 [size, size, 3]; may raise anything."""
+def decode(file: str | os.PathLike | BinaryIO, size: int | None) -> np.ndarray:
+    """The image in a file, of an animation the first frame, as uint8; may raise anything."""
     with Image.open(file) as image:
+        if size is None:
+            return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
         # A JPEG is decoded at a half, a quarter or an eighth if that is still twice the size: it is faster.
         image.draft(None, (2 * size, 2 * size))
         return square(image, size)

@@ -69,6 +69,13 @@ def timesteps(full: Schedule, start: str, spacing: str, n: int, t_start: int) ->
     return full.position(LEVELS[spacing](full.log_snr[last], full.log_snr[0], n))
 
 
+def principal_variance(error: np.ndarray) -> float:
+    """What `warm_step` wants to know of errors [N, ...] of images in [-1, 1]."""
+    error = error.reshape(len(error), -1)
+    gram = error @ error.T / len(error)  # has the eigenvalues of the covariance
+    return float(np.sum(gram**2) / np.trace(gram))
+
+
 def warm_step(full: Schedule, variance: float, n: int) -> int:
     """Where a warm start of n steps should begin: the first t with n alpha_bar_t / (1 - alpha_bar_t) variance <= 1.
 

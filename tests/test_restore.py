@@ -1,0 +1,152 @@
+"""Restoration: what is lost, where the chain begins, how near the result is, and the mode around it."""
+
+import csv
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli_fixtures import cache  # noqa: F401
+from tests.pictures import noise
+from tests.tiny import random_params, tiny_config
+from vaedm_jax import VAEDM
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.schedule import linear_schedule
+from vaedm_jax.diffusion.spacing import principal_variance, warm_step
+from vaedm_jax.errors import UserError
+from vaedm_jax.evaluation.fidelity import psnr, ssim
+from vaedm_jax.main import main
+from vaedm_jax.restoration import Denoising, SuperResolution, task_of
+from vaedm_jax.training.stages import ddpm_stage, vae_stage
+
+FULL = linear_schedule()
+RNG = np.random.default_rng(0)
+TRUTH = RNG.random((3, 16, 20, 3), np.float32)
+NOISY = np.clip(TRUTH + 0.2 * RNG.standard_normal(TRUTH.shape), 0, 1).astype(np.float32)
+
+
+def test_fidelity_is_that_of_scikit_image():
+    """structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False), version 0.26.0."""
+    np.testing.assert_allclose(ssim(NOISY, TRUTH), [0.800242006778, 0.825675308704, 0.836757183075], rtol=1e-5)
+    np.testing.assert_allclose(psnr(NOISY, TRUTH), [14.7953480789, 14.8063974877, 15.1325019011], rtol=1e-6)
+    np.testing.assert_allclose(ssim(TRUTH, TRUTH), 1, rtol=1e-6)
+    assert np.isposinf(psnr(TRUTH, TRUTH)).all()
+
+
+def test_a_reduced_image_is_of_means_and_is_enlarged_by_pillows_bicubic():
+    task, images = SuperResolution(2), np.float32(RNG.integers(0, 256, (2, 8, 12, 3))) / 255
+    small = task.corrupt(images)
+    assert small.shape == (2, 4, 6, 3)
+    np.testing.assert_allclose(small[0, 1, 2], images[0, 2:4, 4:6].mean(axis=(0, 1)), rtol=1e-6)
+    grey = np.uint8(RNG.integers(60, 190, (4, 4, 1))).repeat(3, axis=2)
+    want = np.asarray(Image.fromarray(grey).resize((8, 8), Image.Resampling.BICUBIC))
+    np.testing.assert_allclose(task.lift(grey[None] / 255)[0] * 255, want, atol=1)  # Pillow rounds twice
+
+
+def test_what_agrees_with_the_damaged_image_is_nearer_to_the_true_one():
+    task = SuperResolution(2)
+    truth = 0.3 + 0.4 * TRUTH
+    guess = np.clip(truth + 0.1 * RNG.standard_normal(truth.shape), 0, 1).astype(np.float32)
+    agreeing = task.agree(guess, task.corrupt(truth))
+    np.testing.assert_allclose(task.corrupt(agreeing), task.corrupt(truth), atol=1e-6)
+    assert (psnr(agreeing, truth) > psnr(guess, truth)).all()
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.2, 0.5])
+def test_a_noisy_image_is_the_chains_own_where_it_begins(sigma):
+    chain = Denoising(sigma).begin(Chain("ddim", 1, clip=False), FULL, None)
+    variance = (1 - FULL.alpha_bar[chain.t_start]) / FULL.alpha_bar[chain.t_start]
+    assert np.sqrt(variance) / 2 == pytest.approx(sigma, rel=0.1)
+    u = np.float32(2 * NOISY - 1)
+    keys = jax.random.split(jax.random.key(0), 3)
+    # Without predicted noise, one step gives what the chain began with over sqrt(alpha_bar): no noise was added.
+    drawn = chain.run(FULL, lambda u, t: 0 * u, keys, u.shape[1:], u)
+    np.testing.assert_allclose(drawn, u, atol=1e-5)
+    assert Denoising(0.001).begin(Chain("ddim", 10), FULL, None).steps == 1
+
+
+def test_a_reduced_image_begins_where_the_rule_for_x_hat_says():
+    task, chain = SuperResolution(2), Chain("unipc2", 10)
+    error = 2 * (task.lift(task.corrupt(TRUTH)) - TRUTH)
+    begun = task.begin(chain, FULL, TRUTH)
+    assert (begun.start, begun.t_start) == ("warm", warm_step(FULL, principal_variance(error), 10))
+    assert begun.temperature == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(task="dehaze"), ["restore.task = 'dehaze'", "super, denoise"]),
+        (dict(task="super", factor=3), ["factor = 3", "16 x 20"]),
+    ],
+)
+def test_tasks_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(UserError) as caught:
+        task_of(SimpleNamespace(**settings)).corrupt(TRUTH)
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.fixture(name="weights", scope="module")
+def weights_fixture(tmp_path_factory):
+    """A file of a tiny model of Formulation 2."""
+    config = tiny_config("form2")
+    vae = random_params(vae_stage(config), 1)
+    file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)).save(file)
+    return file
+
+
+def restore(workdir, weights, *options):
+    own = [
+        f"--config.sample.weights={weights}",
+        "--config.sample.steps=2",
+        "--config.eval.features=tests.tiny_features:means",
+    ]
+    return main(["main", f"--workdir={workdir}", "--mode=restore", *own, *options])
+
+
+def test_held_out_images_are_restored_and_scored(tmp_path, weights, capsys):
+    assert restore(tmp_path, weights, "--config.restore.n=4", "--config.restore.task=denoise") == 0
+    with open(tmp_path / "restored" / "denoise0.1.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["way"] for row in rows] == ["noisy", "VAE", "from noise", "from t = 57"]
+    assert 19 < float(rows[0]["psnr"]) < 24  # 20 dB, and somewhat more for the clipping
+    assert "denoise0.1, 4 held-out images" in (tmp_path / "report.html").read_text()
+    assert "PSNR" in capsys.readouterr().out
+
+
+def test_pictures_of_the_users_are_restored_at_their_own_size(tmp_path, weights):
+    folder = tmp_path / "mine" / "deep"
+    folder.mkdir(parents=True)
+    noise(10).resize((13, 10)).save(folder / "a.jpg")
+    noise(7).save(folder.parent / "b.png")
+    assert restore(tmp_path / "out", weights, f"--config.restore.files={folder.parent}") == 0
+    sizes = {p.relative_to(tmp_path / "out").as_posix(): Image.open(p).size for p in (tmp_path / "out").rglob("*.png")}
+    assert sizes == {"restored/files/deep/a.png": (26, 20), "restored/files/b.png": (14, 14)}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--config.restore.task=dehaze"], ["restore.task = 'dehaze'"]),
+        (["--config.restore.factor=0"], ["restore.factor = 0"]),
+        (["--config.restore.sigma=-1"], ["restore.sigma = -1"]),
+        (["--config.restore.files={tmp}/none"], ["none", "no such folder"]),
+        (["--config.restore.files={tmp}"], ["holds no images"]),
+        (["--config.sample.weights=emoji-uncond"], ["plain DDPM", "form1"]),
+    ],
+)
+def test_what_cannot_be_restored_is_refused_in_one_line(tmp_path, weights, capsys, options, words):
+    assert restore(tmp_path, weights, *(option.format(tmp=tmp_path) for option in options)) == 2
+    printed = capsys.readouterr().err
+    assert all(word in printed for word in words) and printed.rstrip().splitlines()[-1].startswith("vaedm:")
+    assert not (tmp_path / "restored").exists()
+
+
+def test_an_image_that_is_no_picture_is_named(tmp_path, weights, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "torn.png").write_bytes(b"no picture")
+    assert restore(tmp_path / "out", weights, f"--config.restore.files={tmp_path / 'mine'}") == 2
+    assert "torn.png cannot be read as an image" in capsys.readouterr().err

@@ -1,0 +1,42 @@
+"""How near an image is to the one that it should be."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+WINDOW, DEVIATION = 11, 1.5  # of the Gaussian that SSIM weights its neighbourhoods with, in pixels
+C1, C2 = 0.01**2, 0.03**2
+
+
+def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The peak signal-to-noise ratio of images [N, H, W, C] in [0, 1], in dB: [N]; infinite where they are equal."""
+    error = np.mean((np.asarray(images, np.float64) - truth) ** 2, axis=(1, 2, 3))
+    with np.errstate(divide="ignore"):
+        return -10 * np.log10(error)
+
+
+def blur(size: int) -> np.ndarray:
+    """The matrix [size - WINDOW + 1, size] that takes Gaussian means along an axis, where the window is inside."""
+    weights = np.exp(-0.5 * (np.arange(WINDOW) - WINDOW // 2) ** 2 / DEVIATION**2)
+    rows = size - WINDOW + 1
+    matrix = np.zeros((rows, size))
+    for i in range(rows):
+        matrix[i, i : i + WINDOW] = weights / weights.sum()
+    return matrix
+
+
+@jax.jit
+def ssim(images: jax.Array, truth: jax.Array) -> jax.Array:
+    """The structural similarity (Wang et al. 2004, eq. 13) of images [N, H, W, C] in [0, 1], mean of channels: [N].
+
+    Images have at least WINDOW pixels a side.
+    """
+    rows, columns = (jnp.asarray(blur(size), jnp.float32) for size in truth.shape[1:3])
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.einsum("ih,nhwc,jw->nijc", rows, x, columns, precision="highest")
+
+    a, b = mean(images), mean(truth)
+    aa, bb, ab = mean(images**2) - a**2, mean(truth**2) - b**2, mean(images * truth) - a * b
+    similarity = (2 * a * b + C1) * (2 * ab + C2) / ((a**2 + b**2 + C1) * (aa + bb + C2))
+    return jnp.mean(similarity, axis=(1, 2, 3))

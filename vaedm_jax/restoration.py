@@ -1,0 +1,111 @@
+"""What a picture may have lost, and where a chain begins that gives it back."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.schedule import Schedule
+from vaedm_jax.diffusion.spacing import principal_variance, warm_step
+from vaedm_jax.errors import UserError, one_of
+
+Images = np.ndarray  # float32 [N, H, W, C] in [0, 1]
+
+
+class Task(Protocol):
+    """A kind of damage.
+
+    Attributes:
+      label: fit for a file. input_name: what the lifted images are called.
+    """
+
+    label: str
+    input_name: str
+
+    def corrupt(self, images: Images, seed: int = 0) -> Images:
+        """Damaged images."""
+
+    def lift(self, images: Images) -> Images:
+        """Damaged images at the size at which they are restored, without the network: what it is shown."""
+
+    def begin(self, chain: Chain, full: Schedule, truth: Images) -> Chain:
+        """The chain from where it fits the damage; `truth` are images of the training."""
+
+    def agree(self, images: Images, damaged: Images) -> Images:
+        """The images nearest to `images` that would have been damaged to `damaged`."""
+
+
+@dataclass(frozen=True)
+class SuperResolution:
+    """Images that were reduced by a factor: each pixel is the mean of factor x factor."""
+
+    factor: int
+    input_name = "bicubic"
+
+    @property
+    def label(self) -> str:
+        return f"super{self.factor}"
+
+    def corrupt(self, images: Images, seed: int = 0) -> Images:
+        (N, H, W, C), f = images.shape, self.factor
+        if H % f or W % f:
+            raise UserError(f"restore.factor = {f}: it must divide the images' {H} x {W} pixels")
+        return images.reshape(N, H // f, f, W // f, f, C).mean(axis=(2, 4))
+
+    def lift(self, images: Images) -> Images:
+        return np.stack([enlarge(image, self.factor) for image in images])
+
+    def begin(self, chain: Chain, full: Schedule, truth: Images) -> Chain:
+        """Where noise hides what bicubic images lack, by the rule that holds for x_hat."""
+        error = 2 * (self.lift(self.corrupt(truth)) - truth)
+        return replace(chain, start="warm", t_start=warm_step(full, principal_variance(error), chain.steps))
+
+    def agree(self, images: Images, damaged: Images) -> Images:
+        missing = damaged - self.corrupt(images)
+        return np.clip(images + missing.repeat(self.factor, axis=1).repeat(self.factor, axis=2), 0, 1)
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Images with Gaussian noise of a known deviation, in units of [0, 1]; clipped, as what lies in a file is."""
+
+    sigma: float
+    input_name = "noisy"
+
+    @property
+    def label(self) -> str:
+        return f"denoise{self.sigma:g}"
+
+    def corrupt(self, images: Images, seed: int = 0) -> Images:
+        noise = np.random.default_rng(seed).standard_normal(images.shape)
+        return np.float32(np.clip(images + self.sigma * noise, 0, 1))
+
+    def lift(self, images: Images) -> Images:
+        return images
+
+    def begin(self, chain: Chain, full: Schedule, truth: Images) -> Chain:
+        """Where the chain has as much noise as the image, which is u_t itself then: no noise is added to it."""
+        t = int(np.argmin(np.abs(np.exp(-full.log_snr) - 2 * self.sigma)))
+        return replace(chain, start="warm", t_start=t, steps=min(chain.steps, t + 1), temperature=0.0)
+
+    def agree(self, images: Images, damaged: Images) -> Images:
+        return images
+
+
+TASKS = {"super": lambda s: SuperResolution(s.factor), "denoise": lambda s: Denoising(s.sigma)}
+
+
+def task_of(settings: Any) -> Task:
+    """The task of a `restore` section."""
+    one_of("restore.task", settings.task, TASKS)
+    return TASKS[settings.task](settings)
+
+
+def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
+    """An image [H, W, C] in [0, 1], enlarged by bicubic interpolation in floats, channel by channel."""
+    H, W, C = image.shape
+    channels = [Image.fromarray(np.float32(image[..., c])) for c in range(C)]
+    large = [np.asarray(c.resize((W * factor, H * factor), Image.Resampling.BICUBIC)) for c in channels]
+    return np.clip(np.stack(large, axis=-1), 0, 1)
