@@ -37,8 +37,9 @@ ROOMS = {
     },
     "restoration": {"errors", "diffusion"},
     "restore": {"data", "diffusion", "evaluation", "reporting", "config", "api", "restoration"},
+    "figures": {"diffusion", "evaluation", "reporting", "config", "api", "evaluate"},
     "flags": {"errors", "config", "rundir"},
-    "main": {"errors", "mesh", "rundir", "train", "sample", "evaluate", "restore", "flags"},
+    "main": {"errors", "mesh", "rundir", "train", "sample", "evaluate", "restore", "figures", "flags"},
 }
 LIBRARIES = {
     "diffusion": {"jax", "numpy"},

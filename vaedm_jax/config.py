@@ -26,6 +26,7 @@ FREE = (
     "*.microbatches",
     "log.*",
     "restore.*",
+    "figures.*",
     "checkpoint.*",
     "sample.*",
     "eval.*",
@@ -39,10 +40,10 @@ RANGES = (
     (1, math.inf, (
         "*.image_size", "*.batch_size", "*.microbatches", "ddpm.T", "ddpm.channels", "ddpm.multipliers", "ddpm.blocks",
         "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "sample.steps", "eval.steps", "eval.seeds",
-        "restore.factor", "log.every", "log.pictures", "log.images", "log.sample_steps",
-        "checkpoint.every", "checkpoint.keep",
+        "restore.factor", "figures.columns", "figures.steps", "log.every", "log.pictures", "log.images",
+        "log.sample_steps", "checkpoint.every", "checkpoint.keep",
     )),
-    (2, math.inf, ("eval.n",)),
+    (2, math.inf, ("eval.n", "figures.z", "figures.x_T")),
     (0, math.inf, ("eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "sample.t_start", "restore.n")),
     (0, 2**32 - 1, ("seed", "sample.seed")),
     (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight", "sample.churn*")),
@@ -134,6 +135,9 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.restore = ConfigDict({"task": "super", "factor": 2, "sigma": 0.1})
     c.restore.files = ""  # a folder of such pictures; empty: held-out images are damaged so, restored, and scored
     c.restore.n = 0  # so many of them; 0: all
+
+    # Images in a row; numbers of steps that are compared; z, and x_T, whose shares of the variance are estimated.
+    c.figures = ConfigDict({"columns": 8, "steps": (2, 5, 10, 25), "z": 12, "x_T": 12})
 
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
     c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})

@@ -4,6 +4,7 @@ python -m vaedm_jax.main --config=configs/emoji.py:form1 --workdir=DIR --mode=tr
 python -m vaedm_jax.main --workdir=DIR --mode=sample --config.sample.steps=20
 python -m vaedm_jax.main --workdir=DIR --mode=evaluate --config.eval.steps=5,10,25
 python -m vaedm_jax.main --workdir=DIR --mode=restore --config.restore.task=denoise --config.restore.sigma=0.2
+python -m vaedm_jax.main --workdir=DIR --mode=figures
 """
 
 import errno
@@ -14,11 +15,17 @@ from pathlib import Path
 
 import jax
 
-from vaedm_jax import evaluate, flags, restore, rundir, sample, train
+from vaedm_jax import evaluate, figures, flags, restore, rundir, sample, train
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.mesh import keep_memory, share_cpu
 
-MODES = {"train": train.train, "sample": sample.sample, "evaluate": evaluate.evaluate, "restore": restore.restore}
+MODES = {
+    "train": train.train,
+    "sample": sample.sample,
+    "evaluate": evaluate.evaluate,
+    "restore": restore.restore,
+    "figures": figures.figures,
+}
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -68,16 +68,21 @@ class Judge:
 
 
 def judges(settings: Any, data_settings: Any, data: Dataset, mesh: Mesh, batch_size: int, folder: Path) -> list[Judge]:
-    """A judge for each space that the `eval` section asks for, or that suits the data; their files are in `folder`."""
+    """A judge for each space of `spaces`; their files are in `folder`."""
+    chosen = spaces(settings, data_settings, data.name)
+    return [Judge(s, mesh, batch_size, data, settings.split, folder) for s in chosen]
+
+
+def spaces(settings: Any, data_settings: Any, data_name: str) -> list[Space]:
+    """The feature spaces that the `eval` section asks for, or those that suit the data."""
     asked = settings.features or ("inception,random" if settings.inception else "emoji,random")
     on_emoji = data_settings.source == "emoji" and not data_settings.path
     if not (settings.features or settings.inception or on_emoji):
         raise UserError(
-            f"eval.features: {data.name} has none of its own; give FID's network (--config.eval.inception=FILE) or "
+            f"eval.features: {data_name} has none of its own; give FID's network (--config.eval.inception=FILE) or "
             "--config.eval.features=random, emoji or MODULE:FUNCTION"
         )
-    spaces = [space(name, settings.inception) for name in names(asked)]
-    return [Judge(s, mesh, batch_size, data, settings.split, folder) for s in spaces]
+    return [space(name, settings.inception) for name in names(asked)]
 
 
 def names(text: str) -> list[str]:

@@ -38,6 +38,7 @@ def write_report(workdir: Path | str, title: str | None = None) -> Path:
         f'<div class="stages">{"".join(_glance(workdir / stage) for stage in stages)}</div>',
         _section("Samples", _figures(workdir, "samples/**/*.png"), "No samples yet."),
         _section("Evaluation", _figures(workdir, "evaluation/*.png"), "No evaluation yet."),
+        _section("Figures", _figures(workdir, "figures/*.png")) if (workdir / "figures").is_dir() else "",
         _section("Restored", _figures(workdir, "restored/*.png")) if (workdir / "restored").is_dir() else "",
         _section("Training", training, "No stage has been trained yet."),
         _section("Configuration", _table(_read_json(workdir / "config.json")), "No config.json."),

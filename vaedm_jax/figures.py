@@ -1,0 +1,173 @@
+"""Mode `figures`: the figures of the paper for any run, and what the settings of sampling do, as captioned PNG."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vaedm_jax.api import PATHS, VAEDM, Samples, between
+from vaedm_jax.config import chain_of, check
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.evaluate import open_models
+from vaedm_jax.evaluation.explained import shares_and_errors
+from vaedm_jax.evaluation.features import Extractor
+from vaedm_jax.evaluation.judge import spaces
+from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, to_uint8, write_report
+from vaedm_jax.reporting.comparison import write_csv
+
+TEMPERATURES = (0.8, 0.9, 1.0, 1.1)
+GUIDANCE = (0.0, 0.5, 1.0, 2.0)
+Rows = list[tuple[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Album:
+    """What the figures are drawn from: a model, a chain and a seed; `models` are those that are compared, by name."""
+
+    model: VAEDM
+    models: dict[str, VAEDM]
+    config: ConfigDict
+    chain: Chain
+    folder: Path
+
+    @property
+    def columns(self) -> int:
+        return self.config.figures.columns
+
+    def sample(self, n: int, seed: int | None = None, **how) -> Samples:
+        settings = self.config.sample
+        how = {"chain": self.chain, "batch_size": settings.batch_size, **how}
+        return self.model.sample(n, settings.seed if seed is None else seed, progress=lambda *_: None, **how)
+
+
+def figures(config: ConfigDict, workdir: Path) -> None:
+    """Write `figures/NAME.png` of the run, and `figures/variance.csv`; eval.runs are compared in `steps.png`."""
+    check(config, to_train=False)
+    models = open_models(config, workdir)
+    model = next(iter(models.values()))
+    chain = chain_of(config.sample)
+    model.check_chain(chain)
+    album = Album(model, models, config, chain, workdir / "figures")
+    drawn = {name: draw for name, draw in FIGURES.items() if applies(name, model)}
+    with Progress(len(drawn), 0, "figures", noun="figure", unit="figures") as progress:
+        for i, (name, draw) in enumerate(drawn.items()):
+            progress.label = f"figures, {name}"
+            caption, rows = draw(album)
+            save_png(album.folder / f"{name}.png", grid([a for _, a in rows], [label for label, _ in rows]), caption)
+            progress.update(i + 1)
+    write_report(workdir)
+    print(f"{len(drawn)} figures: {album.folder}", flush=True)
+
+
+def applies(name: str, model: VAEDM) -> bool:
+    """Whether a model has what a figure shows."""
+    if name == "guidance":
+        return bool(model.networks.vae and model.config.ddpm.cond_dropout)
+    return name in ("steps", "x_T", "temperature") or model.networks.vae is not None
+
+
+def refinement(album: Album) -> tuple[str, Rows]:
+    """Figures 1a, 4 and 5 of the paper."""
+    samples = album.sample(2 * album.columns)
+    return f"what the VAE generates, and what is refined from it: {album.chain.label}", sample_rows(
+        *samples, columns=album.columns
+    )
+
+
+def steps(album: Album) -> tuple[str, Rows]:
+    """Figure 1b: the same samples by fewer and by more steps, of each model."""
+    rows = []
+    for name, model in album.models.items():
+        start = album.chain.start if model.networks.vae or album.chain.start != "warm" else "noise"
+        for n in album.config.figures.steps:
+            chain = replace(album.chain, steps=n, start=start)
+            rows.append((f"{name}, {n}", model.sample(album.columns, album.config.sample.seed, chain=chain).images))
+    return f"samples by the number of steps: {album.chain.sampler}; refiners from {album.chain.start}", rows
+
+
+def along_z(album: Album) -> tuple[str, Rows]:
+    """Figure 2, left: z on the way between two, with one x_T."""
+    rows, ends = [], album.model.sample_z(4, album.config.sample.seed)
+    for a, b in (ends[:2], ends[2:]):
+        for path in PATHS:
+            way = album.sample(album.columns, z=between(a, b, album.columns, path), shared=True)
+            rows += [(f"x̂, {path}", way.x_hat), ("refined", way.images)]
+    return f"z on the way between two, x_T fixed: {album.chain.label}", rows
+
+
+def along_x_T(album: Album) -> tuple[str, Rows]:
+    """Figure 2, right: x_T on the way between two, with one z."""
+    model, rng = album.model, np.random.default_rng(album.config.sample.seed)
+    a, b = rng.standard_normal((2, *model.networks.shape))
+    zs = model.sample_z(2, album.config.sample.seed) if model.networks.vae else [None]
+    rows = [
+        (
+            f"z {i + 1}, {path}",
+            album.sample(album.columns, z=z, x_T=between(a, b, album.columns, path), shared=True).images,
+        )
+        for i, z in enumerate(zs)
+        for path in PATHS
+    ]
+    return f"x_T on the way between two, z fixed: {album.chain.label}", rows
+
+
+def variance(album: Album) -> tuple[str, Rows]:
+    """Each of some z with each of some x_T, and the shares of the variance of features that they explain."""
+    settings, model = album.config.figures, album.model
+    z = model.sample_z(settings.z, album.config.sample.seed)
+    images = np.stack([album.sample(len(z), seed, z=z, shared=True).images for seed in range(settings.x_T)], axis=1)
+    table = []
+    for space in spaces(album.config.eval, model.config.data, model.config.data.source):
+        extract = Extractor(space, model.mesh, album.config.sample.batch_size)
+        features, _ = extract(to_uint8(images.reshape(-1, *images.shape[2:])))
+        found, errors = shares_and_errors(features.reshape(*images.shape[:2], -1))
+        table.append(
+            {"features": space.name, **found._asdict(), **{f"{k}_error": e for k, e in errors._asdict().items()}}
+        )
+    write_csv(album.folder / "variance.csv", table)
+    said = "; ".join(
+        f"'{row['features']}': z {row['z']:.2f} ± {row['z_error']:.2f}, x_T {row['x_T']:.2f} ± {row['x_T_error']:.2f}, "
+        f"both together {row['both']:.2f}"
+        for row in table
+    )
+    x_hat = model.decode(z)
+    rows = [
+        (f"z {i + 1}", np.concatenate([x_hat[i : i + 1], images[i, : album.columns - 1]]))
+        for i in range(min(6, len(z)))
+    ]
+    return f"x̂, then the same z with different x_T, which each column shares; shares of the variance of {said}", rows
+
+
+def settings_of(album: Album, name: str, values: tuple, **how) -> Rows:
+    """The same samples by different values of a setting."""
+    return [(f"{name} {v:g}", album.sample(album.columns, **{name: v}, **how).images) for v in values]
+
+
+def temperature(album: Album) -> tuple[str, Rows]:
+    return f"the first noise of the chain, by its temperature: {album.chain.label}", settings_of(
+        album, "temperature", TEMPERATURES
+    )
+
+
+def guidance(album: Album) -> tuple[str, Rows]:
+    return f"guidance towards x̂: {album.chain.label}", settings_of(album, "guidance", GUIDANCE)
+
+
+def shared(album: Album) -> tuple[str, Rows]:
+    own, one = album.sample(album.columns), album.sample(album.columns, shared=True)
+    rows = [("x̂", own.x_hat), ("own noise", own.images), ("shared noise", one.images)]
+    return f"each z with its own x_T, and all z with one: {album.chain.label}", rows
+
+
+FIGURES: dict[str, Callable[[Album], tuple[str, Rows]]] = {
+    "refinement": refinement,
+    "steps": steps,
+    "z": along_z,
+    "x_T": along_x_T,
+    "variance": variance,
+    "temperature": temperature,
+    "shared": shared,
+    "guidance": guidance,
+}
