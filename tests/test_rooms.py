@@ -38,8 +38,9 @@ ROOMS = {
     "restoration": {"errors", "diffusion"},
     "restore": {"data", "diffusion", "evaluation", "reporting", "config", "api", "restoration"},
     "figures": {"diffusion", "evaluation", "reporting", "config", "api", "evaluate"},
+    "explore": {"errors", "diffusion", "data", "reporting", "config", "api", "restoration", "restore"},
     "flags": {"errors", "config", "rundir"},
-    "main": {"errors", "mesh", "rundir", "train", "sample", "evaluate", "restore", "figures", "flags"},
+    "main": {"errors", "mesh", "rundir", "train", "sample", "evaluate", "restore", "figures", "explore", "flags"},
 }
 LIBRARIES = {
     "diffusion": {"jax", "numpy"},

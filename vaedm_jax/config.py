@@ -27,6 +27,7 @@ FREE = (
     "log.*",
     "restore.*",
     "figures.*",
+    "explore.*",
     "checkpoint.*",
     "sample.*",
     "eval.*",
@@ -138,6 +139,9 @@ def base_config(variant: str = "form1") -> ConfigDict:
 
     # Images in a row; numbers of steps that are compared; z, and x_T, whose shares of the variance are estimated.
     c.figures = ConfigDict({"columns": 8, "steps": (2, 5, 10, 25), "z": 12, "x_T": 12})
+
+    # Where the page of mode `explore` is served; "0.0.0.0" lets other machines in.
+    c.explore = ConfigDict({"host": "127.0.0.1", "port": 7860})
 
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
     c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})

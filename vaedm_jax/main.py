@@ -5,6 +5,7 @@ python -m vaedm_jax.main --workdir=DIR --mode=sample --config.sample.steps=20
 python -m vaedm_jax.main --workdir=DIR --mode=evaluate --config.eval.steps=5,10,25
 python -m vaedm_jax.main --workdir=DIR --mode=restore --config.restore.task=denoise --config.restore.sigma=0.2
 python -m vaedm_jax.main --workdir=DIR --mode=figures
+python -m vaedm_jax.main --workdir=DIR --mode=explore
 """
 
 import errno
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import jax
 
-from vaedm_jax import evaluate, figures, flags, restore, rundir, sample, train
+from vaedm_jax import evaluate, explore, figures, flags, restore, rundir, sample, train
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.mesh import keep_memory, share_cpu
 
@@ -23,8 +24,9 @@ MODES = {
     "train": train.train,
     "sample": sample.sample,
     "evaluate": evaluate.evaluate,
-    "restore": restore.restore,
     "figures": figures.figures,
+    "restore": restore.restore,
+    "explore": explore.explore,
 }
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

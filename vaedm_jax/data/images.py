@@ -10,6 +10,18 @@ from vaedm_jax.data.reason import reason
 from vaedm_jax.errors import UserError
 
 
+def picture(path: str | os.PathLike, size: int | None, most_pixels: int) -> np.ndarray:
+    """As `read`, for a picture of whoever sends one: UserError before it is decoded, where it has too many pixels."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except Exception:  # `read` says why
+        width = height = 0
+    if width * height > most_pixels:
+        raise UserError(f"the picture has {width} x {height} pixels; at most {most_pixels:,} in all")
+    return read(path, size)
+
+
 def read(path: str | os.PathLike, size: int | None) -> np.ndarray:
     """The image in a file as uint8 [size, size, 3], or [H, W, 3] where size is None; UserError if it is damaged."""
     try:

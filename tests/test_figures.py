@@ -1,0 +1,93 @@
+"""The figures of a run: each is drawn of what it says, and the shares of the variance are those of known data."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli_fixtures import cache  # noqa: F401
+from tests.tiny import random_params, tiny_config
+from vaedm_jax import VAEDM
+from vaedm_jax.evaluation.explained import shares, shares_and_errors
+from vaedm_jax.main import main
+from vaedm_jax.reporting import read_caption
+from vaedm_jax.training.stages import ddpm_stage, vae_stage
+
+
+def table_of(rng, K, M, D, parts):
+    """Features of K z and M x_T with independent effects of these variances."""
+    shapes = (K, 1, D), (1, M, D), (K, M, D)
+    return sum(np.sqrt(v) * rng.standard_normal(shape) for v, shape in zip(parts, shapes, strict=True))
+
+
+@pytest.mark.parametrize("parts", [(0.6, 0.3, 0.1), (0.0, 0.5, 0.5), (0.9, 0.0, 0.1)])
+def test_shares_are_those_that_the_features_were_drawn_with(parts):
+    rng = np.random.default_rng(0)
+    found, errors = shares_and_errors(table_of(rng, 20, 30, 400, parts))
+    np.testing.assert_allclose(found, parts, atol=0.03)
+    assert sum(found) == pytest.approx(1) and max(errors) < 0.05
+
+
+def test_their_errors_are_the_scatter_over_repetitions():
+    rng = np.random.default_rng(1)
+    found = [shares_and_errors(table_of(rng, 10, 12, 3, (0.5, 0.3, 0.2))) for _ in range(200)]
+    values, errors = (np.array(a) for a in zip(*found, strict=True))
+    np.testing.assert_allclose(np.sqrt((errors**2).mean(0)), values.std(0), rtol=0.5)
+    np.testing.assert_allclose(values.mean(0), (0.5, 0.3, 0.2), atol=0.05)
+
+
+def test_features_of_z_alone_leave_nothing_to_x_T():
+    of_z = np.random.default_rng(0).standard_normal((4, 1, 5)).repeat(3, axis=1)
+    np.testing.assert_allclose(shares(of_z), (1, 0, 0), atol=1e-12)
+
+
+def draw(tmp_path, variants, *options, **changes):
+    """The figures of tiny models, whose files are named after their variants."""
+    for variant in variants:
+        config = tiny_config(variant, **changes)
+        vae = {} if variant == "uncond" else random_params(vae_stage(config), 1)
+        model = VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2))
+        model.save(tmp_path / f"{variant}.safetensors")
+    runs = ",".join(str(tmp_path / f"{variant}.safetensors") for variant in variants)
+    small = "--config.figures.columns=3", "--config.figures.z=3", "--config.figures.x_T=2", "--config.sample.steps=2"
+    features = "--config.eval.features=tests.tiny_features:means"
+    command = ["main", f"--workdir={tmp_path / 'out'}", "--mode=figures", f"--config.eval.runs={runs}"]
+    return main([*command, *small, features, "--config.figures.steps=(2,)", *options])
+
+
+def captions(folder: Path) -> dict[str, str]:
+    return {path.stem: read_caption(path) for path in folder.glob("*.png")}
+
+
+def test_a_refiner_has_all_figures_with_captions_in_the_report(tmp_path):
+    start = "--config.sample.start=warm"
+    assert draw(tmp_path, ["form1", "uncond"], start, **{"ddpm.cond_dropout": 0.1}) == 0
+    found = captions(tmp_path / "out" / "figures")
+    assert found.keys() == {"refinement", "steps", "z", "x_T", "variance", "temperature", "shared", "guidance"}
+    assert all(found.values()) and "z 0." in found["variance"]
+    with open(tmp_path / "out" / "figures" / "variance.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["z"]) + float(row["x_T"]) + float(row["both"]) == pytest.approx(1, abs=1e-5)
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert all(f"figures/{name}.png" in report for name in found)
+
+
+def test_a_plain_ddpm_has_those_that_need_no_vae(tmp_path):
+    assert draw(tmp_path, ["uncond"]) == 0
+    assert captions(tmp_path / "out" / "figures").keys() == {"steps", "x_T", "temperature"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--config.figures.columns=0"], ["figures.columns = 0"]),
+        (["--config.figures.z=1"], ["figures.z = 1", "2 or more"]),
+        (["--config.sample.sampler=euler"], ["'euler'"]),
+        (["--config.sample.guidance=1"], ["cond_dropout"]),
+    ],
+)
+def test_figures_that_cannot_be_are_refused_in_one_line(tmp_path, capsys, options, words):
+    assert draw(tmp_path, ["form1"], *options) == 2
+    printed = capsys.readouterr().err
+    assert all(word in printed for word in words) and not (tmp_path / "out" / "figures").exists()
