@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv from the hash-locked files of launch/lock/, and does nothing where it is up to date.
 #   launch/env.sh              CPU
-#   launch/env.sh cuda         with an extra of setup.py: cuda, tpu
+#   launch/env.sh cuda         with an extra of setup.py: cuda, tpu, explore
 # PYTHON=python3.12 launch/env.sh picks the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -13,7 +13,9 @@ lock() { # lock NAME ARGUMENT...
   echo "$out: $(grep -c == "$out") packages"
 }
 
-lock base
+# Gradio is behind with some packages; the base takes what the explorer can have too.
+lock explore --extra explore
+lock base --constraint launch/lock/explore.txt
 for extra in cuda tpu; do
   lock "$extra" --extra "$extra" --constraint launch/lock/base.txt
 done
