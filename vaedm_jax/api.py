@@ -101,7 +101,7 @@ class VAEDM:
         """The model of a file that `save` wrote."""
         path = Path(file)
         if not path.is_file():
-            raise UserError(f"weights '{file}': no such file")
+            raise UserError(f"weights '{file}': no such file, nor a run directory")
         try:
             with safetensors.safe_open(path, "numpy") as f:
                 config = decode_config(f.metadata()["config"])

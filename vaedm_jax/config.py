@@ -79,7 +79,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.vae.dec_block = "1x1,1u4,1t4,4x2,4u2,4t8,8x3,8u2,8t16,16x7,16u2,16t32,32x15"
     c.vae.channels = "32:64,16:128,8:256,4:256,1:512"  # widths; that of resolution 1 is the size of z
     c.vae.kl_weight = 1.0
-    c.vae.checkpoint = ""  # run directory whose VAE is used instead of training one
+    c.vae.checkpoint = ""  # run directory, or weights, whose VAE is used instead of training one
 
     c.ddpm = training_defaults(batch_size=128, epochs=1000, learning_rate=2e-4)
     c.ddpm.warmup, c.ddpm.clip = 5000, 1.0
@@ -158,6 +158,7 @@ def training_defaults(batch_size: int, epochs: float, learning_rate: float) -> C
     c = ConfigDict()
     c.batch_size, c.epochs, c.learning_rate = batch_size, float(epochs), learning_rate
     c.steps = 0  # when not 0, it wins over the epochs
+    c.init = ""  # a run directory, or weights such as "emoji", whose network training begins from; empty: a random one
     c.microbatches = 1  # a batch is worked off in so many parts, one after the other
     c.warmup = 0  # steps over which the learning rate rises
     c.clip = 0.0  # largest global norm of the gradient; 0: none

@@ -1,27 +1,38 @@
 """Mode `train`: stage 1, then stage 2, each from where it was left."""
 
-import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vaedm_jax import rundir
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import check, picture_chain
+from vaedm_jax.config import check, flatten, picture_chain
 from vaedm_jax.data import Dataset, load, preview
+from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import build_unet, build_vae
 from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
-from vaedm_jax.training.loop import fit, restore_average, steps_done, total_steps
+from vaedm_jax.training.checkpoints import Checkpoints
+from vaedm_jax.training.loop import fit, new_state, newest_step, restore_average, total_steps
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.step import batch_keys
 
 STAGES = ("vae", "ddpm", "all")
+# What a network must share with the one that it begins from.
+ARCHITECTURE = {
+    "vae": ("vae.enc_block", "vae.dec_block", "vae.channels", "data.image_size"),
+    "ddpm": tuple(
+        f"ddpm.{name}"
+        for name in "channels multipliers blocks attention heads patch z_conditioning scale_shift".split()
+    ),
+}
 
 
 def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
@@ -32,9 +43,10 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
         raise UserError("--stage=vae: the variant 'uncond' has no VAE; use form1 or form2, or --stage=ddpm")
     build_unet(config), uncond or build_vae(config)  # refuse what does not fit before the data is read
     reuse = bool(config.vae.checkpoint) and not uncond
-    source = check_vae(config) if reuse and not (workdir / "vae").exists() else None
+    names = ("ddpm",) if uncond else ("vae", "ddpm")
+    given = {name: given_params(name, config, workdir) for name in names}
     data = load(config.data)
-    for name in ("ddpm",) if uncond else ("vae", "ddpm"):
+    for name in names:
         if len(data.train) < config[name].batch_size:
             raise UserError(
                 f"{data.name} has {len(data.train)} images to train on, too few for a batch: {name}.batch_size = "
@@ -43,29 +55,30 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     if not uncond and not reuse:
         check_order(config, workdir, stage, total_steps(config.vae, len(data.train)))
     rundir.claim(workdir, config)
-    if source:
-        adopt_vae(source, workdir)
     print(f"data: {data.name}, {len(data.train):,} images to train on, {len(data.test):,} held out", flush=True)
 
     mesh = make_mesh()
+
+    def fitted(of: Stage) -> Any:
+        pictures = Pictures(of, data, config, workdir)
+        average = fit(of, data, config, workdir, mesh, pictures, given[of.name]).average
+        write_report(workdir)
+        return average
+
     vae_params: Any = {}
     if not uncond:
         first = vae_stage(config)
-        if reuse:
-            vae_params = restore_average(first, workdir, mesh)
-        else:
-            vae_params = fit(first, data, config, workdir, mesh, Pictures(first, data, config, workdir)).average
-            write_report(workdir)
+        if reuse and given["vae"]:
+            adopt(first, given["vae"], workdir, mesh)
+        vae_params = restore_average(first, workdir, mesh) if reuse else fitted(first)
     if stage != "vae":
-        second = ddpm_stage(config, vae_params)
-        fit(second, data, config, workdir, mesh, Pictures(second, data, config, workdir))
-        write_report(workdir)
+        fitted(ddpm_stage(config, vae_params))
     print(f"the report is in {workdir / 'report.html'}", flush=True)
 
 
 def check_order(config: ConfigDict, workdir: Path, stage: str, total: int) -> None:
     """UserError where the second stage would be trained on a VAE that is not there, or that goes on changing."""
-    done = steps_done(workdir / "vae")
+    done = newest_step(workdir / "vae") or 0
     if done >= total:
         return
     if stage == "ddpm":
@@ -73,41 +86,37 @@ def check_order(config: ConfigDict, workdir: Path, stage: str, total: int) -> No
             f"--stage=ddpm: the VAE in {workdir} has {done:,} of its {total:,} steps; train it first (--stage=vae), or "
             "take that of another run (--config.vae.checkpoint=DIR)"
         )
-    if steps_done(workdir / "ddpm"):
+    if newest_step(workdir / "ddpm"):
         raise UserError(
             f"the DDPM in {workdir} was trained on its VAE of {done:,} steps, which would change if it was trained to "
             f"{total:,}; leave it (--config.vae.steps={done}), or begin anew in another --workdir"
         )
 
 
-def check_vae(config: ConfigDict) -> Path:
-    """The run directory whose VAE is to be reused; UserError where it has none, or one of another architecture."""
-    source = Path(config.vae.checkpoint)
-    other = rundir.read_config(source)
-    for section, key in (
-        ("vae", "enc_block"),
-        ("vae", "dec_block"),
-        ("vae", "channels"),
-        ("data", "image_size"),
-    ):
-        if other[section][key] != config[section][key]:
-            raise UserError(
-                f"the VAE in {source} is of another architecture: {section}.{key} is '{other[section][key]}' there and "
-                f"'{config[section][key]}' here"
-            )
-    if not (source / "vae" / "checkpoints").is_dir():
-        raise UserError(f"{source} holds no trained VAE (vae/checkpoints is missing)")
-    return source
+def given_params(name: str, config: ConfigDict, workdir: Path) -> Any | None:
+    """The parameters that a stage begins with where its settings name some, and it has no state of its own yet."""
+    source = (name == "vae" and config.vae.checkpoint) or config[name].init
+    if not source or newest_step(workdir / name) is not None:
+        return None
+    model = VAEDM.open(source)
+    theirs, ours = flatten(model.config), flatten(config)
+    differing = [key for key in ARCHITECTURE[name] if theirs[key] != ours[key]]
+    if name == "ddpm" and model.networks.form.shown != FORMULATIONS[config.ddpm.variant].shown:
+        differing.append("ddpm.variant")
+    for key in differing:
+        raise UserError(
+            f"the {name.upper()} in {source} is of another architecture: {key} is {theirs[key]!r} there and "
+            f"{ours[key]!r} here"
+        )
+    if not model.params[name]:
+        raise UserError(f"{source} holds no trained {name.upper()}")
+    return model.params[name]
 
 
-def adopt_vae(source: Path, workdir: Path) -> None:
-    """Copy the VAE of another run, so that this directory goes on explaining itself."""
-    target = workdir / "vae"
-    if not target.exists():
-        beside = workdir / ".vae.part"
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(source / "vae", beside)
-        beside.rename(target)
+def adopt(stage: Stage, params: Any, workdir: Path, mesh: Mesh) -> None:
+    """Save parameters as those of a stage that is not trained here, so that the directory goes on explaining itself."""
+    with closing(Checkpoints(workdir / stage.name / "checkpoints")) as checkpoints:
+        checkpoints.save(new_state(stage, mesh, jax.random.key(0), params))
 
 
 class Pictures:

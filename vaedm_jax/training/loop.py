@@ -35,12 +35,21 @@ def total_steps(settings: Any, images: int) -> int:
     return settings.steps or math.ceil(settings.epochs * images / settings.batch_size)
 
 
-def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_picture: OnPicture) -> TrainState:
+def fit(
+    stage: Stage,
+    data: Dataset,
+    config: Any,
+    workdir: Path,
+    mesh: Mesh,
+    on_picture: OnPicture,
+    params: Any | None = None,
+) -> TrainState:
     """Train a stage to its end, from its newest whole checkpoint if there is one.
 
     Args:
       on_picture: called every `log.pictures` steps and at the end. The state with the lowest of its figure
         `checkpoint.best` is kept in the folder `best`.
+      params: those to begin with where there is no checkpoint; by default random ones.
     Raises: RunError where the loss is not finite, a disk is full or a signal asks to stop; what was saved stays.
     """
     folder, settings = workdir / stage.name, stage.settings
@@ -55,7 +64,7 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
         checkpoints.close()
         return state
     if state is None:
-        state = new_state(stage, mesh, init_key)
+        state = new_state(stage, mesh, init_key, params)
     images = batches(
         data.train, settings.batch_size, config.seed, config.data.flip, start,
         shard=(jax.process_index(), jax.process_count()),
@@ -103,10 +112,13 @@ def fit(stage: Stage, data: Dataset, config: Any, workdir: Path, mesh: Mesh, on_
     return state
 
 
-def new_state(stage: Stage, mesh: Mesh, key: jax.Array) -> TrainState:
-    """That of step 0."""
-    new = jax.jit(lambda key: create_state(stage.init(key), stage.settings), out_shardings=replicated(mesh))
-    return new(key)
+def new_state(stage: Stage, mesh: Mesh, key: jax.Array, params: Any | None = None) -> TrainState:
+    """That of step 0, with random parameters or with those that are given."""
+
+    def new(key, params):
+        return create_state(stage.init(key) if params is None else params, stage.settings)
+
+    return jax.jit(new, out_shardings=replicated(mesh))(key, params)
 
 
 def intervals(config: Any) -> dict[str, int]:
@@ -136,9 +148,9 @@ def restore_average(stage: Stage, workdir: Path, mesh: Mesh, best: bool = False)
     return None if state is None else state.average
 
 
-def steps_done(folder: Path) -> int:
-    """The step of the newest checkpoint in the folder of a stage, 0 where there is none."""
-    return max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=0)
+def newest_step(folder: Path) -> int | None:
+    """The step of the newest checkpoint in the folder of a stage, None where there is none."""
+    return max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=None)
 
 
 def averages(pending: list[dict[str, jax.Array]], last: int, folder: Path) -> dict[str, float]:
