@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
-from tests.tiny import tiny_config
-from vaedm_jax import train
+from tests.tiny import random_params, tiny_config
+from vaedm_jax import VAEDM, train
 from vaedm_jax.main import main
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.stages import vae_stage
+
+EMOJI = Path(__file__).parents[1] / "configs" / "emoji.py"
 
 
 def reach(run: Path, stage: str, step: int) -> None:
@@ -63,6 +65,29 @@ def test_the_vae_of_another_run_is_copied_and_refined(tmp_path, configs, monkeyp
     assert [name for name, _ in frozen] == ["ddpm", "ddpm"]
     for _, params in frozen:
         jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(vae))
+
+
+def test_training_begins_from_the_network_that_is_named(tmp_path, configs):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["main", f"--config={configs}/tiny.py:uncond", f"--workdir={first}"]) == 0
+    weights = tmp_path / "first.safetensors"
+    VAEDM.from_run(first).save(weights)
+    command = f"--config={configs}/tiny.py:uncond --workdir={second} --config.ddpm.learning_rate=0"
+    assert main(["main", *command.split(), f"--config.ddpm.init={weights}"]) == 0
+    mine, theirs = (jax.device_get(VAEDM.from_run(run).params["ddpm"]) for run in (first, second))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-6), mine, theirs)
+    weights.unlink()  # it has its own state now
+    assert main(["main", *command.split(), f"--config.ddpm.init={weights}", "--config.ddpm.steps=7"]) == 0
+
+
+def test_a_network_to_begin_from_must_fit(tmp_path, refused):
+    command = "--config={configs}/tiny.py --workdir={new} --config.ddpm.init="
+    refused(command + "{tmp}/none", "{tmp}/none", "no such file")
+    refused(command + "emoji", "the DDPM in emoji is of another architecture", "ddpm.channels is 64 there and 32 here")
+    emoji = f"--config={EMOJI} --workdir={{new}} --config.ddpm.init=emoji-uncond"
+    refused(emoji, "emoji-uncond", "ddpm.variant is 'uncond' there and 'form1' here")
+    VAEDM(tiny_config(), random_params(vae_stage(tiny_config())), {}).save(tmp_path / "half.safetensors")
+    refused(command + "{tmp}/half.safetensors", "half.safetensors holds no trained DDPM")
 
 
 def test_the_unconditional_model_needs_no_first_stage(tmp_path, configs, untrained):
