@@ -56,14 +56,22 @@ def test_what_agrees_with_the_damaged_image_is_nearer_to_the_true_one():
 
 @pytest.mark.parametrize("sigma", [0.05, 0.2, 0.5])
 def test_a_noisy_image_is_the_chains_own_where_it_begins(sigma):
-    chain = Denoising(sigma).begin(Chain("ddim", 1, clip=False), FULL, None)
+    task = Denoising(sigma)
+    chain = task.begin(Chain("ddim", 1, clip=False), FULL, None)
     variance = (1 - FULL.alpha_bar[chain.t_start]) / FULL.alpha_bar[chain.t_start]
     assert np.sqrt(variance) / 2 == pytest.approx(sigma, rel=0.1)
-    u = np.float32(2 * NOISY - 1)
-    keys = jax.random.split(jax.random.key(0), 3)
-    # Without predicted noise, one step gives what the chain began with over sqrt(alpha_bar): no noise was added.
-    drawn = chain.run(FULL, lambda u, t: 0 * u, keys, u.shape[1:], u)
-    np.testing.assert_allclose(drawn, u, atol=1e-5)
+
+    def begun(noisy):
+        """What the chain begins with over sqrt(alpha_bar): one step gives it where no noise is predicted."""
+        keys, u = jax.random.split(jax.random.key(0), len(noisy)), 2 * noisy - 1
+        return (chain.run(FULL, lambda u, t: 0 * u, keys, u.shape[1:], u, task.x_T(noisy)) + 1) / 2
+
+    inside = (NOISY > 0) & (NOISY < 1)
+    np.testing.assert_allclose(begun(NOISY)[inside], NOISY[inside], atol=1e-5)
+    for ground in (0.0, 1.0):  # is normal again about what was clipped
+        found = np.asarray(begun(task.corrupt(np.full((1, 200, 200, 3), ground, np.float32), 1)), np.float64)
+        assert found.mean() == pytest.approx(ground, abs=0.02 * sigma)
+        assert found.std() == pytest.approx(sigma, rel=0.1)
     assert Denoising(0.001).begin(Chain("ddim", 10), FULL, None).steps == 1
 
 

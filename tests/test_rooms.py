@@ -30,15 +30,18 @@ ROOMS = {
     "api": {"errors", "diffusion", "models", "reporting", "mesh", "config", "rundir", "training", "generation"},
     "store": {"diffusion", "data", "reporting", "api"},
     "likelihood": {"data", "reporting", "config", "generation", "api"},
-    "train": {"errors", "models", "data", "reporting", "mesh", "evaluation", "config", "rundir", "training", "api"},
+    "train": {
+        *("errors", "diffusion", "models", "data", "reporting", "mesh", "evaluation", "config", "rundir"),
+        *("training", "api"),
+    },
     "sample": {"data", "reporting", "config", "api", "store"},
     "evaluate": {
         *("errors", "diffusion", "data", "reporting", "evaluation", "config", "api", "store", "likelihood"),
     },
-    "restoration": {"errors", "diffusion"},
+    "restoration": {"errors", "diffusion", "api"},
     "restore": {"data", "diffusion", "evaluation", "reporting", "config", "api", "restoration"},
-    "figures": {"diffusion", "evaluation", "reporting", "config", "api", "evaluate"},
-    "explore": {"errors", "diffusion", "data", "reporting", "config", "api", "restoration", "restore"},
+    "figures": {"diffusion", "data", "evaluation", "reporting", "config", "api", "evaluate", "restoration"},
+    "explore": {"errors", "diffusion", "data", "reporting", "config", "api", "restoration"},
     "flags": {"errors", "config", "rundir"},
     "main": {"errors", "mesh", "rundir", "train", "sample", "evaluate", "restore", "figures", "explore", "flags"},
 }

@@ -45,6 +45,10 @@ UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
 PATHS = ("linear", "spherical")
 
 
+def silent(*_: int) -> None:
+    """Tells no progress."""
+
+
 class Samples(NamedTuple):
     """Images float32 [N, H, W, C] in [0, 1]; `x_hat` is None for the unconditional DDPM."""
 
@@ -196,18 +200,22 @@ class VAEDM:
             samples = jax.device_get(generate(self.networks, chain, self.params, seed, indices, given))
             yield Samples(*(a if a is None else a[:count] for a in samples))
 
-    def refine(self, images: np.ndarray, seed: int = 0, **how: Any) -> np.ndarray:
+    def refine(self, images: np.ndarray, seed: int = 0, x_T: np.ndarray | None = None, **how: Any) -> np.ndarray:
         """What the refiner makes of images [N, H, W, C] in place of x_hat; see `sample` for what else can be given.
 
         The images may have any size, unless the refiner takes z too: it works on a larger one, continued by its mirror
         image, where the U-Net needs a multiple.
         """
-        images, multiple = np.asarray(images), self.networks.multiple
+        images = np.asarray(images)
         if images.ndim != 4:
             raise UserError(f"images of the shape {images.shape}; give [N, H, W, C]")
-        H, W = images.shape[1:3]
-        padded = np.pad(images, ((0, 0), (0, -H % multiple), (0, -W % multiple), (0, 0)), "symmetric")
-        return self.sample(len(images), seed, x_hat=padded, **how).images[:, :H, :W]
+        (n, H, W), multiple = images.shape[:3], self.networks.multiple
+
+        def padded(a):
+            return np.pad(a, ((0, 0), (0, -H % multiple), (0, -W % multiple), (0, 0)), "symmetric")
+
+        x_T = None if x_T is None else padded(spread("x_T", x_T, n, images.shape[1:]))
+        return self.sample(n, seed, x_hat=padded(images), x_T=x_T, **how).images[:, :H, :W]
 
     def interpolate(
         self, a: np.ndarray, b: np.ndarray, n: int = 8, path: str = "linear", seed: int = 0, **how: Any

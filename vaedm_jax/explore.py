@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaedm_jax.api import PATHS, VAEDM
+from vaedm_jax.api import PATHS, VAEDM, silent
 from vaedm_jax.config import chain_of, check
-from vaedm_jax.data import load, picture
+from vaedm_jax.data import load, picture, some
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.restoration import task_of
-from vaedm_jax.restore import some
+from vaedm_jax.restoration import restored, task_of
 
 DIRECTIONS, LEAST = 8, 0.01  # sliders at most, and the share of the variance that a direction needs to have one
 ENCODED = 512  # images of the training that the directions are of
@@ -66,7 +65,7 @@ class Explorer:
                 f"{lifted.shape[2]} x {lifted.shape[1]} pixels would be restored; at most {MOST_RESTORED:,}"
             )
         chain = task.begin(self.chain, self.model.networks.full_schedule, self.images)
-        return enlarged(task.agree(self.model.refine(lifted, chain=chain, progress=silent), damaged)[0])
+        return enlarged(restored(self.model, task, chain, damaged, progress=silent)[0])
 
     def interpolate(self, a: str | None, b: str | None, path: str, seed: float) -> list[np.ndarray]:
         """Seven images on the way between two pictures, with one x_T."""
@@ -83,10 +82,6 @@ def given(path: str | None) -> str:
     if not path:
         raise UserError("drop a picture first")
     return path
-
-
-def silent(*_: int) -> None:
-    """Tells no progress."""
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaedm_jax.api import PATHS, VAEDM, Samples, between
+from vaedm_jax.api import PATHS, VAEDM, Samples, between, silent
 from vaedm_jax.config import chain_of, check
+from vaedm_jax.data import load, preview, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.evaluate import open_models
 from vaedm_jax.evaluation.explained import shares_and_errors
@@ -16,6 +17,7 @@ from vaedm_jax.evaluation.features import Extractor
 from vaedm_jax.evaluation.judge import spaces
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
+from vaedm_jax.restoration import RULE_OF, Denoising, SuperResolution, ways
 
 TEMPERATURES = (0.8, 0.9, 1.0, 1.1)
 GUIDANCE = (0.0, 0.5, 1.0, 2.0)
@@ -39,7 +41,7 @@ class Album:
     def sample(self, n: int, seed: int | None = None, **how) -> Samples:
         settings = self.config.sample
         how = {"chain": self.chain, "batch_size": settings.batch_size, **how}
-        return self.model.sample(n, settings.seed if seed is None else seed, progress=lambda *_: None, **how)
+        return self.model.sample(n, settings.seed if seed is None else seed, progress=silent, **how)
 
 
 def figures(config: ConfigDict, workdir: Path) -> None:
@@ -83,7 +85,8 @@ def steps(album: Album) -> tuple[str, Rows]:
         start = album.chain.start if model.networks.vae or album.chain.start != "warm" else "noise"
         for n in album.config.figures.steps:
             chain = replace(album.chain, steps=n, start=start)
-            rows.append((f"{name}, {n}", model.sample(album.columns, album.config.sample.seed, chain=chain).images))
+            samples = model.sample(album.columns, album.config.sample.seed, chain=chain, progress=silent)
+            rows.append((f"{name}, {n}", samples.images))
     return f"samples by the number of steps: {album.chain.sampler}; refiners from {album.chain.start}", rows
 
 
@@ -145,6 +148,19 @@ def settings_of(album: Album, name: str, values: tuple, **how) -> Rows:
     return [(f"{name} {v:g}", album.sample(album.columns, **{name: v}, **how).images) for v in values]
 
 
+def restoration(album: Album) -> tuple[str, Rows]:
+    """Figure 3b: what was reduced, or is noisy, in place of x_hat; see `restoration.ways`."""
+    data, rows = load(album.model.config.data), []
+    truth, train = preview(data.test, album.columns).astype(np.float32) / 255, some(data.train, RULE_OF)
+    for task in (SuperResolution(album.config.restore.factor), Denoising(album.config.restore.sigma)):
+        chain = task.begin(album.chain, album.model.networks.full_schedule, train)
+        rows += [(way, made()) for way, made in ways(album.model, task, chain, truth, progress=silent).items()]
+    return f"held-out images, reduced and noisy, and what is given back; {album.chain.sampler}, {album.chain.steps}", [
+        ("held out", truth),
+        *rows,
+    ]
+
+
 def temperature(album: Album) -> tuple[str, Rows]:
     return f"the first noise of the chain, by its temperature: {album.chain.label}", settings_of(
         album, "temperature", TEMPERATURES
@@ -167,6 +183,7 @@ FIGURES: dict[str, Callable[[Album], tuple[str, Rows]]] = {
     "z": along_z,
     "x_T": along_x_T,
     "variance": variance,
+    "restoration": restoration,
     "temperature": temperature,
     "shared": shared,
     "guidance": guidance,

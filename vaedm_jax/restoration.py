@@ -1,16 +1,19 @@
-"""What a picture may have lost, and where a chain begins that gives it back."""
+"""What a picture may have lost, and how a refiner gives it back: the damaged one stands in place of x_hat."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from vaedm_jax.api import VAEDM
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance, warm_step
 from vaedm_jax.errors import UserError, one_of
 
+RULE_OF = 256  # images of the training that tell where a chain begins
 Images = np.ndarray  # float32 [N, H, W, C] in [0, 1]
 
 
@@ -32,6 +35,9 @@ class Task(Protocol):
 
     def begin(self, chain: Chain, full: Schedule, truth: Images) -> Chain:
         """The chain from where it fits the damage; `truth` are images of the training."""
+
+    def x_T(self, damaged: Images, seed: int = 0) -> Images | None:
+        """The noise that the chain begins with, beside that which lies in the image; None where it is drawn."""
 
     def agree(self, images: Images, damaged: Images) -> Images:
         """The images nearest to `images` that would have been damaged to `damaged`."""
@@ -62,6 +68,9 @@ class SuperResolution:
         error = 2 * (self.lift(self.corrupt(truth)) - truth)
         return replace(chain, start="warm", t_start=warm_step(full, principal_variance(error), chain.steps))
 
+    def x_T(self, damaged: Images, seed: int = 0) -> None:
+        return None
+
     def agree(self, images: Images, damaged: Images) -> Images:
         missing = damaged - self.corrupt(images)
         return np.clip(images + missing.repeat(self.factor, axis=1).repeat(self.factor, axis=2), 0, 1)
@@ -86,9 +95,17 @@ class Denoising:
         return images
 
     def begin(self, chain: Chain, full: Schedule, truth: Images) -> Chain:
-        """Where the chain has as much noise as the image, which is u_t itself then: no noise is added to it."""
+        """Where the chain has as much noise as the image, which is u_t itself then."""
         t = int(np.argmin(np.abs(np.exp(-full.log_snr) - 2 * self.sigma)))
-        return replace(chain, start="warm", t_start=t, steps=min(chain.steps, t + 1), temperature=0.0)
+        return replace(chain, start="warm", t_start=t, steps=min(chain.steps, t + 1))
+
+    def x_T(self, damaged: Images, seed: int = 0) -> Images:
+        """What clipping cut off, drawn anew, and nothing elsewhere: white would come out grey without it.
+
+        A pixel that was white or black has the half of the normal distribution beyond it.
+        """
+        beyond = np.abs(np.random.default_rng(seed).standard_normal(damaged.shape, np.float32))
+        return beyond * (damaged >= 1) - beyond * (damaged <= 0)
 
     def agree(self, images: Images, damaged: Images) -> Images:
         return images
@@ -101,6 +118,26 @@ def task_of(settings: Any) -> Task:
     """The task of a `restore` section."""
     one_of("restore.task", settings.task, TASKS)
     return TASKS[settings.task](settings)
+
+
+def restored(model: VAEDM, task: Task, chain: Chain, damaged: Images, seed: int = 0, **how: Any) -> Images:
+    """Damaged images, restored by the chain that `Task.begin` gave; `how` as in `VAEDM.sample`."""
+    made = model.refine(task.lift(damaged), seed, x_T=task.x_T(damaged, seed), chain=chain, **how)
+    return task.agree(made, damaged)
+
+
+def ways(
+    model: VAEDM, task: Task, chain: Chain, truth: Images, seed: int = 0, **how: Any
+) -> dict[str, Callable[[], Images]]:
+    """Ways to give back what `truth` loses by a task, by name: none, the VAE's, the paper's (from noise), ours."""
+    damaged = task.corrupt(truth, seed)
+    lifted = task.lift(damaged)
+    return {
+        task.input_name: lambda: lifted,
+        "VAE": lambda: model.reconstruct(lifted),
+        "from noise": lambda: model.refine(lifted, seed, chain=replace(chain, start="noise"), **how),
+        f"from t = {chain.t_start}": lambda: restored(model, task, chain, damaged, seed, **how),
+    }
 
 
 def enlarge(image: np.ndarray, factor: int) -> np.ndarray:

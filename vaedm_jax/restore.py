@@ -1,7 +1,5 @@
 """Mode `restore`: pictures that lost something, with the damaged one in place of x_hat; nothing is trained for it."""
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +9,15 @@ from PIL import Image
 
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of, check
-from vaedm_jax.data import Dataset, Source, load, pictures
+from vaedm_jax.data import Dataset, load, pictures, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.reporting import Progress, grid, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
-from vaedm_jax.restoration import Task, task_of
+from vaedm_jax.restoration import RULE_OF, Task, restored, task_of, ways
 
 SHOWN = 8  # images in a row of the picture
-TRAIN = 256  # images of the training that tell where a chain begins
 
 
 def restore(config: ConfigDict, workdir: Path) -> None:
@@ -30,7 +27,7 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
     model.check_vae()
     data = load(model.config.data)
-    chain = task.begin(chain_of(config.sample), model.networks.full_schedule, some(data.train, TRAIN))
+    chain = task.begin(chain_of(config.sample), model.networks.full_schedule, some(data.train, RULE_OF))
     print(f"{task.label}: {chain.label}", flush=True)
     if config.restore.files:
         restore_files(config, model, task, chain, workdir / "restored" / "files")
@@ -39,22 +36,16 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     write_report(workdir)
 
 
-def some(source: Source, n: int) -> np.ndarray:
-    """n images of a source, or all, as floats [N, H, W, C] in [0, 1]."""
-    chosen = np.random.default_rng(0).permutation(len(source))[: n or None]
-    return np.stack([source[int(i)] for i in chosen]).astype(np.float32) / 255
-
-
 def restore_files(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, folder: Path) -> None:
     """Each picture of a folder by itself, at its own size."""
     found = pictures(config.restore.files)
     with Progress(len(found), 0, "restore", noun="picture", unit="pictures") as progress:
         for i, (name, read) in enumerate(found):
             damaged = read()[None].astype(np.float32) / 255
-            restored = task.agree(model.refine(task.lift(damaged), config.sample.seed, chain=chain), damaged)
+            image = restored(model, task, chain, damaged, config.sample.seed)[0]
             save_png(
                 (folder / name).with_suffix(".png"),
-                Image.fromarray(to_uint8(restored[0])),
+                Image.fromarray(to_uint8(image)),
                 f"{name}, restored: {task.label}, {chain.label}",
             )
             progress.update(i + 1)
@@ -65,19 +56,12 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
     """Damage held-out images, give them back, and write down how near each way comes."""
     seed, batch_size = config.sample.seed, config.sample.batch_size
     truth = some(data.test, config.restore.n)
-    damaged = task.corrupt(truth, seed)
-    lifted = task.lift(damaged)
-    ways: dict[str, Callable[[], np.ndarray]] = {
-        task.input_name: lambda: lifted,
-        "VAE": lambda: model.reconstruct(lifted),
-        "from noise": lambda: model.refine(lifted, seed, chain=replace(chain, start="noise", temperature=1.0)),
-        f"from t = {chain.t_start}": lambda: task.agree(model.refine(lifted, seed, chain=chain), damaged),
-    }
+    attempts = ways(model, task, chain, truth, seed, batch_size=batch_size)
     place = folder.parent / "evaluation" / "reference"
     judge = judges(config.eval, model.config.data, data, model.mesh, batch_size, place)[0]
     rows, shown = [], [("held out", truth[:SHOWN])]
-    with Progress(len(ways), 0, task.label, noun="way", unit="ways") as progress:
-        for i, (way, images) in enumerate(ways.items()):
+    with Progress(len(attempts), 0, task.label, noun="way", unit="ways") as progress:
+        for i, (way, images) in enumerate(attempts.items()):
             made = images()
             shown.append((way, made[:SHOWN]))
             scores = judge.scores(judge.add(None, to_uint8(made)))

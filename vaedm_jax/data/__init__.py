@@ -5,11 +5,11 @@ from ml_collections import ConfigDict
 from vaedm_jax.data import emoji, folder
 from vaedm_jax.data.folder import pictures
 from vaedm_jax.data.images import picture
-from vaedm_jax.data.pipeline import batches, pipeline, preview
+from vaedm_jax.data.pipeline import batches, pipeline, preview, some
 from vaedm_jax.data.source import Dataset, Source
 from vaedm_jax.errors import UserError
 
-__all__ = ["Dataset", "Source", "batches", "load", "picture", "pictures", "pipeline", "preview"]
+__all__ = ["Dataset", "Source", "batches", "load", "picture", "pictures", "pipeline", "preview", "some"]
 
 
 def load(config: ConfigDict) -> Dataset:

@@ -41,6 +41,12 @@ def preview(source: Source, n: int) -> np.ndarray:
     return np.stack([source[i] for i in range(min(n, len(source)))])
 
 
+def some(source: Source, n: int) -> np.ndarray:
+    """n images from all over a source, or all of them where n is 0: float32 [n, S, S, 3] in [0, 1]."""
+    chosen = np.random.default_rng(0).permutation(len(source))[: n or None]
+    return np.stack([source[int(i)] for i in chosen]).astype(np.float32) / 255
+
+
 def slices(source: Source, batch_size: int, count: int, seed: int, flip: bool) -> grain.MapDataset:
     """The endless batches, each cut into `count` equal parts: part k of batch n is `[n * count + k]`."""
     if len(source) < batch_size:
