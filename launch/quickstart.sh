@@ -19,7 +19,7 @@ vaedm --config=configs/emoji.py --mode=train "${brief[@]}"
 echo "2. Sample from what these minutes gave."
 vaedm --mode=sample
 echo "3. Sample from the weights that come with the package: 5 steps from the noised VAE's image, 100 from noise."
-vaedm --mode=sample --config.sample.weights=emoji --config.sample.t_start=500
+vaedm --mode=sample --config.sample.weights=emoji
 vaedm --mode=sample --config.sample.weights=emoji --config.sample.start=noise --config.sample.sampler=ddpm \
   --config.sample.steps=100
 echo "See runs/quickstart/report.html and the pictures in runs/quickstart/samples."

@@ -23,5 +23,6 @@ vaedm "${same[@]}" --config.ddpm.steps=11500
 vaedm "${same[@]}" "${final[@]}"
 .venv/bin/python -c '
 import sys
-from vaedm_jax.api import SHIPPED, VAEDM
+from vaedm_jax import VAEDM
+from vaedm_jax.rundir import SHIPPED
 VAEDM.from_run(sys.argv[1]).save(SHIPPED / sys.argv[2], "float16")' "runs/$name" "$name.safetensors"

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture, save, trained_fixture  # noqa: F401
-from vaedm_jax import rundir
+from vaedm_jax import flags, rundir
 from vaedm_jax.api import VAEDM
 from vaedm_jax.errors import UserError
-from vaedm_jax.main import main
+from vaedm_jax.main import MODES, main
 from vaedm_jax.reporting import to_uint8
+from vaedm_jax.train import STAGES
 
 
 @pytest.mark.parametrize("folder", ["{new}", "{tmp}"])
@@ -64,6 +65,17 @@ def test_sampling_takes_the_configuration_of_the_run_and_overrides(trained):
     with np.load(trained / "samples" / "run_ddpm_noise_3_seed5.npz", allow_pickle=False) as arrays:
         assert arrays["images"].shape == (2, 16, 16, 3)
     assert rundir.read_config(trained).sample.steps == 2
+
+
+@pytest.mark.parametrize(
+    "setting", ["--config.sample.weights={}", "--config.sample.weights {}", "--config.eval.runs={},b"]
+)
+def test_models_that_are_named_bring_their_configuration(trained, tmp_path, setting):
+    VAEDM.from_run(trained).save(file := tmp_path / "tiny.safetensors")
+    for named in (file, trained):
+        argv = ["main", f"--workdir={tmp_path / 'new'}", "--mode=sample", *setting.format(named).split()]
+        config = flags.parse([*argv, "--config.sample.eta=0.5"], MODES, STAGES).config
+        assert (config.ddpm.variant, config.sample.steps, config.sample.eta) == ("uncond", 2, 0.5)
 
 
 def test_the_best_checkpoint_is_sampled_from_where_it_is_asked_for(trained, tmp_path):

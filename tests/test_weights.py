@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from vaedm_jax import flags
-from vaedm_jax.api import SHIPPED, VAEDM, Samples
+from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import flatten
-from vaedm_jax.rundir import FREE, TUNABLE, differences
+from vaedm_jax.rundir import FREE, SHIPPED, TUNABLE, differences
 
 CONFIG = Path(__file__).parents[1] / "configs" / "emoji.py"
 SHIPPED_VARIANTS = {"emoji": "form1", "emoji-uncond": "uncond", "emoji-form2": "form2"}

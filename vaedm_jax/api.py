@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
@@ -36,11 +35,10 @@ from vaedm_jax.generation import (
 )
 from vaedm_jax.mesh import make_mesh, replicated, split_batch
 from vaedm_jax.reporting.files import write_whole
-from vaedm_jax.rundir import decode_config, encode_config, read_config
+from vaedm_jax.rundir import encode_config, read_config, shipped, weights, weights_file
 from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
-SHIPPED = Path(__file__).parent / "weights"
 UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
 PATHS = ("linear", "spherical")
 
@@ -87,31 +85,18 @@ class VAEDM:
     @classmethod
     def open(cls, name: str | Path, best: bool = False) -> "VAEDM":
         """The model of a run directory, of a file, or of the package, whichever it is that has the name."""
-        if Path(name).is_dir():
-            return cls.from_run(name, best)
-        return cls.from_checkpoint(name) if set("/.") & set(str(name)) else cls.from_pretrained(str(name))
+        return cls.from_run(name, best) if Path(name).is_dir() else cls.from_checkpoint(weights_file(name))
 
     @classmethod
     def from_pretrained(cls, name: str) -> "VAEDM":
         """A model that comes with the package, such as "emoji"."""
-        path = SHIPPED / f"{name}.safetensors"
-        if not path.is_file():
-            shipped = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
-            raise UserError(f"weights '{name}': no such file; weights in the package: {shipped}")
-        return cls.from_checkpoint(path)
+        return cls.from_checkpoint(shipped(name))
 
     @classmethod
     def from_checkpoint(cls, file: str | Path) -> "VAEDM":
         """The model of a file that `save` wrote."""
-        path = Path(file)
-        if not path.is_file():
-            raise UserError(f"weights '{file}': no such file, nor a run directory")
-        try:
-            with safetensors.safe_open(path, "numpy") as f:
-                config = decode_config(f.metadata()["config"])
-                flat = {tuple(name.split("/")): f.get_tensor(name).astype(np.float32) for name in f.keys()}
-        except Exception as error:
-            raise UserError(f"{path} is no file of weights that VAEDM.save wrote ({error})") from error
+        with weights(file) as (config, opened):
+            flat = {tuple(name.split("/")): opened.get_tensor(name).astype(np.float32) for name in opened.keys()}
         params = unflatten_dict(flat)
         return cls(config, params.get("vae", {}), params.get("ddpm", {}))
 

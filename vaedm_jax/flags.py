@@ -4,6 +4,7 @@ import difflib
 import re
 import traceback
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ from vaedm_jax import rundir
 from vaedm_jax.config import base_config, flatten
 from vaedm_jax.errors import UserError
 
-OWN_MODELS = ("sample.weights", "eval.runs")  # where one of these names models, none need be in the directory
+# Where one of these names models, none need be in the directory, and the first of them has the configuration.
+OWN_MODELS = ("sample.weights", "eval.runs")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a tuple of whole numbers"}
 
 
@@ -34,8 +36,9 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     flags.DEFINE_enum("stage", None, stages, "Which stages to train (default: all).", flag_values=values)
     flags.DEFINE_string("workdir", None, "Directory of the run; it is made where it is not there.", flag_values=values)
     flags.DEFINE_string(
-        "config", None, "FILE.py or FILE.py:VARIANT (default: the configuration of the run in --workdir). "
-        "--config.NAME=VALUE changes a setting; vaedm_jax/config.py has them all.", flag_values=values,
+        "config", None, "FILE.py or FILE.py:VARIANT (default: that of the weights or the runs that are named, "
+        "else of the run in --workdir). --config.NAME=VALUE changes a setting; vaedm_jax/config.py has them all.",
+        flag_values=values,
     )  # fmt: skip
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     values.set_gnu_getopt(True)
@@ -56,12 +59,19 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
         raise UserError(f"--workdir={workdir}: {place} is a file; it must be a folder, or not exist yet")
     if values.config:
         config = load(values.config)
-    elif any(re.match(rf"--?config\.({'|'.join(OWN_MODELS)})", arg) for arg in rest):
-        config = base_config()
     else:
-        config = rundir.read_config(workdir)
+        config = rundir.config_of(named) if (named := named_model(rest)) else rundir.read_config(workdir)
     override(config, rest)
     return Command(values.mode, values.stage, config, workdir)
+
+
+def named_model(argv: Sequence[str]) -> str:
+    """The first model that a setting in argv names; empty where none does."""
+    setting = re.compile(rf"--?config\.(?:{'|'.join(map(re.escape, OWN_MODELS))})(?:=(.*))?")
+    for arg, following in pairwise([*argv, ""]):
+        if match := setting.fullmatch(arg):
+            return (following if match[1] is None else match[1]).split(",")[0].strip()
+    return ""
 
 
 def load(spec: str) -> ConfigDict:

@@ -1,10 +1,16 @@
-"""A run directory explains itself: `config.json` in it says what it holds, and refuses what does not belong there."""
+"""A run directory explains itself: `config.json` in it says what it holds, and refuses what does not belong there.
+
+A file of weights does too: the configuration is inside.
+"""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import safetensors
 from ml_collections import ConfigDict
 
 from vaedm_jax.config import FREE, TUNABLE, base_config, flatten
@@ -12,6 +18,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
 
 FILE = "config.json"
+SHIPPED = Path(__file__).parent / "weights"
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -74,3 +81,38 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         for key, (a, b) in differences(old, config, FREE).items():
             print(f"note: {key} was {a}, from here on it is {b}")
     write_whole(workdir / FILE, encode_config(config).encode())
+
+
+def shipped(name: str) -> Path:
+    """The file of weights of that name in the package."""
+    path = SHIPPED / f"{name}.safetensors"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
+        raise UserError(f"weights '{name}': no such file; weights in the package: {names}")
+    return path
+
+
+def weights_file(name: str | Path) -> Path:
+    """A file of weights, by its path or by its name in the package."""
+    return Path(name) if set("/.") & set(str(name)) else shipped(str(name))
+
+
+@contextmanager
+def weights(file: str | Path) -> Iterator[tuple[ConfigDict, Any]]:
+    """The configuration in a file that `VAEDM.save` wrote, and the file, opened; UserError where it is none."""
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"weights '{file}': no such file, nor a run directory")
+    try:
+        with safetensors.safe_open(path, "numpy") as opened:
+            yield decode_config(opened.metadata()["config"]), opened
+    except Exception as error:
+        raise UserError(f"{path} is no file of weights that VAEDM.save wrote ({error})") from error
+
+
+def config_of(name: str | Path) -> ConfigDict:
+    """The configuration of what `VAEDM.open` opens, without its parameters."""
+    if Path(name).is_dir():
+        return read_config(Path(name))
+    with weights(weights_file(name)) as (config, _):
+        return config
