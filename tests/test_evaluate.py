@@ -1,8 +1,10 @@
 """Evaluation compares what it is asked to, continues where it was stopped, and refuses what cannot be compared."""
 
 import csv
+import importlib
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of, picture_chain
 from vaedm_jax.data import load
 from vaedm_jax.errors import UserError
+from vaedm_jax.evaluation.features import space
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.evaluation.moments import Moments
 from vaedm_jax.evaluation.scores import frechet_distance, kernel_distance, precision_recall
@@ -25,6 +28,7 @@ from vaedm_jax.train import Pictures
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FEATURES = "--config.eval.features=tests.tiny_features:means"
+MEANS = "tests.tiny_features.means"  # as it stands in files and columns
 SMALL = ["--config.eval.n=12", "--config.sample.batch_size=8", FEATURES]
 
 
@@ -63,14 +67,14 @@ def test_every_combination_is_scored_at_its_exact_number_of_evaluations(fresh):
         *(("ddim", n, n, seed) for n in (2, 3) for seed in (0, 1)),
     ]
     about = json.loads((fresh / "evaluation" / "evaluation.json").read_text())
-    assert about["frechet_distance"] == {"means": "FD-tests.tiny_features:means"}
+    assert about["frechet_distance"] == {"tests.tiny_features.means": "FD-tests.tiny_features:means"}
     for mean, pair in zip(about["means_over_seeds"], zip(rows[::2], rows[1::2], strict=True), strict=True):
-        values = [float(row["kid_means"]) for row in pair]
-        assert mean["kid_means"] == pytest.approx(np.mean(values), rel=1e-4) and mean["seeds"] == 2
-        assert mean["kid_means_sem"] == pytest.approx(abs(values[0] - values[1]) / 2, rel=1e-2)
-    with Image.open(fresh / "evaluation" / "means.png") as picture:
+        values = [float(row["kid_" + MEANS]) for row in pair]
+        assert mean["kid_" + MEANS] == pytest.approx(np.mean(values), rel=1e-4) and mean["seeds"] == 2
+        assert mean[f"kid_{MEANS}_sem"] == pytest.approx(abs(values[0] - values[1]) / 2, rel=1e-2)
+    with Image.open(fresh / "evaluation" / f"{MEANS}.png") as picture:
         assert picture.size[0] > 300
-    assert "evaluation/means.png" in (fresh / "report.html").read_text()
+    assert f"evaluation/{MEANS}.png" in (fresh / "report.html").read_text()
 
 
 def test_the_scores_are_those_of_the_images_that_the_model_draws(fresh):
@@ -80,14 +84,14 @@ def test_the_scores_are_those_of_the_images_that_the_model_draws(fresh):
     images = to_uint8(model.sample(12, 0, chain=chain, batch_size=8).images)
     train = load(model.config.data).train
     a, b = (np.asarray(means(x)) for x in (images, np.stack([train[i] for i in range(len(train))])))
-    assert float(row["fd_means"]) == pytest.approx(
+    assert float(row["fd_" + MEANS]) == pytest.approx(
         frechet_distance(*(Moments.empty(6).add(x) for x in (a, b))), rel=1e-3
     )
     halves = [frechet_distance(Moments.empty(6).add(x), Moments.empty(6).add(b)) for x in (a[::2], a[1::2])]
-    assert float(row["fd_bias_means"]) == pytest.approx(np.mean(halves) - float(row["fd_means"]), rel=1e-2)
-    assert float(row["precision_means"]) == pytest.approx(precision_recall(a, b)[0])
+    assert float(row["fd_bias_" + MEANS]) == pytest.approx(np.mean(halves) - float(row["fd_" + MEANS]), rel=1e-2)
+    assert float(row["precision_" + MEANS]) == pytest.approx(precision_recall(a, b)[0])
     shuffled = b[np.random.default_rng(0).permutation(len(b))]
-    assert float(row["kid_means"]) == pytest.approx(kernel_distance(a, shuffled)[0], rel=1e-3)
+    assert float(row["kid_" + MEANS]) == pytest.approx(kernel_distance(a, shuffled)[0], rel=1e-3)
     kept = sorted((fresh / "evaluation" / "images").glob("*_3_seed0/*.npz"))
     np.testing.assert_array_equal(np.concatenate([np.load(p)["images"] for p in kept])[:12], images)
 
@@ -113,7 +117,7 @@ def test_a_killed_evaluation_continues_where_it_was(fresh, trained, tmp_path, mo
     capsys.readouterr()
     assert evaluate(other) == 0 and len(drawn) == 5
     printed = capsys.readouterr().out
-    assert "2 combinations, 2 of them done" in printed
+    assert "2 to score, 2 of them done" in printed
     lines = [line.split() for line in printed.splitlines()[1:4]]
     assert lines[0][3:5] == ["NFE", "KID"] and [line[3] for line in lines[1:]] == ["2", "3"]
     assert not (other / "evaluation" / "images" / "fresh_ddpm_noise_2_seed0").exists()
@@ -127,8 +131,12 @@ def test_a_folder_collects_what_holds_of_earlier_commands(fresh, capsys):
     ):
         assert evaluate(fresh, *options) == 0
     assert [row["steps"] for row in table(fresh)] == ["2"]  # 8 images are not to be compared with 12
+    assert "2 earlier results stay" in capsys.readouterr().out
     assert evaluate(fresh, "--config.eval.samplers=ddim", "--config.eval.steps=3") == 0
-    assert [(row["sampler"], row["steps"]) for row in table(fresh)] == [("ddim", "3"), ("ddpm", "3")]
+    assert [(row["sampler"], row["steps"]) for row in table(fresh)] == [("ddim", "3"), ("ddpm", "2"), ("ddpm", "3")]
+    capsys.readouterr()
+    assert evaluate(fresh, "--config.eval.steps=2,3") == 0
+    assert "2 to score, 2 of them done" in capsys.readouterr().out
     save(fresh / "ddpm" / "checkpoints", 0.01, step=7)  # it is trained on
     assert evaluate(fresh, "--config.eval.steps=2") == 0
     assert [row["steps"] for row in table(fresh)] == ["2"]
@@ -171,7 +179,7 @@ def test_too_few_images_for_the_frechet_distance_give_none_and_it_is_said(fresh,
     assert evaluate(fresh, "--config.eval.n=6", "--config.eval.steps=2") == 0
     assert "no FD-tests.tiny_features:means, whose covariance of 6 features" in capsys.readouterr().out
     (row,) = table(fresh)
-    assert row["fd_means"] == "" and float(row["kid_means"])
+    assert row["fd_" + MEANS] == "" and float(row["kid_" + MEANS])
 
 
 @pytest.mark.parametrize(
@@ -179,6 +187,7 @@ def test_too_few_images_for_the_frechet_distance_give_none_and_it_is_said(fresh,
     [
         (["--config.eval.n=1"], ["eval.n = 1", "2 or more"]),
         (["--config.eval.samplers=euler"], ["eval.samplers = 'euler'", "dpm++2m"]),
+        (["--config.eval.starts=noise300"], ["eval.starts = 'noise300'", "warm300"]),
         (["--config.eval.starts=cold"], ["eval.starts = 'cold'", "warm"]),
         (["--config.eval.starts=warm"], ["ddpm_warm500_2", "begins at the VAE's image"]),
         (["--config.sample.eta=1.5"], ["sample.eta = 1.5", "from 0.0 to 1.0"]),
@@ -209,18 +218,30 @@ def test_what_cannot_be_evaluated_is_refused(fresh, capsys, options, words):
     assert files(fresh) == before
 
 
+def test_functions_of_users_are_told_apart_by_module_and_code(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("mine_a", "mine_b"):
+        (tmp_path / f"{module}.py").write_text("def random(images):\n    return images.mean(axis=(1, 2))\n")
+    a, b = (space(f"{module}:random") for module in ("mine_a", "mine_b"))
+    assert len({a.name, b.name, "random"}) == len({a.identity, b.identity, space("random").identity}) == 3
+    assert space("mine_a:random").identity == a.identity
+    (tmp_path / "mine_a.py").write_text("def random(images):\n    return 1 + images.mean(axis=(1, 2))  # changed\n")
+    importlib.reload(sys.modules["mine_a"])
+    assert space("mine_a:random").identity != a.identity
+
+
 def test_statistics_of_something_else_are_refused(fresh, capsys):
     assert evaluate(fresh, "--config.eval.steps=2") == 0
     statistics = fresh / "evaluation" / "reference"
-    shutil.copy(statistics / "means_train.npz", statistics / "means_held_out.npz")
+    shutil.copy(statistics / f"{MEANS}_train.npz", statistics / f"{MEANS}_held_out.npz")
     assert evaluate(fresh, "--config.eval.split=held_out") == 2
     assert "content is" in capsys.readouterr().err
-    arrays = dict(np.load(statistics / "means_train.npz"))
+    arrays = dict(np.load(statistics / f"{MEANS}_train.npz"))
     for change in ({"mean_0": arrays["mean_0"] + 1}, {"features": arrays["features"][:-1]}, {"scatter_1": np.eye(3)}):
-        np.savez(statistics / "means_train.npz", **arrays | change)
+        np.savez(statistics / f"{MEANS}_train.npz", **arrays | change)
         assert evaluate(fresh, "--config.eval.steps=2") == 2
         assert "contradict" in capsys.readouterr().err
-    (statistics / "means_train.npz").write_bytes(b"no archive")
+    (statistics / f"{MEANS}_train.npz").write_bytes(b"no archive")
     assert evaluate(fresh, "--config.eval.steps=2") == 2
     assert "means_train.npz: cannot be read" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 """Mode `evaluate`: how good the samples are, over models, samplers, starts, numbers of steps and seeds."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -58,7 +59,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     pending = [cell for cell in cells if scorer.read(cell) is None]
     work = config.eval.n * sum(cell.nfe for cell in pending)
     print(
-        f"{len(cells)} combinations, {len(cells) - len(pending)} of them done; {len(pending)} x {config.eval.n:,} "
+        f"{len(cells)} to score, {len(cells) - len(pending)} of them done; {len(pending)} x {config.eval.n:,} "
         f"images, {work:,} evaluations of the network",
         flush=True,
     )
@@ -105,6 +106,8 @@ def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Ce
     for start in starts:
         kind, t_start = re.fullmatch(r"(.*?)(\d*)", start).groups()
         one_of("eval.starts", kind, STARTS)
+        if t_start and kind != "warm":
+            raise UserError(f"eval.starts = {start!r}: only a warm start has a t of its own, such as warm{t_start}")
         for sampler in samplers:
             one_of("eval.samplers", sampler, SAMPLERS)
             for steps in settings.steps:
@@ -136,7 +139,9 @@ class Scorer:
             print(f"note: {reason}", flush=True)
 
     def path(self, cell: Cell) -> Path:
-        return self.folder / "cells" / f"{cell.label}.json"
+        """Where the result of a cell is kept: apart from those by other models, numbers of images and features."""
+        digest = hashlib.sha256(json.dumps(self.identity(cell)).encode()).hexdigest()[:8]
+        return self.folder / "cells" / f"{cell.label}_{digest}.json"
 
     def identity(self, cell: Cell) -> list:
         """All that the result of a cell depends on."""
@@ -152,10 +157,16 @@ class Scorer:
         models = {cell.run: cell.model.fingerprint for cell in cells}
         others = sorted(set((self.folder / "cells").glob("*.json")) - {self.path(cell) for cell in cells})
         rows = [self.read(cell) for cell in cells]
-        for identity, row in map(read_result, others):
-            model = models.get(row["run"]) if row else None
-            if row and identity[3:] == [self.n, self.judged] and model in (None, identity[0]):
+        results = [(identity, row) for identity, row in map(read_result, others) if row]
+        for identity, row in results:
+            if identity[3:] == [self.n, self.judged] and models.get(row["run"], identity[0]) == identity[0]:
                 rows.append(row)
+        if left := len(cells) + len(results) - len(rows):
+            print(
+                f"note: {left} earlier results stay in {self.folder / 'cells'}, but not in this table: they are of "
+                "other weights, eval.n, eval.features or eval.split",
+                flush=True,
+            )
         return rows
 
     def score(self, cell: Cell) -> Iterator[int]:
@@ -172,6 +183,8 @@ class Scorer:
         write_whole(self.path(cell), json.dumps(result, indent=1).encode())
         if not self.keep_images:
             shutil.rmtree(images)
+            if not any(images.parent.iterdir()):
+                images.parent.rmdir()
 
 
 def read_result(path: Path) -> tuple[list, dict | None]:

@@ -57,6 +57,7 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     place = next(p for p in (workdir, *workdir.parents) if p.exists())
     if not place.is_dir():
         raise UserError(f"--workdir={workdir}: {place} is a file; it must be a folder, or not exist yet")
+    check_names(rest)
     if values.config:
         config = load(values.config)
     else:
@@ -103,12 +104,17 @@ def place_of(error: BaseException, path: str) -> str:
     return f"{path}, line {lines[-1]}" if lines else path
 
 
-def override(config: ConfigDict, argv: Sequence[str]) -> None:
-    """Set what the `--config.NAME=VALUE` in argv say, of which the first is ignored."""
-    settings = flatten(config)
+def check_names(argv: Sequence[str]) -> None:
+    """UserError names the first setting that there is not."""
+    settings = flatten(base_config())
     for match in filter(None, (re.match(r"--?(?:no)?config\.([^=]*)", arg) for arg in argv)):
         if match[1] not in settings:
             raise UserError(f"--config.{match[1]}: there is no such setting; {nearest(match[1], settings, 'config.')}")
+
+
+def override(config: ConfigDict, argv: Sequence[str]) -> None:
+    """Set what the `--config.NAME=VALUE` in argv say, of which the first is ignored."""
+    settings = flatten(config)
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     try:

@@ -19,12 +19,15 @@ from vaedm_jax.reporting import Progress, save_png
 from vaedm_jax.reporting.comparison import PLAIN, STYLE, as_image, write_csv
 from vaedm_jax.reporting.files import write_arrays
 
+BATCH = 16  # images that are worked off and stored at a time: each takes T evaluations
 NAMES = {"z": "KL of z", "prior": "prior at T", "steps": "steps", "decoder": "decoder"}
 
 
 def bits_per_dimension(config: ConfigDict, models: dict[str, VAEDM], source: Source, folder: Path) -> None:
     """Write `bits.csv`, the terms of each model with their Monte Carlo errors, and `bits.png`, the terms over t."""
     chosen = np.random.default_rng(0).permutation(len(source))[: config.eval.bits]
+    if len(chosen) < config.eval.bits:
+        print(f"note: eval.bits = {config.eval.bits}, and {len(chosen)} images are held out: all are taken", flush=True)
     images = np.stack([source[int(i)] for i in chosen])
     bounds = {}
     for name, model in models.items():
@@ -45,7 +48,7 @@ def bound_of(config: ConfigDict, model: VAEDM, images: np.ndarray, label: str, p
     identity = json.dumps(
         [model.fingerprint, chain.variance, chain.clip, seed, hashlib.sha256(images.tobytes()).hexdigest()]
     )
-    bound, size = read(path, identity), model.whole_batch(config.sample.batch_size)
+    bound, size = read(path, identity), model.whole_batch(min(BATCH, config.sample.batch_size))
     T = model.config.ddpm.T
     with Progress(T * len(images), 0, label, noun="evaluation", unit="evaluations") as progress:
         while bound is None or len(bound.z) < len(images):

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,20 +22,22 @@ class Space(NamedTuple):
     """A feature space.
 
     Attributes:
-      name: as it is asked for. title: what the Frechet distance is called in it; FID is that of Inception only.
+      name: fit for a file. title: what the Frechet distance is called in it; FID is that of Inception only.
       apply: (params, images uint8 [B, H, W, C]) -> features [B, D], and logits [B, classes] or None.
       params: the network's, or {}.
+      code: the text of the module that a user's function is in.
     """
 
     name: str
     title: str
     apply: Apply
     params: Any
+    code: str = ""
 
     @property
     def identity(self) -> str:
-        """A digest of the name and the parameters."""
-        digest = hashlib.sha256(self.name.encode())
+        """A digest of the name, the parameters and the code."""
+        digest = hashlib.sha256((self.name + self.code).encode())
         for leaf in jax.tree.leaves(self.params):
             digest.update(np.ascontiguousarray(leaf).tobytes())
         return digest.hexdigest()[:16]
@@ -54,7 +57,11 @@ def space(name: str, inception_file: str = "") -> Space:
             raise UserError(f"eval.inception is empty; it should be the file {inception.WHERE}")
         return Space(name, "FID", inception.InceptionV3().apply, inception.load(inception_file))
     function = named(name)
-    return Space(name.rpartition(":")[2], f"FD-{name}", lambda _, images: (function(images), None), {})
+    try:
+        code = inspect.getsource(inspect.getmodule(function))
+    except (OSError, TypeError):  # none is at hand, as for what was compiled
+        code = ""
+    return Space(name.replace(":", "."), f"FD-{name}", lambda _, images: (function(images), None), {}, code)
 
 
 def named(name: str) -> Callable[[jax.Array], jax.Array]:
@@ -94,7 +101,8 @@ class Extractor:
         bad = ~np.isfinite(features).all(axis=1)
         if bad.any():
             raise UserError(
-                f"features '{self.space.name}': {bad.sum()} of {len(bad)} images have one that is not finite"
+                f"features '{self.space.name}': {bad.sum()} of {len(bad)} images have one that is not finite; all must "
+                "be"
             )
         return features, logits
 

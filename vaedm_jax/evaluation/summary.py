@@ -54,7 +54,7 @@ class Summary(NamedTuple):
                 )
                 summary = cls(halves, arrays["features"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: cannot be read as statistics of features ({error}); delete it") from error
+            raise UserError(f"{path}: cannot be read as statistics of features; delete it") from error
         if theirs != identity:
             raise UserError(f"{path}: statistics of something else: {difference(theirs, identity)}; delete it")
         check_sound(path, summary)
@@ -87,13 +87,15 @@ def compare(samples: Summary, reference: Summary) -> dict[str, float | None]:
     `fd_bias` is how much of `fd` comes of the finite number of samples, which falls as 1 / n (arXiv 1911.07023): half
     as many have twice of it, so it is what `fd` has less than that of the halves on average.
     """
-    of_pairs = kernel_distance(samples.features, reference.features)
-    found = dict(zip(("kid", "kid_error"), of_pairs, strict=True)) | {"fd": None, "fd_bias": None}
+    kid, error = kernel_distance(samples.features, reference.features)
+    found = {"kid": kid, "kid_error": None if np.isnan(error) else error, "fd": None, "fd_bias": None}
     if min(samples.moments.n, reference.moments.n) > samples.features.shape[1]:
         found["fd"] = frechet_distance(samples.moments, reference.moments)
         of_halves = [frechet_distance(half, reference.moments) for half in samples.halves]
         found["fd_bias"] = float(np.mean(of_halves)) - found["fd"]
-    found |= zip(("precision", "recall"), precision_recall(samples.features, reference.features), strict=True)
+    neighbours = min(len(samples.features), len(reference.features)) > 3
+    of_pairs = precision_recall(samples.features, reference.features) if neighbours else (None, None)
+    found |= zip(("precision", "recall"), of_pairs, strict=True)
     if samples.entropies:
         found |= zip(("is", "is_error"), samples.entropies.score(), strict=True)
     return found

@@ -48,10 +48,10 @@ def text(means: Sequence[Row], name: str, title: str) -> str:
     lines = [("run", "sampler", "start", "NFE", "KID", "+-", title, "precision", "recall")]
     for row in means:
         scores = (row[f"{key}_{name}"] for key in ("kid", "fd", "precision", "recall"))
-        kid, fd, precision, recall = (" " if score is None else f"{score:.4g}" for score in scores)
+        kid, fd, precision, recall = ("-" if score is None else f"{score:.4g}" for score in scores)
         error = row[f"kid_{name}_sem"]
         facts = (row["run"], row["sampler"], row["start"], str(row["nfe"]))
-        lines.append((*facts, kid, f"{error or 0:.2g}", fd, precision, recall))
+        lines.append((*facts, kid, "-" if error is None else f"{error:.2g}", fd, precision, recall))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
