@@ -16,6 +16,7 @@ from PIL import Image
 from tests.pictures import BLUE, RED, solid
 from vaedm_jax import reporting
 from vaedm_jax.errors import UserError
+from vaedm_jax.reporting.comparison import write_comparison
 
 
 class Page(HTMLParser):
@@ -140,9 +141,20 @@ def test_report_does_with_any_part_missing(tmp_path, missing):
     assert "Versions" in Page(reporting.write_report(run)).headings
 
 
-def test_report_of_an_empty_directory_says_so(tmp_path):
+def test_report_of_a_run_that_has_nothing_yet_says_so(tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": 0}')
     page = Page(reporting.write_report(tmp_path))
     assert "No samples yet." in page.text and "No stage has been trained yet." in page.text
+
+
+def test_report_of_a_comparison_has_its_scores_and_no_empty_parts(tmp_path):
+    facts = {"run": "a", "variant": "form1", "sampler": "ddim", "start": "noise", "steps": 5, "nfe": 5}
+    scores = {"kid_error_f": 1.0, "fd_f": None, "precision_f": 0.5, "recall_f": 0.75}
+    rows = [facts | {"seed": seed, "n": 64, "kid_f": kid} | scores for seed, kid in enumerate((2.0, 4.0))]
+    write_comparison(tmp_path / "evaluation", rows, {"f": "FD-f"})
+    page = Page(reporting.write_report(tmp_path))
+    assert page.headings[1:] == ["Evaluation", "Versions"]
+    assert "a ddim noise 5 64 2 3 ± 1 – 0.5 ± 0 0.75 ± 0" in page.text
 
 
 def test_report_of_no_directory_is_an_error(tmp_path):

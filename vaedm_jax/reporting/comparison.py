@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
 from vaedm_jax.reporting.files import write_whole
@@ -136,12 +137,18 @@ def set_scales(panel: Axes, values: Sequence[float], nfe: Sequence[int]) -> None
     """Those of a row of panels, which share them: logarithmic where a range is wide."""
     ticks = sorted(set(nfe))
     panel.set_xscale("log" if len(ticks) > 1 else "linear")
-    panel.set_xticks(ticks, [str(t) for t in ticks])
+    panel.set_xticks(ticks, spaced(ticks))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_minor_formatter(NullFormatter())
     if min(values) > 0 and max(values) > 10 * min(values):
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(PLAIN)
+
+
+def spaced(ticks: Sequence[int]) -> list[str]:
+    """Labels of ticks on a log axis; one that would touch the next larger one is left empty."""
+    return [str(a) if b is None or b > 1.2 * a else "" for a, b in zip_longest(ticks, ticks[1:])]
 
 
 def as_image(figure: Figure) -> Image.Image:

@@ -48,6 +48,8 @@ th, td { padding: .25rem .5rem .25rem 0; border-bottom: 1px solid var(--line);
 th { width: 35%; font-weight: 400; color: var(--soft); }
 th[colspan] { padding-top: .8rem; font-weight: 600; color: var(--ink); }
 td { font-family: ui-monospace, monospace; font-size: .85rem; }
+.wide { overflow-x: auto; margin-bottom: 1.5rem; }
+.wide th, .wide td { width: auto; white-space: nowrap; padding-right: 1rem; }
 footer { margin-top: 3rem; }
 @media (max-width: 40rem) { img { image-rendering: auto; } }
 @media print {

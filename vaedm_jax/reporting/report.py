@@ -34,14 +34,16 @@ def write_report(workdir: Path | str, title: str | None = None) -> Path:
         raise UserError(f"{workdir}: no such directory; must be the directory of a run")
     stages = [stage for stage in STAGES if (workdir / stage).is_dir()]
     training = "".join(_training(workdir / stage) for stage in stages)
+    config = _read_json(workdir / "config.json")
+    scores = _scores(_read_json(workdir / "evaluation" / "evaluation.json"))
     body = [
         f'<div class="stages">{"".join(_glance(workdir / stage) for stage in stages)}</div>',
-        _section("Samples", _figures(workdir, "samples/**/*.png"), "No samples yet."),
-        _section("Evaluation", _figures(workdir, "evaluation/*.png"), "No evaluation yet."),
-        _section("Figures", _figures(workdir, "figures/*.png")) if (workdir / "figures").is_dir() else "",
-        _section("Restored", _figures(workdir, "restored/*.png")) if (workdir / "restored").is_dir() else "",
-        _section("Training", training, "No stage has been trained yet."),
-        _section("Configuration", _table(_read_json(workdir / "config.json")), "No config.json."),
+        _section("Samples", _figures(workdir, "samples/**/*.png"), "No samples yet." if config else ""),
+        _section("Evaluation", scores + _figures(workdir, "evaluation/*.png")),
+        _section("Figures", _figures(workdir, "figures/*.png")),
+        _section("Restored", _figures(workdir, "restored/*.png")),
+        _section("Training", training, "No stage has been trained yet." if config else ""),
+        _section("Configuration", _table(config)),
         _section("Versions", _table(_versions())),
     ]
     title = title or workdir.resolve().name
@@ -57,7 +59,32 @@ def write_report(workdir: Path | str, title: str | None = None) -> Path:
 
 
 def _section(title: str, content: str, otherwise: str = "") -> str:
-    return f'<section><h2>{title}</h2>{content or f"""<p class="soft">{otherwise}</p>"""}</section>'
+    """A part of the page; without content it says `otherwise`, or is left out."""
+    content = content or (f'<p class="soft">{otherwise}</p>' if otherwise else "")
+    return f"<section><h2>{title}</h2>{content}</section>" if content else ""
+
+
+def _scores(about: dict) -> str:
+    """The means over the seeds that an evaluation has left, a line for each combination."""
+    facts = ("run", "sampler", "start", "nfe", "n", "seeds")
+    titles = about.get("frechet_distance", {})
+    scores = {(name, key): text for name, title in titles.items() for key, text in _score_titles(name, title).items()}
+    lines = []
+    for row in about.get("means_over_seeds", []):
+        values = [row.get(f"{key}_{name}") for name, key in scores]
+        errors = [row.get(f"{key}_{name}_sem") for name, key in scores]
+        lines.append([*(str(row[fact]) for fact in facts), *map(_value, values, errors)])
+    head = "".join(f"<th>{escape(text)}</th>" for text in (*facts, *scores.values()))
+    body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in line)}</tr>" for line in lines)
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>' if lines else ""
+
+
+def _score_titles(name: str, title: str) -> dict[str, str]:
+    return {"kid": f"KID, {name}", "fd": title, "precision": "precision", "recall": "recall"}
+
+
+def _value(value: float | None, error: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}" + ("" if error is None else f" ± {error:.1g}")
 
 
 def _glance(folder: Path) -> str:
