@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.api import PATHS, VAEDM, Samples, between, silent
 from vaedm_jax.config import chain_of, check
-from vaedm_jax.data import load, preview, some
+from vaedm_jax.data import load, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.evaluate import open_models
 from vaedm_jax.evaluation.explained import shares_and_errors
@@ -151,7 +151,7 @@ def settings_of(album: Album, name: str, values: tuple, **how) -> Rows:
 def restoration(album: Album) -> tuple[str, Rows]:
     """Figure 3b: what was reduced, or is noisy, in place of x_hat; see `restoration.ways`."""
     data, rows = load(album.model.config.data), []
-    truth, train = preview(data.test, album.columns).astype(np.float32) / 255, some(data.train, RULE_OF)
+    truth, train = some(data.test, album.columns), some(data.train, RULE_OF)
     for task in (SuperResolution(album.config.restore.factor), Denoising(album.config.restore.sigma)):
         chain = task.begin(album.chain, album.model.networks.full_schedule, train)
         rows += [(way, made()) for way, made in ways(album.model, task, chain, truth, progress=silent).items()]

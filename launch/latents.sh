@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Remakes the figures and tables of docs/latents.md from the weights in the package; half an hour on two cores (AVX-512).
+#   launch/latents.sh [WORKDIR]    stopped, it continues with what was not done
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+launch/env.sh
+workdir=${1:-runs/latents}
+vaedm() { .venv/bin/python -m vaedm_jax.main "$@"; }
+
+# The refiner of `emoji`, trained on for 2,000 steps to know images without their x_hat too: guidance needs it.
+vaedm --workdir="$workdir/guided" --mode=train --config=configs/emoji.py --config.vae.checkpoint=emoji \
+  --config.ddpm.init=emoji --config.ddpm.cond_dropout=0.1 --config.ddpm.steps=2000 \
+  --config.ddpm.learning_rate=3e-4 --config.ddpm.ema_decay=0.998
+
+vaedm --workdir="$workdir" --mode=figures --config.eval.runs=emoji,emoji-form2,emoji-uncond
+vaedm --workdir="$workdir/guided" --mode=figures
+
+restore() { vaedm --workdir="$workdir" --mode=restore --config.sample.weights=emoji "$@"; }
+for factor in 2 4; do restore --config.restore.task=super --config.restore.factor=$factor; done
+for sigma in 0.05 0.1 0.2 0.5; do restore --config.restore.task=denoise --config.restore.sigma=$sigma; done
+
+score() { vaedm --mode=evaluate --config.eval.steps=5 --config.eval.n=512 "$@"; }
+for temperature in 0.7 0.8 0.9 1.0 1.1; do
+  score --workdir="$workdir" --config.eval.runs=emoji --config.sample.temperature=$temperature
+done
+for guidance in 0 0.25 0.5 1 2; do score --workdir="$workdir/guided" --config.sample.guidance=$guidance; done
