@@ -117,7 +117,7 @@ def restore(workdir, weights, *options):
 
 def test_held_out_images_are_restored_and_scored(tmp_path, weights, capsys):
     assert restore(tmp_path, weights, "--config.restore.n=4", "--config.restore.task=denoise") == 0
-    with open(tmp_path / "restored" / "denoise0.1.csv") as file:
+    with open(tmp_path / "restored" / "denoise0.1_ddpm_warm57_2.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["way"] for row in rows] == ["noisy", "VAE", "from noise", "from t = 57"]
     assert 19 < float(rows[0]["psnr"]) < 24  # 20 dB, and somewhat more for the clipping
@@ -131,8 +131,10 @@ def test_pictures_of_the_users_are_restored_at_their_own_size(tmp_path, weights)
     noise(10).resize((13, 10)).save(folder / "a.jpg")
     noise(7).save(folder.parent / "b.png")
     assert restore(tmp_path / "out", weights, f"--config.restore.files={folder.parent}") == 0
-    sizes = {p.relative_to(tmp_path / "out").as_posix(): Image.open(p).size for p in (tmp_path / "out").rglob("*.png")}
-    assert sizes == {"restored/files/deep/a.png": (26, 20), "restored/files/b.png": (14, 14)}
+    (restored,) = (tmp_path / "out" / "restored").iterdir()
+    assert restored.name.startswith("super2_ddpm_warm")
+    sizes = {p.relative_to(restored).as_posix(): Image.open(p).size for p in restored.rglob("*.png")}
+    assert sizes == {"deep/a.png": (26, 20), "b.png": (14, 14)}
 
 
 @pytest.mark.parametrize(

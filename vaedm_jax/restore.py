@@ -21,7 +21,7 @@ SHOWN = 8  # images in a row of the picture
 
 
 def restore(config: ConfigDict, workdir: Path) -> None:
-    """Write `restored/`: the pictures of a folder, or a table and a picture of held-out images that were damaged."""
+    """Write `restored/TASK_CHAIN/`, the pictures of a folder, or `.csv` and `.png` on held-out images."""
     check(config, to_train=False)
     task = task_of(config.restore)
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
@@ -29,10 +29,11 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     data = load(model.config.data)
     chain = task.begin(chain_of(config.sample), model.networks.full_schedule, some(data.train, RULE_OF))
     print(f"{task.label}: {chain.label}", flush=True)
+    target = workdir / "restored" / f"{task.label}_{chain.label}"
     if config.restore.files:
-        restore_files(config, model, task, chain, workdir / "restored" / "files")
+        restore_files(config, model, task, chain, target)
     else:
-        restore_held_out(config, model, task, chain, data, workdir / "restored")
+        restore_held_out(config, model, task, chain, data, target)
     write_report(workdir)
 
 
@@ -52,12 +53,12 @@ def restore_files(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, fo
     print(f"{len(found)} pictures: {folder}", flush=True)
 
 
-def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, data: Dataset, folder: Path) -> None:
+def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, data: Dataset, target: Path) -> None:
     """Damage held-out images, give them back, and write down how near each way comes."""
     seed, batch_size = config.sample.seed, config.sample.batch_size
     truth = some(data.test, config.restore.n)
     attempts = ways(model, task, chain, truth, seed, batch_size=batch_size)
-    place = folder.parent / "evaluation" / "reference"
+    place = target.parents[1] / "evaluation" / "reference"
     judge = judges(config.eval, model.config.data, data, model.mesh, batch_size, place)[0]
     rows, shown = [], [("held out", truth[:SHOWN])]
     with Progress(len(attempts), 0, task.label, noun="way", unit="ways") as progress:
@@ -67,11 +68,11 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
             scores = judge.scores(judge.add(None, to_uint8(made)))
             rows.append(row(task.label, way, made, truth) | {k: scores[k] for k in ("kid", "kid_error", "fd")})
             progress.update(i + 1)
-    write_csv(folder / f"{task.label}.csv", rows)
+    write_csv(target.with_name(f"{target.name}.csv"), rows)
     caption = f"{task.label}, {len(truth)} held-out images, {chain.sampler} in {chain.steps} steps; PSNR: " + ", ".join(
         f"{r['way']} {r['psnr']:.2f} dB" for r in rows
     )
-    save_png(folder / f"{task.label}.png", grid([a for _, a in shown], [name for name, _ in shown]), caption)
+    save_png(target.with_name(f"{target.name}.png"), grid([a for _, a in shown], [name for name, _ in shown]), caption)
     for r in rows:
         print(
             f"{r['way']:12} PSNR {r['psnr']:.2f} ± {r['psnr_error']:.2f} dB, SSIM {r['ssim']:.3f}, KID {r['kid']:.2f}"
