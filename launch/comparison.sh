@@ -13,7 +13,7 @@ score() {  # FOLDER RUNS STARTS SAMPLERS STEPS, then settings
     --config.eval.samplers="$4" --config.eval.steps="$5" --config.eval.n=512 --config.eval.equal_nfe=True "${@:6}"
 }
 score noise $all noise ddpm,ddim,heun,dpm++2m,dpm++3m,unipc2,unipc3,ipndm 5,10,25
-score noise $all noise ddim 5,10,25 --config.sample.clip_eps=False
+score noise $all noise ddim 5,10,25,50 --config.sample.clip_eps=False
 score noise $all noise ddpm,ddim,dpm++2m,unipc2 50,100
 score starts $refiners warm500 ddpm,ddim,unipc2 5,10,25
 score starts $refiners warm500 ddpm 50
