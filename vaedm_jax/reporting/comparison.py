@@ -144,6 +144,7 @@ def set_scales(panel: Axes, values: Sequence[float], nfe: Sequence[int]) -> None
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panel.yaxis.set_major_formatter(PLAIN)
+        panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def spaced(ticks: Sequence[int]) -> list[str]:
