@@ -33,7 +33,7 @@ from vaedm_jax.generation import (
     prior,
     sample_keys,
 )
-from vaedm_jax.mesh import make_mesh, replicated, split_batch
+from vaedm_jax.mesh import make_mesh, replicated, split_batch, whole_batch
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.rundir import encode_config, read_config, shipped, weights, weights_file
 from vaedm_jax.training.loop import restore_average
@@ -271,14 +271,10 @@ class VAEDM:
             one_of("setting of a chain", name, [field.name for field in fields(Chain)])
         return replace(chain, **settings)
 
-    def whole_batch(self, size: int) -> int:
-        """A number of images, rounded up to a multiple of the devices."""
-        return -(-size // self.mesh.size) * self.mesh.size
-
     def on_devices(self, arrays: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
         """Arrays [N, ...] in batches on the devices, each with its number of images; the last is filled up."""
         n = len(jax.tree.leaves(arrays)[0])
-        size, sharding = self.whole_batch(min(batch_size, n)), split_batch(self.mesh)
+        size, sharding = whole_batch(self.mesh, min(batch_size, n)), split_batch(self.mesh)
         for begin in range(0, n, size):
             count = min(size, n - begin)
             batch = jax.tree.map(lambda a: np.resize(a[begin : begin + size], (size, *a.shape[1:])), arrays)  # noqa: B023

@@ -24,6 +24,7 @@ FREE = (
     "*.steps",
     "*.epochs",
     "*.microbatches",
+    "mesh.*",
     "log.*",
     "restore.*",
     "figures.*",
@@ -41,7 +42,7 @@ RANGES = (
     (1, math.inf, (
         "*.image_size", "*.batch_size", "*.microbatches", "ddpm.T", "ddpm.channels", "ddpm.multipliers", "ddpm.blocks",
         "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "sample.steps", "eval.steps", "eval.seeds",
-        "restore.factor", "figures.columns", "figures.steps", "log.every", "log.pictures", "log.images",
+        "mesh.model", "restore.factor", "figures.columns", "figures.steps", "log.every", "log.pictures", "log.images",
         "log.sample_steps", "checkpoint.every", "checkpoint.keep",
     )),
     (2, math.inf, ("eval.n",)),
@@ -94,6 +95,10 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.ddpm.cond_dropout = 0.0  # share of images whose x_hat and z are blanked, each by itself; for sample.guidance
     c.ddpm.z_conditioning = False  # z enters beside the time embedding
     c.ddpm.scale_shift = False  # the embedding scales and shifts normalisations
+
+    # Over the devices: the batch is split; `model` of them share each large array of parameters; with `fsdp` so do the
+    # others, and a device holds a part of parameters, average and optimiser.
+    c.mesh = ConfigDict({"model": 1, "fsdp": False})
 
     c.sample = ConfigDict()
     c.sample.weights = ""  # a .safetensors file, or "emoji" for the weights in the package; empty: the run's own
@@ -199,7 +204,7 @@ def check(config: ConfigDict, to_train: bool = True) -> None:
     for name in ("ddpm",) if uncond else ("vae", "ddpm"):
         one_of(f"{name}.ema_schedule", config[name].ema_schedule, EMA_SCHEDULES)
         if to_train:
-            check_stage(name, config[name])
+            check_stage(name, config[name], config.mesh.model)
     if config.checkpoint.best:
         one_of("checkpoint.best", config.checkpoint.best, BEST_BY)
         if config.checkpoint.best != "held_out_loss" and not config.log.scored:
@@ -227,10 +232,10 @@ def check_ranges(config: ConfigDict) -> None:
                     raise UserError(f"{name} = {value}: {number!r} should be {what}, {wanted}")
 
 
-def check_stage(name: str, stage: ConfigDict) -> None:
+def check_stage(name: str, stage: ConfigDict, model: int) -> None:
     if not stage.steps and not stage.epochs:
         raise UserError(f"{name}.steps and {name}.epochs are both 0: one of them says how long to train")
-    devices = jax.device_count()
+    devices = max(1, jax.device_count() // model)
     parts = stage.microbatches * devices
     if stage.batch_size % parts:
         raise UserError(

@@ -15,6 +15,7 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of
 from vaedm_jax.data import Source
 from vaedm_jax.generation import Bound
+from vaedm_jax.mesh import whole_batch
 from vaedm_jax.reporting import Progress, save_png
 from vaedm_jax.reporting.comparison import PLAIN, STYLE, as_image, write_csv
 from vaedm_jax.reporting.files import write_arrays
@@ -48,7 +49,7 @@ def bound_of(config: ConfigDict, model: VAEDM, images: np.ndarray, label: str, p
     identity = json.dumps(
         [model.fingerprint, chain.variance, chain.clip, seed, hashlib.sha256(images.tobytes()).hexdigest()]
     )
-    bound, size = read(path, identity), model.whole_batch(min(BATCH, config.sample.batch_size))
+    bound, size = read(path, identity), whole_batch(model.mesh, min(BATCH, config.sample.batch_size))
     T = model.config.ddpm.T
     with Progress(T * len(images), 0, label, noun="evaluation", unit="evaluations") as progress:
         while bound is None or len(bound.z) < len(images):

@@ -1,15 +1,27 @@
-"""The devices as a mesh, and what lies where: parameters everywhere, the batch split over `data`."""
+"""The devices as a mesh of `data` x `model`, and what lies where.
+
+The batch is split over `data`. Parameters, with their average and the optimiser's, lie everywhere, or are cut by RULES.
+"""
 
 import ctypes
 import math
 import os
+import re
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vaedm_jax.errors import UserError
+
 MOST_CPU_DEVICES = 8
+# By the end of an array's name, the axes that its last dimensions are cut over; all else lies everywhere. `data` cuts
+# where `mesh.fsdp` asks for it, and `model` where it has more than one device; an array that an axis does not divide is
+# not cut over it.
+RULES = ((r"kernel'\]$", ("data", "model")),)  # [..., in, out]
 # Of malloc.h: never trim the heap, keep large blocks in it too, and have one heap for all threads.
 MALLOC_OPTIONS = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_MMAP_MAX": (-4, 0), "M_ARENA_MAX": (-8, 1)}
 
@@ -38,9 +50,12 @@ def keep_memory() -> None:
             libc.mallopt(option, value)
 
 
-def make_mesh() -> Mesh:
-    """All devices along one axis, `data`."""
-    return Mesh(np.array(jax.devices()), ("data",))
+def make_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices, by default all: `model` along that axis, the rest along `data`; UserError where that cannot be."""
+    devices = np.array(devices or jax.devices())
+    if devices.size % model:
+        raise UserError(f"mesh.model = {model}: there are {devices.size} devices, and it must divide their number")
+    return Mesh(devices.reshape(-1, model), ("data", "model"))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -49,6 +64,26 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def placement(mesh: Mesh, tree: Any, fsdp: bool = False) -> Any:
+    """Where the arrays of a tree (or their shapes) lie, as NamedShardings."""
+    cuts = {"data": mesh.shape["data"] if fsdp else 1, "model": mesh.shape["model"]}
+
+    def place(path: tuple, array: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path)
+        axes = next((axes for pattern, axes in RULES if re.search(pattern, name)), ())
+        sizes = array.shape[array.ndim - len(axes) :]
+        cut = [axis if cuts[axis] > 1 and n % cuts[axis] == 0 else None for axis, n in zip(axes, sizes, strict=True)]
+        return NamedSharding(mesh, PartitionSpec(*[None] * (array.ndim - len(axes)), *cut))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def whole_batch(mesh: Mesh, size: int) -> int:
+    """A number of images, rounded up to a multiple of the devices that share a batch."""
+    share = mesh.shape["data"]
+    return -(-size // share) * share
 
 
 def place_batch(mesh: Mesh, local: np.ndarray) -> jax.Array:

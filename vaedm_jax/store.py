@@ -16,6 +16,7 @@ from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.data import Source
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import warm_step
+from vaedm_jax.mesh import whole_batch
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.reporting.files import write_arrays
 
@@ -49,7 +50,7 @@ def stored(model: VAEDM, n: int, seed: int, chain: Chain, batch_size: int, folde
     A part that another model or chain has left, or that cannot be read, is drawn anew. Memory holds one batch.
     """
     identity = json.dumps([model.fingerprint, chain.changes, seed])
-    size, first = model.whole_batch(min(batch_size, n)), 0
+    size, first = whole_batch(model.mesh, min(batch_size, n)), 0
     while first < n:
         path = folder / f"{first:08d}.npz"
         part = read_part(path, identity)

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vaedm_jax import rundir
@@ -20,8 +19,9 @@ from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import build_unet, build_vae
 from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.training.checkpoints import Checkpoints
-from vaedm_jax.training.loop import fit, new_state, newest_step, restore_average, total_steps
+from vaedm_jax.training.loop import abstract_state, fit, new_state, newest_step, restore_average, total_steps
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
+from vaedm_jax.training.state import TrainState
 from vaedm_jax.training.step import batch_keys
 
 STAGES = ("vae", "ddpm", "all")
@@ -38,6 +38,7 @@ ARCHITECTURE = {
 def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     """Train what `stage` names; the unconditional DDPM has no first stage."""
     check(config)
+    mesh = make_mesh(config.mesh.model)
     uncond = config.ddpm.variant == "uncond"
     if stage == "vae" and uncond:
         raise UserError("--stage=vae: the variant 'uncond' has no VAE; use form1 or form2, or --stage=ddpm")
@@ -57,8 +58,6 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     rundir.claim(workdir, config)
     print(f"data: {data.name}, {len(data.train):,} images to train on, {len(data.test):,} held out", flush=True)
 
-    mesh = make_mesh()
-
     def fitted(of: Stage) -> Any:
         pictures = Pictures(of, data, config, workdir)
         average = fit(of, data, config, workdir, mesh, pictures, given[of.name]).average
@@ -69,8 +68,8 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     if not uncond:
         first = vae_stage(config)
         if reuse and given["vae"]:
-            adopt(first, given["vae"], workdir, mesh)
-        vae_params = restore_average(first, workdir, mesh) if reuse else fitted(first)
+            adopt(first, given["vae"], workdir, abstract_state(first, mesh, config.mesh.fsdp))
+        vae_params = restore_average(first, workdir, mesh, fsdp=config.mesh.fsdp) if reuse else fitted(first)
     if stage != "vae":
         fitted(ddpm_stage(config, vae_params))
     print(f"the report is in {workdir / 'report.html'}", flush=True)
@@ -113,10 +112,10 @@ def given_params(name: str, config: ConfigDict, workdir: Path) -> Any | None:
     return model.params[name]
 
 
-def adopt(stage: Stage, params: Any, workdir: Path, mesh: Mesh) -> None:
+def adopt(stage: Stage, params: Any, workdir: Path, like: TrainState) -> None:
     """Save parameters as those of a stage that is not trained here, so that the directory goes on explaining itself."""
     with closing(Checkpoints(workdir / stage.name / "checkpoints")) as checkpoints:
-        checkpoints.save(new_state(stage, mesh, jax.random.key(0), params))
+        checkpoints.save(new_state(stage, like, jax.random.key(0), params))
 
 
 class Pictures:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation import classifier, inception
 from vaedm_jax.evaluation.random_features import random_features
-from vaedm_jax.mesh import replicated, split_batch
+from vaedm_jax.mesh import replicated, split_batch, whole_batch
 
 Apply = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
 
@@ -83,7 +83,7 @@ class Extractor:
     """Features of images in one space, by a jitted forward pass, the batch split over the mesh."""
 
     def __init__(self, space: Space, mesh: Mesh, batch_size: int):
-        self.space, self.size = space, -(-batch_size // mesh.size) * mesh.size
+        self.space, self.size = space, whole_batch(mesh, batch_size)
         self.params = jax.device_put(space.params, replicated(mesh))
         self.forward = jax.jit(space.apply, in_shardings=(replicated(mesh), split_batch(mesh)))
 

@@ -18,13 +18,13 @@ from tqdm import tqdm
 from vaedm_jax import models
 from vaedm_jax.data import Dataset, batches
 from vaedm_jax.errors import RunError
-from vaedm_jax.mesh import place_batch, replicated
+from vaedm_jax.mesh import place_batch, placement
 from vaedm_jax.reporting import MetricWriter, Progress
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.training.checkpoints import Best, Checkpoints
 from vaedm_jax.training.stages import Stage
 from vaedm_jax.training.state import TrainState, create_state
-from vaedm_jax.training.step import make_train_step
+from vaedm_jax.training.step import make_train_step, state_shapes
 
 WARM_UP = 5  # the quickest of so many steps is what the duration is estimated by: the first ones are slower
 OnPicture = Callable[[int, Any], dict[str, float]]  # (step, averaged parameters) -> figures to write down
@@ -56,7 +56,7 @@ def fit(
     total = total_steps(settings, len(data.train))
     key, init_key = jax.random.split(jax.random.key(config.seed))
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
-    like = abstract_state(stage, mesh)
+    like = abstract_state(stage, mesh, config.mesh.fsdp)
     state = checkpoints.restore(like)
     start = 0 if state is None else int(state.step)
     if start >= total:
@@ -64,13 +64,13 @@ def fit(
         checkpoints.close()
         return state
     if state is None:
-        state = new_state(stage, mesh, init_key, params)
+        state = new_state(stage, like, init_key, params)
     images = batches(
         data.train, settings.batch_size, config.seed, config.data.flip, start,
         shard=(jax.process_index(), jax.process_count()),
     )  # fmt: skip
     batch = place_batch(mesh, next(images))
-    step = make_train_step(stage, mesh, total).lower(state, stage.frozen, batch, key).compile()
+    step = make_train_step(stage, mesh, total, config.mesh.fsdp).lower(state, stage.frozen, batch, key).compile()
 
     pending: list[dict[str, jax.Array]] = []
     seconds: list[float] = []
@@ -112,13 +112,13 @@ def fit(
     return state
 
 
-def new_state(stage: Stage, mesh: Mesh, key: jax.Array, params: Any | None = None) -> TrainState:
-    """That of step 0, with random parameters or with those that are given."""
+def new_state(stage: Stage, like: TrainState, key: jax.Array, params: Any | None = None) -> TrainState:
+    """That of step 0, with random parameters or with those that are given, where `abstract_state` says."""
 
     def new(key, params):
         return create_state(stage.init(key) if params is None else params, stage.settings)
 
-    return jax.jit(new, out_shardings=replicated(mesh))(key, params)
+    return jax.jit(new, out_shardings=jax.tree.map(lambda a: a.sharding, like))(key, params)
 
 
 def intervals(config: Any) -> dict[str, int]:
@@ -130,21 +130,21 @@ def intervals(config: Any) -> dict[str, int]:
     }
 
 
-def abstract_state(stage: Stage, mesh: Mesh) -> TrainState:
+def abstract_state(stage: Stage, mesh: Mesh, fsdp: bool = False) -> TrainState:
     """The shapes of a stage's state and where they lie, without making it."""
-    shapes = jax.eval_shape(lambda key: create_state(stage.init(key), stage.settings), jax.random.key(0))
-    place = replicated(mesh)
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes)
+    shapes = state_shapes(stage)
+    lies = placement(mesh, shapes, fsdp)
+    return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, lies)
 
 
-def restore_average(stage: Stage, workdir: Path, mesh: Mesh, best: bool = False) -> Any | None:
+def restore_average(stage: Stage, workdir: Path, mesh: Mesh, best: bool = False, fsdp: bool = False) -> Any | None:
     """The averaged parameters of a stage's newest (or best) checkpoint in a run directory, None where there is none."""
     folder = workdir / stage.name / ("best" if best else "checkpoints")
     if not folder.is_dir():
         return None
     advice = {"advice": "leave --config.sample.best out to take the newest"} if best else {}
     with closing(Checkpoints(folder)) as checkpoints:
-        state = checkpoints.restore(abstract_state(stage, mesh), **advice)
+        state = checkpoints.restore(abstract_state(stage, mesh, fsdp), **advice)
     return None if state is None else state.average
 
 

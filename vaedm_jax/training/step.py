@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from vaedm_jax.mesh import replicated, split_batch
+from vaedm_jax.mesh import placement, replicated, split_batch
 from vaedm_jax.training.stages import Loss, Stage
-from vaedm_jax.training.state import TrainState, ema_decay, optimizer
+from vaedm_jax.training.state import TrainState, create_state, ema_decay, optimizer
 
 Metrics = dict[str, jax.Array]
 
@@ -38,10 +38,17 @@ def gradients(
     return jax.tree.map(lambda a: a / microbatches, total)
 
 
-def make_train_step(stage: Stage, mesh: Mesh, total: int) -> Callable:
+def state_shapes(stage: Stage) -> TrainState:
+    """The shapes of a stage's state, without making it."""
+    return jax.eval_shape(lambda key: create_state(stage.init(key), stage.settings), jax.random.key(0))
+
+
+def make_train_step(stage: Stage, mesh: Mesh, total: int, fsdp: bool = False) -> Callable:
     """(state, frozen, images uint8 [B, H, W, C], key) -> (state, metrics), jitted over the mesh; the state is donated.
 
-    `total` is the number of steps of the whole run, which the average's schedule may ask for.
+    Args:
+      total: the number of steps of the whole run, which the average's schedule may ask for.
+      fsdp: the state is cut over `data`; see `mesh.RULES`.
     """
     settings, tx = stage.settings, optimizer(stage.settings)
 
@@ -56,10 +63,10 @@ def make_train_step(stage: Stage, mesh: Mesh, total: int) -> Callable:
         metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(n, params, ema, opt_state), metrics
 
-    everywhere = replicated(mesh)
+    everywhere, lies = replicated(mesh), placement(mesh, state_shapes(stage), fsdp)
     return jax.jit(
         step,
-        in_shardings=(everywhere, everywhere, split_batch(mesh), everywhere),
-        out_shardings=everywhere,
+        in_shardings=(lies, placement(mesh, stage.frozen, fsdp), split_batch(mesh), everywhere),
+        out_shardings=(lies, everywhere),
         donate_argnums=0,
     )
