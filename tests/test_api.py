@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM
@@ -11,6 +10,7 @@ from vaedm_jax.api import between
 from vaedm_jax.config import chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError
+from vaedm_jax.mesh import make_mesh
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 CONFIG = tiny_config(**{"sample.steps": 3})
@@ -47,7 +47,7 @@ def test_an_image_depends_on_the_seed_and_its_index_alone(model, images, batch_s
 
 
 def test_one_device_and_eight_draw_the_same_images(images):
-    one = VAEDM(CONFIG, VAE, DDPM, Mesh(np.array(jax.devices()[:1]), ("data",)))
+    one = VAEDM(CONFIG, VAE, DDPM, make_mesh(1, jax.devices()[:1]))
     np.testing.assert_allclose(one.sample(11, seed=5).images, images, atol=ROUNDING)
 
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 from scipy.stats import norm
 
 from tests.tiny import random_params, tiny_config
@@ -13,6 +12,7 @@ from vaedm_jax.diffusion.process import FORMULATIONS, at
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.bound import HALF, chain_terms, level_log_likelihood
+from vaedm_jax.mesh import make_mesh
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 S = 0.2  # deviation of the data, which are N(0, S^2) in every pixel
@@ -119,7 +119,7 @@ def test_the_condition_counts_the_image_a_second_time_with_a_variance_of_one_hal
 
 
 def test_the_bound_of_an_image_depends_on_its_index_alone():
-    whole, one = model("form1"), model("form1", Mesh(np.array(jax.devices()[:1]), ("data",)))
+    whole, one = model("form1"), model("form1", make_mesh(1, jax.devices()[:1]))
     want = whole.bound(IMAGES, seed=4)
     for got in (one.bound(IMAGES, seed=4, batch_size=3), whole.bound(IMAGES[2:], seed=4, first=2)):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a[..., -b.shape[-1] :], rtol=1e-3), want, got)

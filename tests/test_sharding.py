@@ -4,15 +4,18 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from tests.tiny import random_params, tiny_config
+from vaedm_jax.api import VAEDM, silent
+from vaedm_jax.data import Dataset
 from vaedm_jax.errors import UserError
 from vaedm_jax.mesh import make_mesh, placement
-from vaedm_jax.training.loop import abstract_state
+from vaedm_jax.training.loop import abstract_state, fit
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import TrainState, create_state
-from vaedm_jax.training.step import make_train_step
+from vaedm_jax.training.step import batch_keys, make_train_step
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
 MESHES = [(2, 1, False), (4, 1, True), (8, 1, False), (8, 1, True), (8, 2, False), (8, 2, True)]  # devices, model, fsdp
@@ -29,7 +32,7 @@ def doubled(tree):
 
 def make(name: str) -> Stage:
     """A stage in float64, where rounding does not hide a difference."""
-    config = tiny_config("form2", **{"ddpm.dropout": 0.0, "ddpm.ema_schedule": "constant"})
+    config = tiny_config("form2", **{"ddpm.precision": "float64", "vae.precision": "float64", "ddpm.dropout": 0.0})
     stage = vae_stage(config) if name == "vae" else ddpm_stage(config, doubled(random_params(vae_stage(config), 7)))
     return replace(stage, init=lambda key: jax.tree.map(lambda a: a.astype(np.float64), stage.init(key)))
 
@@ -98,3 +101,80 @@ def test_a_cut_state_takes_a_share_of_the_memory_of_each_device():
 def test_a_mesh_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match=r"mesh.model = 3: there are 8 devices"):
         make_mesh(3)
+
+
+def fitted(workdir, steps: int, devices: int, fsdp: bool = False):
+    """A matrix that is fitted to noise for some steps, from where the directory is."""
+    settings = {"ddpm.ema_decay": 0.5, "ddpm.warmup": 0, "ddpm.clip": 0.0, "mesh.fsdp": fsdp, "ddpm.steps": steps}
+    config = tiny_config(**settings)
+
+    def loss(params, frozen, images, keys, train):
+        x = images.reshape(len(images), -1).astype(np.float32) / 255
+        return jax.numpy.mean((x @ params["kernel"] - jax.vmap(lambda k: jax.random.normal(k, (16,)))(keys)) ** 2), {}
+
+    stage = Stage(
+        "ddpm", config.ddpm, lambda key: {"kernel": jax.random.normal(key, (768, 16))}, loss, lambda *_: {}, {}
+    )
+    data = Dataset("noise", IMAGES.repeat(3, axis=0), IMAGES)
+    return fit(stage, data, config, workdir, make_mesh(1, jax.devices()[:devices]), lambda *_: {})
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, False), (4, True), (8, False)])
+def test_a_checkpoint_of_eight_devices_is_continued_on_any_number(tmp_path, devices, fsdp):
+    whole = jax.device_get(fitted(tmp_path / "whole", 6, 1))
+    cut = fitted(tmp_path / "parts", 3, 8, True)
+    assert cut.params["kernel"].sharding.shard_shape((768, 16)) == (96, 16)
+    continued = fitted(tmp_path / "parts", 6, devices, fsdp)
+    assert len(continued.params["kernel"].sharding.device_set) == devices
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), jax.device_get(continued), whole)
+
+
+@pytest.mark.parametrize("model", [1, 2])
+def test_samples_are_the_same_image_for_image_on_any_mesh(model):
+    config = tiny_config("form2")
+    vae = random_params(vae_stage(config), 1)
+    ddpm = random_params(ddpm_stage(config, vae), 2)
+    alone, many = (
+        VAEDM(config, vae, ddpm, mesh).sample(5, batch_size=8, progress=silent).images
+        for mesh in (make_mesh(1, jax.devices()[:1]), make_mesh(model))
+    )
+    np.testing.assert_allclose(many, alone, atol=1e-4)
+
+
+def distance(a, b) -> float:
+    """The norm of the difference of two trees over that of the second."""
+    return float(optax.tree.norm(jax.tree.map(np.subtract, a, b)) / optax.tree.norm(b))
+
+
+def gradients_of(name: str, **settings):
+    """(bytes kept for the gradient, loss, gradient) of a batch, with some settings of the stage."""
+    settings = {f"{name}.{key}": value for key, value in settings.items()}
+    config = tiny_config("form2", **{"ddpm.dropout": 0.0}, **settings)
+    stage = vae_stage(config) if name == "vae" else ddpm_stage(config, random_params(vae_stage(config), 7))
+    params, keys = random_params(stage, 1), batch_keys(jax.random.key(3), 0, len(IMAGES))
+
+    def loss(params):
+        return stage.loss(params, stage.frozen, IMAGES, keys, False)[0]
+
+    kept = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(kept)), value, gradient
+
+
+@pytest.mark.parametrize("name", ["vae", "ddpm"])
+def test_what_is_computed_anew_is_not_kept_and_changes_no_gradient(name):
+    (kept, loss, gradient), (fewer, same_loss, same_gradient) = (gradients_of(name, remat=r) for r in (False, True))
+    assert fewer < 0.6 * kept
+    np.testing.assert_allclose(same_loss, loss, rtol=1e-5)
+    assert distance(same_gradient, gradient) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["vae", "ddpm"])
+def test_bfloat16_halves_what_is_kept_and_leaves_parameters_and_gradients_in_float32(name):
+    (kept, loss, gradient), (fewer, low_loss, low_gradient) = (
+        gradients_of(name, precision=p) for p in ("float32", "bfloat16")
+    )
+    assert fewer < 0.7 * kept
+    np.testing.assert_allclose(low_loss, loss, rtol=0.01)
+    assert all(a.dtype == np.float32 for a in jax.tree.leaves(low_gradient))
+    assert distance(low_gradient, gradient) < 0.15  # eight bits, and sums of many signs

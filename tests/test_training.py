@@ -5,12 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import models
 from vaedm_jax.diffusion.schedule import linear_schedule
-from vaedm_jax.mesh import replicated
+from vaedm_jax.mesh import make_mesh, replicated
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import create_state, ema_decay, optimizer
 from vaedm_jax.training.step import batch_keys, gradients, make_train_step
@@ -28,7 +27,7 @@ def make_stage(name: str, variant: str = "form1", **changes) -> Stage:
 
 def run(stage: Stage, devices: int, steps: int = 3) -> tuple[list[float], np.ndarray]:
     """Losses of a few steps, and the gradient of the first as Adam has it; on so many devices."""
-    mesh = Mesh(np.array(jax.devices()[:devices]), ("data",))
+    mesh = make_mesh(1, jax.devices()[:devices])
     step = make_train_step(stage, mesh, 10)
     state, losses, moment = create_state(random_params(stage), stage.settings), [], None
     for _ in range(steps):
@@ -131,7 +130,7 @@ def test_the_held_out_loss_is_of_every_image_once_in_each_range_of_t_on_any_devi
     means["loss"] = np.mean(list(means.values()))
 
     for devices in (1, 8):
-        everywhere = replicated(Mesh(np.array(jax.devices()[:devices]), ("data",)))
+        everywhere = replicated(make_mesh(1, jax.devices()[:devices]))
         arguments = jax.device_put((params, stage.frozen), everywhere)
         figures = jax.device_get(jax.jit(stage.held_out)(*arguments, IMAGES[:n], keys))
         assert figures == pytest.approx(means, rel=1e-4)
@@ -182,7 +181,7 @@ def test_the_averages_decay_follows_its_schedule(schedule, warmup, step, expecte
 
 def test_the_average_is_the_weighted_sum_of_all_parameters_so_far():
     stage = make_stage("vae", **{"vae.ema_decay": 0.5, "vae.ema_warmup": False, "vae.learning_rate": 1e-2})
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    mesh = make_mesh(1, jax.devices()[:1])
     step, state = make_train_step(stage, mesh, 10), create_state(random_params(stage), stage.settings)
     expected = jax.device_get(state.params)
     for _ in range(3):

@@ -18,12 +18,15 @@ EMA_SCHEDULES = ("constant", "byol")
 BEST_BY = ("held_out_loss", "kid", "fd")  # figures that the best checkpoint may be chosen by: the lowest is best
 FILES = ("npz", "png")
 SPLITS = ("train", "held_out")
+PRECISIONS = ("float32", "bfloat16")
 
 # What may differ when a run directory is used again. All else makes another model.
 FREE = (
     "*.steps",
     "*.epochs",
     "*.microbatches",
+    "*.precision",
+    "*.remat",
     "mesh.*",
     "log.*",
     "restore.*",
@@ -166,6 +169,8 @@ def training_defaults(batch_size: int, epochs: float, learning_rate: float) -> C
     c.steps = 0  # when not 0, it wins over the epochs
     c.init = ""  # a run directory, or weights such as "emoji", whose network training begins from; empty: a random one
     c.microbatches = 1  # a batch is worked off in so many parts, one after the other
+    c.precision = "float32"  # or "bfloat16": what the network computes in; parameters and sums stay float32
+    c.remat = False  # keep no block's inside for the gradient, but compute it anew: less memory, a third more time
     c.warmup = 0  # steps over which the learning rate rises
     c.clip = 0.0  # largest global norm of the gradient; 0: none
     c.ema_decay = 0.0  # 0: no average
@@ -203,6 +208,7 @@ def check(config: ConfigDict, to_train: bool = True) -> None:
     check_ranges(config)
     for name in ("ddpm",) if uncond else ("vae", "ddpm"):
         one_of(f"{name}.ema_schedule", config[name].ema_schedule, EMA_SCHEDULES)
+        one_of(f"{name}.precision", config[name].precision, PRECISIONS)
         if to_train:
             check_stage(name, config[name], config.mesh.model)
     if config.checkpoint.best:

@@ -94,7 +94,7 @@ class Networks(NamedTuple):
         """
 
         def network(x_t, t, x_hat, z):
-            return self.unet.apply({"params": params["ddpm"]}, x_t, t, x_hat, z)
+            return models.apply(self.unet, params["ddpm"], x_t, t, x_hat, z)
 
         z = z if self.z_conditioning else None
         shown = self.form.predict_noise(network, x_hat, z=z)
@@ -122,13 +122,13 @@ def prior(networks: Networks, keys: jax.Array) -> jax.Array:
 @partial(jax.jit, static_argnums=0)
 def encode(networks: Networks, params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """mu and logvar [B, D] of q(z | x), x [B, H, W, C] in [0, 1]."""
-    return networks.vae.apply({"params": params["vae"]}, x, method="encode")
+    return models.apply(networks.vae, params["vae"], x, method="encode")
 
 
 @partial(jax.jit, static_argnums=0)
 def decode(networks: Networks, params: Any, z: jax.Array) -> jax.Array:
     """x_hat [B, H, W, C] in [0, 1] of z [B, D]."""
-    return networks.vae.apply({"params": params["vae"]}, z, method="decode")
+    return models.apply(networks.vae, params["vae"], z, method="decode")
 
 
 def z_of(networks: Networks, params: Any, x_hat: jax.Array) -> jax.Array | None:

@@ -16,7 +16,7 @@ def build_vae(config: Any) -> VAE:
     size, vae = config.data.image_size, config.vae
     check_blocks(vae.enc_block, vae.channels, size, 1)
     check_blocks(vae.dec_block, vae.channels, 1, size)
-    return VAE(vae.enc_block, vae.dec_block, vae.channels)
+    return VAE(vae.enc_block, vae.dec_block, vae.channels, precision=vae.precision, remat=vae.remat)
 
 
 def build_unet(config: Any) -> UNet:
@@ -42,7 +42,18 @@ def build_unet(config: Any) -> UNet:
         dropout=ddpm.dropout,
         scale_shift=ddpm.scale_shift,
         patch=ddpm.patch,
+        precision=ddpm.precision,
+        remat=ddpm.remat,
     )
+
+
+def apply(network: VAE | UNet, params: Any, *inputs: Any, **how: Any) -> Any:
+    """network(*inputs) with its parameters cast to its precision; what comes out is in float32 at least.
+
+    Statistics of normalisations, the softmax of attention and the embedding of t are in float32 as well.
+    """
+    cast = jax.tree.map(lambda a: a.astype(network.precision), params)
+    return network.apply({"params": cast}, *inputs, **how)
 
 
 def init_vae(vae: VAE, size: int, key: jax.Array) -> Any:

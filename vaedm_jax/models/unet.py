@@ -84,6 +84,7 @@ class UNet(nn.Module):
       heads: attention heads. dropout: rate inside the residual blocks.
       scale_shift: the embedding scales and shifts the second normalisation, where it is else added before it.
       patch: the network works on patches of this size (space to depth); 1 is the published network.
+      precision: what it computes in; see `models.apply`. remat: blocks are computed anew for the gradient, not kept.
     """
 
     channels: int
@@ -94,6 +95,8 @@ class UNet(nn.Module):
     dropout: float = 0.0
     scale_shift: bool = False
     patch: int = 1
+    precision: str = "float32"
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -115,16 +118,18 @@ class UNet(nn.Module):
         """
         widths = [self.channels * m for m in self.multipliers]
         image_channels = x.shape[-1]
-        res = partial(ResBlock, dropout=self.dropout, scale_shift=self.scale_shift)
+        block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        res = partial(block, dropout=self.dropout, scale_shift=self.scale_shift)
         attention = partial(Attention, self.heads)
 
-        emb = Dense(4 * self.channels, name="time_0")(timestep_embedding(t, self.channels))
+        emb = Dense(4 * self.channels, name="time_0")(timestep_embedding(t, self.channels).astype(self.precision))
         emb = Dense(4 * self.channels, name="time_1")(nn.silu(emb))
         if z is not None:
-            emb += Dense(4 * self.channels, name="z_1")(nn.silu(Dense(4 * self.channels, name="z_0")(z)))
+            z = Dense(4 * self.channels, name="z_0")(z.astype(self.precision))
+            emb += Dense(4 * self.channels, name="z_1")(nn.silu(z))
 
         h = x if x_hat is None else jnp.concatenate([x, x_hat], axis=-1)
-        h = conv(self.channels, "conv_in")(space_to_depth(h, self.patch))
+        h = conv(self.channels, "conv_in")(space_to_depth(h.astype(self.precision), self.patch))
         skips, i = [h], 0
         for level, width in enumerate(widths):
             for _ in range(self.blocks):
@@ -152,7 +157,7 @@ class UNet(nn.Module):
 
         h = nn.silu(Norm(name="norm_out")(h))
         h = conv(image_channels * self.patch**2, "conv_out", kernel_init=zeros)(h)
-        return depth_to_space(h, self.patch)
+        return depth_to_space(h, self.patch).astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
 def space_to_depth(x: jax.Array, patch: int) -> jax.Array:

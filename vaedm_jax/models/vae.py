@@ -35,9 +35,11 @@ class Blocks(nn.Module):
 
     blocks: str
     channels: str
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        block = nn.remat(Bottleneck) if self.remat else Bottleneck
         widths = parse_channels(self.channels)
         for i, (kind, _, arg) in enumerate(parse_blocks(self.blocks)):
             if kind == "t":
@@ -45,7 +47,7 @@ class Blocks(nn.Module):
             elif kind == "u":
                 x = x.repeat(arg, axis=1).repeat(arg, axis=2)
             else:
-                x = Bottleneck(name=f"block_{i}")(x)
+                x = block(name=f"block_{i}")(x)
                 x = nn.avg_pool(x, (arg, arg), (arg, arg)) if kind == "d" else x
         return x
 
@@ -58,6 +60,7 @@ class VAE(nn.Module):
       channels: widths at each resolution; that of resolution 1 is D, the number of latents.
       dec_channels: widths of the decoder where they differ.
       image_channels: channels of the images.
+      precision: what it computes in; see `models.apply`. remat: blocks are computed anew for the gradient, not kept.
     """
 
     enc_block: str
@@ -65,6 +68,8 @@ class VAE(nn.Module):
     channels: str
     dec_channels: str = ""
     image_channels: int = 3
+    precision: str = "float32"
+    remat: bool = False
 
     @property
     def z_dim(self) -> int:
@@ -73,20 +78,24 @@ class VAE(nn.Module):
     def setup(self) -> None:
         first = parse_channels(self.channels)[parse_blocks(self.enc_block)[0].size]
         self.conv_in = conv(first, 3, None, use_bias=False)
-        self.encoder = Blocks(self.enc_block, self.channels)
+        self.encoder = Blocks(self.enc_block, self.channels, self.remat)
         self.mu = conv(self.z_dim, 1, None, use_bias=False)
         self.logvar = conv(self.z_dim, 1, None, use_bias=False)
-        self.decoder = Blocks(self.dec_block, self.dec_channels or self.channels)
+        self.decoder = Blocks(self.dec_block, self.dec_channels or self.channels, self.remat)
         self.conv_out = conv(self.image_channels, 3, None)
 
     def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Images [B, H, W, C] in [0, 1] to the mean and log-variance of z, [B, D] each."""
-        h = self.encoder(self.conv_in(x))
-        return self.mu(h)[:, 0, 0], self.logvar(h)[:, 0, 0]
+        h = self.encoder(self.conv_in(x.astype(self.precision)))
+        return self.full(self.mu(h)[:, 0, 0]), self.full(self.logvar(h)[:, 0, 0])
 
     def decode(self, z: jax.Array) -> jax.Array:
         """Latents [B, D] to images [B, H, W, C] in [0, 1]."""
-        return nn.sigmoid(self.conv_out(self.decoder(z[:, None, None, :])))
+        return nn.sigmoid(self.full(self.conv_out(self.decoder(z[:, None, None, :].astype(self.precision)))))
+
+    def full(self, x: jax.Array) -> jax.Array:
+        """In float32 at least."""
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The reconstruction at the mean, the mean and the log-variance. It serves to make the parameters."""

@@ -62,9 +62,9 @@ def vae_stage(config: Any) -> Stage:
 
     def loss(params, frozen, images, keys, train):
         x = to_unit(images)
-        mu, logvar = vae.apply({"params": params}, x, method="encode")
+        mu, logvar = models.apply(vae, params, x, method="encode")
         z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
-        decoded = vae.apply({"params": params}, z, method="decode")
+        decoded = models.apply(vae, params, z, method="decode")
         error = jnp.mean(jnp.sum((decoded - x) ** 2, axis=(1, 2, 3)))
         kl = jnp.mean(kl_divergence(mu, logvar))
         return error + config.vae.kl_weight * kl, {"squared_error": error, "kl": kl}
@@ -92,9 +92,9 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
     z_dim = vae.z_dim if ddpm.z_conditioning else 0
 
     def reconstruct(frozen, x, keys):
-        mu, logvar = vae.apply({"params": frozen}, x, method="encode")
+        mu, logvar = models.apply(vae, frozen, x, method="encode")
         z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
-        return z, to_symmetric(vae.apply({"params": frozen}, z, method="decode"))
+        return z, to_symmetric(models.apply(vae, frozen, z, method="decode"))
 
     def blank(keys, *conditions):
         """Each image by itself keeps its conditions, or has zeros in their place (arXiv 2207.12598, Algorithm 1)."""
@@ -112,7 +112,7 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
         dropout = jax.random.fold_in(keys[0], 3)
 
         def network(x_t, t, x_hat, z):
-            return unet.apply({"params": params}, x_t, t, x_hat, z, train=train, rngs={"dropout": dropout})
+            return models.apply(unet, params, x_t, t, x_hat, z, train=train, rngs={"dropout": dropout})
 
         predict_noise = form.predict_noise(network, x_hat, z=z if z_dim else None)
         return noise_loss(schedule, predict_noise, to_symmetric(x), t, draw(keys, 2, x.shape[1:]))
