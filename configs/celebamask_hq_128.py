@@ -21,5 +21,6 @@ def get_config(variant="form1"):
 
     c.ddpm.multipliers, c.ddpm.attention = (1, 1, 2, 2, 4, 4), (16,)
     c.ddpm.batch_size, c.ddpm.epochs, c.ddpm.learning_rate, c.ddpm.dropout = 64, 250.0, 2e-5, 0.0
+    c.plan.images = 30_000
     c.log.pictures, c.log.sample_steps, c.checkpoint.every = 5000, 100, 5000
     return c.lock()

@@ -12,5 +12,6 @@ from vaedm_jax.config import base_config
 def get_config(variant="form1"):
     c = base_config(variant)
     c.data.source, c.data.image_size = "cifar10", 32
+    c.plan.images = 50_000
     c.log.pictures, c.log.sample_steps, c.checkpoint.every = 5000, 100, 5000
     return c.lock()

@@ -42,8 +42,14 @@ ROOMS = {
     "restore": {"data", "diffusion", "evaluation", "reporting", "config", "api", "restoration"},
     "figures": {"diffusion", "data", "evaluation", "reporting", "config", "api", "evaluate", "restoration"},
     "explore": {"errors", "diffusion", "data", "reporting", "config", "api", "restoration"},
+    "targets": {"errors"},
+    "plan": {
+        *("errors", "data", "evaluation", "config", "generation", "mesh", "reporting", "targets", "training"),
+    },
     "flags": {"errors", "config", "rundir"},
-    "main": {"errors", "mesh", "rundir", "train", "sample", "evaluate", "restore", "figures", "explore", "flags"},
+    "main": {
+        *("errors", "mesh", "rundir", "train", "sample", "evaluate", "restore", "figures", "explore", "plan", "flags"),
+    },
 }
 LIBRARIES = {
     "diffusion": {"jax", "numpy"},

@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vaedm_jax import models
 from vaedm_jax.config import BEST_BY, chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import principal_variance
@@ -25,11 +24,11 @@ from vaedm_jax.generation import (
     NOTHING,
     Bound,
     Given,
-    Networks,
     bound_terms,
     decode,
     encode,
     generate,
+    networks_of,
     prior,
     sample_keys,
 )
@@ -73,14 +72,7 @@ class VAEDM:
             "vae": jax.device_put(vae_params, everywhere),
             "ddpm": jax.device_put(ddpm_params, everywhere),
         }
-        self.networks = Networks(
-            models.build_vae(config) if config.ddpm.variant != "uncond" else None,
-            models.build_unet(config),
-            config.ddpm.variant,
-            (config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T),
-            config.ddpm.z_conditioning,
-            config.data.image_size,
-        )
+        self.networks = networks_of(config)
 
     @classmethod
     def open(cls, name: str | Path, best: bool = False) -> "VAEDM":

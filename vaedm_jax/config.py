@@ -32,6 +32,7 @@ FREE = (
     "restore.*",
     "figures.*",
     "explore.*",
+    "plan.*",
     "checkpoint.*",
     "sample.*",
     "eval.*",
@@ -50,7 +51,9 @@ RANGES = (
     )),
     (2, math.inf, ("eval.n",)),
     (3, math.inf, ("figures.z", "figures.x_T")),
-    (0, math.inf, ("eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "sample.t_start", "restore.n")),
+    (0, math.inf, (
+        "eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "sample.t_start", "restore.n", "plan.images",
+    )),
     (0, 2**32 - 1, ("seed", "sample.seed")),
     (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight", "sample.churn*")),
     (0.0, math.inf, ("sample.temperature", "sample.guidance", "restore.sigma")),
@@ -151,6 +154,10 @@ def base_config(variant: str = "form1") -> ConfigDict:
 
     # Where the page of mode `explore` is served; "0.0.0.0" lets other machines in.
     c.explore = ConfigDict({"host": "127.0.0.1", "port": 7860})
+
+    # Accelerators that mode `plan` compiles for, by names and commas (vaedm_jax/targets.py), and the number of images
+    # to train on; 0: those of the data, which must be here then.
+    c.plan = ConfigDict({"targets": "tpu-v5e-1", "images": 0})
 
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
     c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})

@@ -34,6 +34,7 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     values = flags.FlagValues()
     flags.DEFINE_enum("mode", "train", modes, "What to do.", flag_values=values)
     flags.DEFINE_enum("stage", None, stages, "Which stages to train (default: all).", flag_values=values)
+    flags.DEFINE_string("targets", None, "Accelerators to plan for, such as tpu-v2-8,tpu-v5e-1.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Directory of the run; it is made where it is not there.", flag_values=values)
     flags.DEFINE_string(
         "config", None, "FILE.py or FILE.py:VARIANT (default: that of the weights or the runs that are named, "
@@ -63,6 +64,8 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     else:
         config = rundir.config_of(named) if (named := named_model(rest)) else rundir.read_config(workdir)
     override(config, rest)
+    if values.targets:
+        config.plan.targets = values.targets
     return Command(values.mode, values.stage, config, workdir)
 
 

@@ -105,6 +105,18 @@ class Networks(NamedTuple):
         return lambda u_t, t: (1 + guidance) * shown(u_t, t) - guidance * blind(u_t, t)
 
 
+def networks_of(config: Any) -> Networks:
+    """The networks of a whole configuration."""
+    return Networks(
+        models.build_vae(config) if config.ddpm.variant != "uncond" else None,
+        models.build_unet(config),
+        config.ddpm.variant,
+        (config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T),
+        config.ddpm.z_conditioning,
+        config.data.image_size,
+    )
+
+
 def sample_keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
     """The key of every sample, from the seed and its index."""
     return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(indices)

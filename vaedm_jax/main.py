@@ -6,6 +6,7 @@ python -m vaedm_jax.main --workdir=DIR --mode=evaluate --config.eval.steps=5,10,
 python -m vaedm_jax.main --workdir=DIR --mode=restore --config.restore.task=denoise --config.restore.sigma=0.2
 python -m vaedm_jax.main --workdir=DIR --mode=figures
 python -m vaedm_jax.main --workdir=DIR --mode=explore
+python -m vaedm_jax.main --config=configs/cifar10.py --workdir=DIR --mode=plan --targets=tpu-v2-8,tpu-v5e-1
 """
 
 import errno
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import jax
 
-from vaedm_jax import evaluate, explore, figures, flags, restore, rundir, sample, train
+from vaedm_jax import evaluate, explore, figures, flags, plan, restore, rundir, sample, train
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.mesh import keep_memory, share_cpu
 
@@ -27,6 +28,7 @@ MODES = {
     "figures": figures.figures,
     "restore": restore.restore,
     "explore": explore.explore,
+    "plan": plan.plan,
 }
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -44,7 +46,7 @@ def run(argv: list[str]) -> None:
         return MODES[mode](config, workdir, stage or "all")
     if stage:
         raise UserError(f"--stage={stage} belongs to --mode=train; leave it out with --mode={mode}")
-    if not (config.sample.weights or config.eval.runs):
+    if not (config.sample.weights or config.eval.runs or mode == "plan"):
         rundir.refuse_another(workdir, config)
     MODES[mode](config, workdir)
 
