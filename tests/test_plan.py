@@ -1,0 +1,95 @@
+"""Planning: what the compiler says is read rightly, and what cannot be planned is refused before it compiles."""
+
+import csv
+import importlib.util
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
+from tests.tiny import tiny_config
+from vaedm_jax.main import main
+from vaedm_jax.mesh import make_mesh
+from vaedm_jax.models import count
+from vaedm_jax.plan import Program, duration, largest, programs, step
+from vaedm_jax.targets import TARGETS, Cost, compile_for, exchanges, roofline
+from vaedm_jax.training.stages import ddpm_stage
+
+
+def test_the_cost_of_a_product_is_that_of_its_matrices():
+    x = jax.ShapeDtypeStruct((64, 128), np.float32)
+    w = jax.ShapeDtypeStruct((128, 32), np.float32)
+    cost = compile_for(lambda: jax.jit(jnp.matmul).lower(x, w))
+    assert cost.flops == 2 * 64 * 128 * 32
+    assert cost.held == 4 * (64 * 128 + 128 * 32 + 64 * 32) and cost.collectives == 0
+
+
+@pytest.mark.parametrize("model", [1, 2])
+def test_collectives_are_counted_with_their_bytes(model):
+    mesh = make_mesh(model)
+    cut = NamedSharding(mesh, PartitionSpec("data"))
+    summed = jax.jit(lambda x: x.sum(axis=0), in_shardings=cut, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    cost = compile_for(lambda: summed.lower(jax.ShapeDtypeStruct((16, 10, 7), np.float32)))
+    assert (cost.collectives, cost.exchanged) == (1, 4 * 10 * 7)
+    text = "%a = (f32[2,3]{1,0}, bf16[4]{0}) all-reduce-start(%x), x\n%b = f32[2,3] all-reduce-done(%a)"
+    assert exchanges(text) == [4 * 6 + 2 * 4]
+
+
+def test_a_data_parallel_step_exchanges_its_gradients():
+    config = tiny_config("uncond")
+    stage = ddpm_stage(config, {})
+    cost = compile_for(lambda: step(stage, make_mesh(), config, 8))
+    parameters = count(jax.eval_shape(stage.init, jax.random.key(0)))
+    assert 1 <= cost.exchanged / (4 * parameters) < 1.1
+
+
+def test_a_roofline_is_the_work_over_the_peaks():
+    cost = Cost(197e12, 819e9, 0, 0, 0, 0, None)
+    assert roofline("tpu-v5e-1", cost) == pytest.approx((1.0, 1.0))
+    assert roofline("cpu", cost) is None
+
+
+def test_the_largest_batch_lies_on_the_line_through_two():
+    program = Program("step", 16, 8, 1, lambda batch: None, 1, "")
+    costs = (Cost(0, 0, 100, 16 * 10, 0, 0, None), Cost(0, 0, 100, 32 * 10, 0, 0, None))
+    assert largest(program, *costs, 1100) == 96  # 100 held, 10 an image: 100 images, in shares of 8
+    assert largest(program, costs[0], "does not fit", 1100) == 16
+
+
+def test_durations_are_said_in_the_largest_unit():
+    assert [duration(s) for s in (0.002, 3, 90, 7200, 5e5)] == ["2 ms", "3 s", "1.5 minutes", "2 hours", "5.79 days"]
+
+
+def test_a_plan_for_the_cpu_names_every_program(tmp_path, configs):
+    command = f"--config={configs}/tiny.py --workdir={tmp_path} --mode=plan --targets=cpu".split()
+    assert main(["main", *command]) == 0
+    with open(tmp_path / "plan.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["program"] for row in rows] == ["vae step", "ddpm step", "reverse step"]
+    assert [row["whole"] for row in rows] == ["6 runs", "6 runs", "2 runs"]
+    assert float(rows[1]["GFLOP"]) > 0 and float(rows[1]["MB held"]) > 0
+
+
+def test_what_cannot_be_planned_is_refused(refused):
+    plan = "--config={configs}/tiny.py --workdir={new} --mode=plan "
+    refused(plan + "--targets=tpu-v9-8", "plan.targets = 'tpu-v9-8'", "tpu-v5e-1")
+    refused(plan + "--targets=cpu --config.mesh.model=3", "mesh.model = 3", "8 devices")
+    refused(plan + "--targets=cpu --config.ddpm.batch_size=12", "ddpm.batch_size = 12", "8 parts")
+    if importlib.util.find_spec("libtpu") is None:
+        refused(plan + "--targets=tpu-v2-8", "tpu-v2-8 needs libtpu", "launch/env.sh plan")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: launch/env.sh plan")
+@pytest.mark.parametrize("name", [name for name in TARGETS if name != "cpu"])
+def test_each_target_is_known_to_libtpu(name):
+    from vaedm_jax.targets import devices_of
+
+    config = tiny_config()
+    mesh = make_mesh(1, devices_of(name))
+    assert len(mesh.devices.flat) in (1, 4, 8)
+    (first, *_) = programs(name, mesh, config, 64)
+    assert compile_for(partial(first.lower, first.batch)).seconds > 0
