@@ -2,6 +2,7 @@
 # Makes .venv from the hash-locked files of launch/lock/, and does nothing where it is up to date.
 #   launch/env.sh              CPU
 #   launch/env.sh cuda         with an extra of setup.py: cuda, tpu, explore
+#   launch/env.sh plan         with libtpu, which compiles for a TPU where none is; the same as tpu
 # PYTHON=python3.12 launch/env.sh picks the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +11,7 @@ fail() { echo "env.sh: $1" >&2; exit 2; }
 
 locks=(launch/lock/base.txt)
 for extra in "$@"; do
+  if [ "$extra" = plan ]; then extra=tpu; fi
   [ -f "launch/lock/$extra.txt" ] ||
     fail "no extra '$extra'; there are: $(cd launch/lock && ls | sed 's/\.txt$//' | grep -v '^base$' | xargs)"
   locks+=("launch/lock/$extra.txt")
