@@ -6,7 +6,7 @@ import pytest
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM
-from vaedm_jax.api import between
+from vaedm_jax.api import between, silent
 from vaedm_jax.config import chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError
@@ -207,6 +207,12 @@ def test_a_spherical_path_keeps_the_norm_and_a_linear_one_is_straight():
     np.testing.assert_array_equal(between(a, a, 3, "spherical"), np.float32([a, a, a]))
 
 
+def test_the_largest_seed_has_its_own_images(model):
+    a, b = (model.sample(1, seed, progress=silent).images for seed in (2**32 - 1, 2**31))
+    assert (a != b).any()
+    np.testing.assert_array_equal(model.sample_z(1, 2**31), model.sample_z(1, 2**31))
+
+
 def test_progress_is_told_batch_by_batch(model):
     told = []
     model.sample(20, batch_size=8, progress=lambda done, n: told.append((done, n)))
@@ -228,12 +234,22 @@ def test_large_arrays_pass_in_batches(model, monkeypatch):
         (lambda m: m.encode(np.zeros((2, 8, 8, 3))), ["(2, 8, 8, 3)", "[N, 16, 16, 3]"]),
         (lambda m: m.encode(np.zeros(SHAPE)), ["(16, 16, 3)"]),
         (lambda m: m.refine(np.full((1, *SHAPE), 255.0)), ["255", "from 0 to 1"]),
-        (lambda m: m.refine(np.full((1, *SHAPE), np.nan)), ["nan"]),
+        (lambda m: m.refine(np.full((1, *SHAPE), np.nan)), ["not finite"]),
+        (lambda m: m.refine(np.zeros((1, 16, 16, 1))), ["(1, 16, 16, 1)", "[N, H, W, 3]"]),
         (lambda m: m.reconstruct(np.zeros((1, *SHAPE), int)), ["int64", "uint8"]),
         (lambda m: m.decode(np.zeros((2, 1))), ["z", "(2, 1)"]),
         (lambda m: m.sample(2, z=np.full(VAE_WIDTH, np.inf)), ["z is not finite"]),
         (lambda m: m.sample(2, x_T=np.zeros((3, *SHAPE))), ["x_T", "(3, 16, 16, 3)", "(2, 16, 16, 3)"]),
         (lambda m: m.sample(2, z=m.sample_z(2), x_hat=np.zeros((2, *SHAPE))), ["both"]),
+        (lambda m: m.sample(0), ["n = 0", "1 or more"]),
+        (lambda m: m.sample(2, seed=-1), ["seed = -1", "from 0 to 4294967295"]),
+        (lambda m: m.sample(2, seed=None), ["seed = None", "a whole number"]),
+        (lambda m: m.sample(2, batch_size=0), ["batch_size = 0"]),
+        (lambda m: m.sample(2, steps=2.5), ["steps = 2.5", "a whole number"]),
+        (lambda m: m.sample(2, temperature=np.nan), ["temperature = nan"]),
+        (lambda m: m.sample(2, sampler="ddim", eta=5.0), ["eta = 5.0", "from 0.0 to 1.0"]),
+        (lambda m: m.sample(2, z="abc"), ["z is no array of numbers"]),
+        (lambda m: m.decode(np.zeros(VAE_WIDTH)), ["z of the shape", "[N, D]"]),
         (lambda m: m.sample(2, solver="ddim"), ["'solver'", "sampler"]),
         (lambda m: m.sample(2, sampler="euler"), ["'euler'", "ddim"]),
         (lambda m: m.interpolate(np.zeros(VAE_WIDTH), np.zeros(1)), ["one shape"]),

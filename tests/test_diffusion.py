@@ -158,8 +158,9 @@ def test_steps_are_ascending_distinct_and_within_the_chain(start, name, n):
 @pytest.mark.parametrize(
     ("start", "n", "t_start", "message"),
     [
-        *((start, n, 500, rf"^{n} steps.* 1 to 1000") for start in spacing.STARTS for n in (-1, 0, 1001)),
-        ("warm", 1, -1, r"t_start = -1.*999"),
+        *((start, 1001, 500, r"^1001 steps.* 1 to 1000") for start in spacing.STARTS),
+        *(("warm", n, 500, rf"^steps = {n}.*1 or more") for n in (-1, 0, 2.5, "5")),
+        ("warm", 1, -1, r"t_start = -1.*0 or more"),
         ("warm", 1, 1000, r"t_start = 1000.*999"),
         ("warm", 12, 10, r"^12 steps from t_start = 10.*11"),
     ],

@@ -12,13 +12,14 @@ from tests.cli_fixtures import cache  # noqa: F401
 from tests.pictures import noise
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM
+from vaedm_jax.api import silent
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.diffusion.spacing import principal_variance, warm_step
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.main import main
-from vaedm_jax.restoration import Denoising, SuperResolution, task_of
+from vaedm_jax.restoration import Denoising, SuperResolution, restored, task_of
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FULL = linear_schedule()
@@ -78,7 +79,7 @@ def test_a_noisy_image_is_the_chains_own_where_it_begins(sigma):
 def test_a_reduced_image_begins_where_the_rule_for_x_hat_says():
     task, chain = SuperResolution(2), Chain("unipc2", 10)
     error = 2 * (task.lift(task.corrupt(TRUTH)) - TRUTH)
-    begun = task.begin(chain, FULL, TRUTH)
+    begun = task.begin(chain, FULL, lambda: TRUTH)
     assert (begun.start, begun.t_start) == ("warm", warm_step(FULL, principal_variance(error), 10))
     assert begun.temperature == 1
 
@@ -117,7 +118,7 @@ def restore(workdir, weights, *options):
 
 def test_held_out_images_are_restored_and_scored(tmp_path, weights, capsys):
     assert restore(tmp_path, weights, "--config.restore.n=4", "--config.restore.task=denoise") == 0
-    with open(tmp_path / "restored" / "denoise0.1_ddpm_warm57_2.csv") as file:
+    with open(tmp_path / "restored" / "tiny_denoise0.1_ddpm_warm57_2.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["way"] for row in rows] == ["noisy", "VAE", "from noise", "from t = 57"]
     assert 19 < float(rows[0]["psnr"]) < 24  # 20 dB, and somewhat more for the clipping
@@ -130,21 +131,24 @@ def test_pictures_of_the_users_are_restored_at_their_own_size(tmp_path, weights)
     folder.mkdir(parents=True)
     noise(10).resize((13, 10)).save(folder / "a.jpg")
     noise(7).save(folder.parent / "b.png")
+    noise(5).save(folder.parent / "b.jpg")
     assert restore(tmp_path / "out", weights, f"--config.restore.files={folder.parent}") == 0
-    (restored,) = (tmp_path / "out" / "restored").iterdir()
-    assert restored.name.startswith("super2_ddpm_warm")
+    (target,) = (tmp_path / "out" / "restored").iterdir()
+    (restored,) = target.iterdir()
+    assert target.name.startswith("tiny_super2_ddpm_warm") and restored.name == "mine"
     sizes = {p.relative_to(restored).as_posix(): Image.open(p).size for p in restored.rglob("*.png")}
-    assert sizes == {"deep/a.png": (26, 20), "b.png": (14, 14)}
+    assert sizes == {"deep/a.png": (26, 20), "b.png.png": (14, 14), "b.jpg.png": (10, 10)}
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--config.restore.task=dehaze"], ["restore.task = 'dehaze'"]),
-        (["--config.restore.factor=0"], ["restore.factor = 0"]),
-        (["--config.restore.sigma=-1"], ["restore.sigma = -1"]),
+        (["--config.restore.factor=1"], ["restore.factor = 1", "2 or more"]),
+        (["--config.restore.sigma=0"], ["restore.sigma = 0"]),
         (["--config.restore.files={tmp}/none"], ["none", "no such folder"]),
         (["--config.restore.files={tmp}"], ["holds no images"]),
+        (["--config.restore.files=setup.py"], ["setup.py: is a file"]),
         (["--config.sample.weights=emoji-uncond"], ["plain DDPM", "form1"]),
     ],
 )
@@ -153,6 +157,40 @@ def test_what_cannot_be_restored_is_refused_in_one_line(tmp_path, weights, capsy
     printed = capsys.readouterr().err
     assert all(word in printed for word in words) and printed.rstrip().splitlines()[-1].startswith("vaedm:")
     assert not (tmp_path / "restored").exists()
+
+
+def test_a_picture_that_is_too_large_is_named_before_any_is_restored(tmp_path, weights, capsys):
+    (tmp_path / "mine").mkdir()
+    noise(8).save(tmp_path / "mine" / "a.png")
+    noise(20).save(tmp_path / "mine" / "b.png")
+    options = [f"--config.restore.files={tmp_path / 'mine'}", "--config.restore.pixels=400"]
+    assert restore(tmp_path / "out", weights, *options) == 2
+    assert "b.png: 40 x 40 pixels would be restored" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("out/restored/**/*.png"))
+
+
+def test_a_factor_need_not_divide_the_images_of_the_training(weights):
+    model = VAEDM.from_checkpoint(weights)
+    chain = SuperResolution(3).begin(Chain("ddim", 2), FULL, lambda: TRUTH)
+    assert restored(model, SuperResolution(3), chain, TRUTH[:1, :8, :8], progress=silent).shape == (1, 24, 24, 3)
+
+
+def test_denoising_needs_no_data_and_a_folder_that_moved_can_be_named(tmp_path, capsys):
+    config = tiny_config("form1", **{"data.path": str(tmp_path / "gone")})
+    vae = random_params(vae_stage(config), 1)
+    VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)).save(file := tmp_path / "own.safetensors")
+    (tmp_path / "mine").mkdir()
+    for i in range(70):
+        noise(16, i).save(tmp_path / "mine" / f"{i}.png")
+    files, own = f"--config.restore.files={tmp_path / 'mine'}", [f"--config.sample.weights={file}"]
+    command = ["main", f"--workdir={tmp_path / 'out'}", "--mode=restore", *own, "--config.sample.steps=2"]
+    assert main([*command, files, "--config.restore.task=denoise"]) == 0
+    assert main([*command, files]) == 2
+    assert "gone" in capsys.readouterr().err
+    assert main([*command, "--config.restore.n=5", f"--config.data.path={tmp_path / 'mine'}"]) == 0
+    sampling = ["main", f"--workdir={tmp_path / 'out'}", "--mode=sample", *own, "--config.sample.nearest=True"]
+    assert main([*sampling, "--config.sample.n=2", "--config.sample.steps=2"]) == 0
+    assert "without the nearest training images" in capsys.readouterr().out
 
 
 def test_an_image_that_is_no_picture_is_named(tmp_path, weights, capsys):

@@ -34,7 +34,7 @@ ROOMS = {
         *("errors", "diffusion", "models", "data", "reporting", "mesh", "evaluation", "config", "rundir"),
         *("training", "api"),
     },
-    "sample": {"data", "reporting", "config", "api", "store"},
+    "sample": {"errors", "data", "reporting", "config", "api", "store"},
     "evaluate": {
         *("errors", "diffusion", "data", "reporting", "evaluation", "config", "api", "store", "likelihood"),
     },

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from vaedm_jax.config import BEST_BY, chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import principal_variance
-from vaedm_jax.errors import UserError, one_of
+from vaedm_jax.errors import UserError, in_range, one_of
 from vaedm_jax.generation import (
     NOTHING,
     Bound,
@@ -143,7 +143,8 @@ class VAEDM:
         chain: Chain | None = None,
         **settings: Any,
     ) -> Samples:
-        """Images `first` to `first + n` of a seed. Image i depends on the seed, on i and on what is given for it alone.
+        """Images `first` to `first + n` of a seed. Image i depends on the seed, on i and on what is given for it alone,
+        to a rounding that changes with the batch size.
 
         Args:
           z: [n, D], or [D] for all: what the VAE decodes; by default it is drawn from the prior.
@@ -171,10 +172,13 @@ class VAEDM:
         self, n: int, seed: int, first: int, chain: Chain, batch_size: int, given: Given = NOTHING
     ) -> Iterator[Samples]:
         """The images of `sample`, batch by batch, the last of which may be smaller."""
+        in_range("n", n, 1)
+        in_range("seed", seed, 0, 2**32 - 1)
+        in_range("first", first, 0, 2**31 - 1 - n)
         self.check_chain(chain)
         inputs = np.arange(first, first + n), self.check_given(given, n)
         for count, (indices, given) in self.on_devices(inputs, batch_size):
-            samples = jax.device_get(generate(self.networks, chain, self.params, seed, indices, given))
+            samples = jax.device_get(generate(self.networks, chain, self.params, np.uint32(seed), indices, given))
             yield Samples(*(a if a is None else a[:count] for a in samples))
 
     def refine(self, images: np.ndarray, seed: int = 0, x_T: np.ndarray | None = None, **how: Any) -> np.ndarray:
@@ -184,8 +188,8 @@ class VAEDM:
         image, where the U-Net needs a multiple.
         """
         images = np.asarray(images)
-        if images.ndim != 4:
-            raise UserError(f"images of the shape {images.shape}; give [N, H, W, C]")
+        if images.ndim != 4 or images.shape[3] != 3 or not images.size:
+            raise UserError(f"images of the shape {images.shape}; give [N, H, W, 3]")
         (n, H, W), multiple = images.shape[:3], self.networks.multiple
 
         def padded(a):
@@ -214,6 +218,8 @@ class VAEDM:
 
     def decode(self, z: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """x_hat of z [N, D]: images [N, H, W, C]."""
+        if np.ndim(z) != 2 or not len(z):
+            raise UserError(f"z of the shape {np.shape(z)}; give [N, D]")
         z = self.check_given(Given(z), len(z)).z
         return self.mapped(lambda z: decode(self.networks, self.params, z), z, batch_size)
 
@@ -224,7 +230,9 @@ class VAEDM:
     def sample_z(self, n: int, seed: int = 0) -> np.ndarray:
         """The z of `sample` with the same seed, from the prior: [n, D]."""
         self.check_vae()
-        return np.asarray(prior(self.networks, sample_keys(seed, jnp.arange(n))))
+        in_range("n", n, 1)
+        in_range("seed", seed, 0, 2**32 - 1)
+        return np.asarray(prior(self.networks, sample_keys(np.uint32(seed), jnp.arange(n))))
 
     def sample_x_hat(self, n: int, seed: int = 0) -> np.ndarray:
         """What the VAE generates, [n, H, W, C]: the x_hat of `sample` with the same seed."""
@@ -252,7 +260,7 @@ class VAEDM:
             raise UserError(UNTRAINED)
         chain, parts = self.chain(chain), []
         for count, batch in self.on_devices((images, np.arange(first, first + len(images))), batch_size):
-            terms = bound_terms(self.networks, chain, self.params, *batch, seed)
+            terms = bound_terms(self.networks, chain, self.params, *batch, np.uint32(seed))
             parts.append([term[..., :count] for term in jax.device_get(terms)])
         return Bound(*(np.concatenate(p, axis=-1) for p in zip(*parts, strict=True)))
 
@@ -265,6 +273,7 @@ class VAEDM:
 
     def on_devices(self, arrays: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
         """Arrays [N, ...] in batches on the devices, each with its number of images; the last is filled up."""
+        in_range("batch_size", batch_size, 1)
         n = len(jax.tree.leaves(arrays)[0])
         size, sharding = whole_batch(self.mesh, min(batch_size, n)), split_batch(self.mesh)
         for begin in range(0, n, size):
@@ -326,6 +335,8 @@ class VAEDM:
             return images.astype(np.float32) / 255
         if images.dtype.kind != "f":
             raise UserError(f"{name} of {images.dtype}; give uint8, or floats in [0, 1]")
+        if not np.isfinite(images).all():
+            raise UserError(f"{name} is not finite")
         if not (images.min() >= 0 and images.max() <= 1):
             low, high = images.min(), images.max()
             raise UserError(f"{name} from {low:g} to {high:g}; floats are from 0 to 1, and uint8 from 0 to 255")
@@ -334,7 +345,10 @@ class VAEDM:
 
 def spread(name: str, values: np.ndarray, n: int, shape: tuple[int, ...]) -> np.ndarray:
     """Values [n, *shape] as float32, of values [n, *shape], or [*shape] for all; UserError for another shape."""
-    values = np.asarray(values, np.float32)
+    try:
+        values = np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} is no array of numbers") from error
     if values.shape not in ((n, *shape), shape):
         raise UserError(
             f"{name} of the shape {values.shape}; for {n} images of this model it is {(n, *shape)} or {shape}"
@@ -352,6 +366,7 @@ def between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> np.nd
         is drawn from a normal distribution (arXiv 1609.04468, section 2.3).
     """
     one_of("path", path, PATHS)
+    in_range("n", n, 1)
     a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
     if a.shape != b.shape:
         raise UserError(f"from the shape {a.shape} to {b.shape}; the two ends have one shape")

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import linear_schedule
-from vaedm_jax.errors import UserError, one_of
+from vaedm_jax.errors import UserError, in_range, one_of
 
 EMA_SCHEDULES = ("constant", "byol")
 BEST_BY = ("held_out_loss", "kid", "fd")  # figures that the best checkpoint may be chosen by: the lowest is best
@@ -41,23 +41,24 @@ FREE = (
 )
 # What may be changed on purpose in the middle of a run; it is said, and the run goes on.
 TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout", "ddpm.cond_dropout")
-# From where to where numbers may be, each of them where a setting is a tuple; whole numbers where the first is one.
+# From where to where numbers may be, as `in_range` takes it; those of `sample` that are a chain's are in chain.py.
 RANGES = (
     (1, math.inf, (
         "*.image_size", "*.batch_size", "*.microbatches", "ddpm.T", "ddpm.channels", "ddpm.multipliers", "ddpm.blocks",
-        "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "sample.steps", "eval.steps", "eval.seeds",
-        "mesh.model", "restore.factor", "figures.columns", "figures.steps", "log.every", "log.pictures", "log.images",
+        "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "eval.steps", "eval.seeds",
+        "mesh.model", "restore.pixels", "figures.columns", "figures.steps", "log.every", "log.pictures", "log.images",
         "log.sample_steps", "checkpoint.every", "checkpoint.keep",
     )),
-    (2, math.inf, ("eval.n",)),
+    (2, math.inf, ("eval.n", "restore.factor")),
     (3, math.inf, ("figures.z", "figures.x_T")),
     (0, math.inf, (
-        "eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "sample.t_start", "restore.n", "plan.images",
+        "eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "restore.n", "plan.images",
     )),
     (0, 2**32 - 1, ("seed", "sample.seed")),
-    (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight", "sample.churn*")),
-    (0.0, math.inf, ("sample.temperature", "sample.guidance", "restore.sigma")),
-    (0.0, 1.0, ("*.ema_decay", "ddpm.dropout", "ddpm.cond_dropout", "sample.eta", "sample.dynamic")),
+    (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight")),
+    (1e-6, math.inf, ("restore.sigma",)),
+    (1, 65535, ("explore.port",)),
+    (0.0, 1.0, ("*.ema_decay", "ddpm.dropout", "ddpm.cond_dropout")),
     (1e-9, 0.999, ("ddpm.beta_*",)),
 )  # fmt: skip
 
@@ -148,6 +149,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.restore = ConfigDict({"task": "super", "factor": 2, "sigma": 0.1})
     c.restore.files = ""  # a folder of such pictures; empty: held-out images are damaged so, restored, and scored
     c.restore.n = 0  # so many of them; 0: all
+    c.restore.pixels = 256 * 256  # larger ones are refused: attention takes memory by the square of their number
 
     # Images in a row; numbers of steps that are compared; z, and x_T, whose shares of the variance are estimated.
     c.figures = ConfigDict({"columns": 8, "steps": (2, 5, 10, 25), "z": 12, "x_T": 12})
@@ -184,6 +186,14 @@ def training_defaults(batch_size: int, epochs: float, learning_rate: float) -> C
     c.ema_schedule = "constant"  # or "byol": rises to 1 along a cosine
     c.ema_warmup = True  # decay at most (1 + n) / (10 + n): a short run is not averaged with its random start
     return c
+
+
+def data_of(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
+    """The data section that a model was trained with; `data.path` of `config` says where its folder lies now."""
+    section = trained.data.copy_and_resolve_references()
+    if section.path and config.data.path:
+        section.path = config.data.path
+    return section
 
 
 def chain_of(settings: Any, **changes: Any) -> Chain:
@@ -234,15 +244,11 @@ def check(config: ConfigDict, to_train: bool = True) -> None:
 
 
 def check_ranges(config: ConfigDict) -> None:
-    """UserError names the first number that lies outside of its range; infinity lies outside of all."""
+    """UserError names the first number that lies outside of its range."""
     for low, high, patterns in RANGES:
-        kind, what = (int, "a whole number") if isinstance(low, int) else (int | float, "a number")
-        wanted = f"{low} or more" if high == math.inf else f"from {low} to {high}"
         for name, value in flatten(config).items():
-            for number in value if isinstance(value, tuple) else (value,):
-                valid = isinstance(number, kind) and low <= number <= high and math.isfinite(number)
-                if not valid and any(fnmatch(name, p) for p in patterns):
-                    raise UserError(f"{name} = {value}: {number!r} should be {what}, {wanted}")
+            if any(fnmatch(name, p) for p in patterns):
+                in_range(name, value, low, high)
 
 
 def check_stage(name: str, stage: ConfigDict, model: int) -> None:

@@ -1,5 +1,7 @@
 """The two errors that a person sees as one line, without a traceback."""
 
+import math
+import numbers
 from collections.abc import Collection
 from typing import Any
 
@@ -12,6 +14,16 @@ def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
     """UserError unless the value is one of those allowed."""
     if value not in allowed:
         raise UserError(f"{name} = {value!r}: it must be one of {', '.join(allowed)}")
+
+
+def in_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """UserError unless the value, or each of a tuple, is a finite number from `low` to `high`; whole if `low` is."""
+    kind, what = (numbers.Integral, "a whole number") if isinstance(low, int) else (numbers.Real, "a number")
+    for number in value if isinstance(value, tuple) else (value,):
+        valid = isinstance(number, kind) and not isinstance(number, bool) and low <= number <= high
+        if not (valid and math.isfinite(number)):
+            wanted = f"{low} or more" if high == math.inf else f"from {low} to {high}"
+            raise UserError(f"{name} = {value}: {number!r} should be {what}, {wanted}")
 
 
 class RunError(Exception):

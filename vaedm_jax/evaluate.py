@@ -11,7 +11,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import chain_of, check, flatten, naming
+from vaedm_jax.config import chain_of, check, data_of, flatten, naming
 from vaedm_jax.data import Dataset, load
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.diffusion.spacing import STARTS
@@ -53,7 +53,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Write `evaluation/`: tables of the scores and plots. What is there already is not computed again."""
     check(config, to_train=False)
     models = open_models(config, workdir)
-    data = load(next(iter(models.values())).config.data)
+    data = load(data_of(config, next(iter(models.values())).config))
     cells = plan(config, models, data)
     scorer = Scorer(config, cells[0].model, data, workdir / "evaluation")
     pending = [cell for cell in cells if scorer.read(cell) is None]

@@ -9,19 +9,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import PATHS, VAEDM, silent
-from vaedm_jax.config import chain_of, check
+from vaedm_jax.config import chain_of, check, data_of
 from vaedm_jax.data import load, picture, some
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.restoration import restored, task_of
+from vaedm_jax.restoration import check_size, restored, task_of
 
 DIRECTIONS, LEAST = 8, 0.01  # sliders at most, and the share of the variance that a direction needs to have one
 ENCODED = 512  # images of the training that the directions are of
 MOST_BYTES, MOST_PIXELS = 10 * 2**20, 16 * 10**6  # of a picture that is dropped onto the page
 MOST_RESTORED = 256 * 256  # pixels that are restored
 SHOWN = 256  # pixels of an image on the page, about
-LAUNCH = {"max_file_size": MOST_BYTES, "quiet": True, "share": False, "footer_links": []}
+LAUNCH = {"max_file_size": MOST_BYTES, "quiet": True, "show_error": True, "share": False, "footer_links": []}
 
 
 class Explorer:
@@ -43,11 +43,11 @@ class Explorer:
         kept = min(DIRECTIONS, int(np.sum(shares >= LEAST)))
         self.axes, self.shares = (deviations[:, None] * axes / np.sqrt(len(z)))[:kept], shares[:kept]
 
-    def draw(self, seed: float, steps: float, sampler: str, start: str, *positions: float) -> list[np.ndarray]:
+    def draw(self, seed: float | None, steps: float, sampler: str, start: str, *positions: float) -> list[np.ndarray]:
         """x_hat at so many deviations along each axis from the mean, and what is refined from it with a seed's x_T."""
         z = np.float32(self.mean + np.asarray(positions) @ self.axes)
         how = dict(z=z, steps=int(steps), sampler=sampler, start=start)
-        samples = self.model.sample(1, int(seed), chain=self.chain, progress=silent, **how)
+        samples = self.model.sample(1, int(seed or 0), chain=self.chain, progress=silent, **how)
         return [enlarged(samples.x_hat[0]), enlarged(samples.images[0])]
 
     def positions(self, path: str | None) -> list[float]:
@@ -59,18 +59,14 @@ class Explorer:
         """A picture that was reduced, or is noisy, at its own size."""
         damaged = picture(given(path), None, MOST_PIXELS)[None].astype(np.float32) / 255
         task = task_of(ConfigDict({"task": task, "factor": int(factor), "sigma": float(sigma)}))
-        lifted = task.lift(damaged)
-        if lifted.shape[1] * lifted.shape[2] > MOST_RESTORED:
-            raise UserError(
-                f"{lifted.shape[2]} x {lifted.shape[1]} pixels would be restored; at most {MOST_RESTORED:,}"
-            )
-        chain = task.begin(self.chain, self.model.networks.full_schedule, self.images)
+        check_size("the picture", task, damaged.shape[1:], MOST_RESTORED)
+        chain = task.begin(self.chain, self.model.networks.full_schedule, lambda: self.images)
         return enlarged(restored(self.model, task, chain, damaged, progress=silent)[0])
 
-    def interpolate(self, a: str | None, b: str | None, path: str, seed: float) -> list[np.ndarray]:
+    def interpolate(self, a: str | None, b: str | None, path: str, seed: float | None) -> list[np.ndarray]:
         """Seven images on the way between two pictures, with one x_T."""
         ends = [self.square(end)[0] for end in (a, b)]
-        how = dict(n=7, path=path, seed=int(seed), chain=self.chain, progress=silent)
+        how = dict(n=7, path=path, seed=int(seed or 0), chain=self.chain, progress=silent)
         return [enlarged(image) for image in self.model.interpolate(*ends, **how).images]
 
     def square(self, path: str | None) -> np.ndarray:
@@ -107,7 +103,10 @@ def build_page(explorer: Explorer, title: str) -> Any:
         return call
 
     def drop(label: str) -> gr.Image:
-        return gr.Image(label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=SHOWN)
+        image = gr.Image(label=label, type="filepath", image_mode=None, sources=["upload", "clipboard"], height=SHOWN)
+        # Hands over the file unopened: `data.picture` refuses what is none, or huge.
+        image.preprocess = lambda payload: payload and payload.path
+        return image
 
     def shown(label: str, name: str) -> gr.Image:
         return gr.Image(label=label, elem_id=name, interactive=False, format="png", buttons=["download"])
@@ -127,7 +126,7 @@ def build_page(explorer: Explorer, title: str) -> Any:
             with gr.Column():
                 x_hat, refined = shown("x̂", "x_hat"), shown("refined", "refined")
                 with gr.Row():
-                    seed = gr.Number(0, label="seed of x_T", precision=0, minimum=0)
+                    seed = gr.Number(0, label="seed of x_T", precision=0, minimum=0, maximum=2**32 - 1)
                     again = gr.Button("another x_T")
                 steps = gr.Slider(1, 100, chain.steps, step=1, label="steps")
                 sampler = gr.Dropdown(list(SAMPLERS), value=chain.sampler, label="sampler")
@@ -167,15 +166,15 @@ def explore(config: ConfigDict, workdir: Path) -> None:
     try:
         import gradio  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            "--mode=explore needs Gradio: launch/env.sh explore, or pip install 'vaedm_jax[explore]'"
-        ) from error
+        raise UserError("--mode=explore needs Gradio: launch/env.sh explore, or pip install '.[explore]'") from error
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
-    explorer = Explorer(model, some(load(model.config.data).train, ENCODED), chain_of(config.sample))
+    explorer = Explorer(model, some(load(data_of(config, model.config)).train, ENCODED), chain_of(config.sample))
     settings = config.explore
     page = build_page(explorer, f"VAEDM, {Path(config.sample.weights or workdir).stem}")
-    print(f"http://{settings.host}:{settings.port}; Ctrl-C ends it", flush=True)
+    place = f"explore.host = {settings.host}, explore.port = {settings.port}"
     try:
-        page.launch(**LAUNCH, server_name=settings.host, server_port=settings.port)
-    except OSError as error:
-        raise UserError(f"explore.port = {settings.port}: {error}; choose another") from error
+        page.launch(**LAUNCH, server_name=settings.host, server_port=settings.port, prevent_thread_lock=True)
+    except Exception as error:  # Gradio and its server raise many kinds
+        raise UserError(f"{place}: the page cannot be served there; name another port or host") from error
+    print(f"http://{settings.host}:{settings.port}; Ctrl-C ends it", flush=True)
+    page.block_thread()

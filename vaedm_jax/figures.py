@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import PATHS, VAEDM, Samples, between, silent
-from vaedm_jax.config import chain_of, check
+from vaedm_jax.config import chain_of, check, data_of, naming
 from vaedm_jax.data import load, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.evaluate import open_models
@@ -51,6 +51,10 @@ def figures(config: ConfigDict, workdir: Path) -> None:
     model = next(iter(models.values()))
     chain = chain_of(config.sample)
     model.check_chain(chain)
+    for n in config.figures.steps:
+        with naming("figures.steps: "):
+            replace(chain, steps=n).schedule(model.networks.full_schedule)
+    spaces(config.eval, model.config.data, "random")
     album = Album(model, models, config, chain, workdir / "figures")
     drawn = {name: draw for name, draw in FIGURES.items() if applies(name, model)}
     with Progress(len(drawn), 0, "figures", noun="figure", unit="figures") as progress:
@@ -122,7 +126,7 @@ def variance(album: Album) -> tuple[str, Rows]:
     z = model.sample_z(settings.z, album.config.sample.seed)
     images = np.stack([album.sample(len(z), seed, z=z, shared=True).images for seed in range(settings.x_T)], axis=1)
     table = []
-    for space in spaces(album.config.eval, model.config.data, model.config.data.source):
+    for space in spaces(album.config.eval, model.config.data, "random"):
         extract = Extractor(space, model.mesh, album.config.sample.batch_size)
         features, _ = extract(to_uint8(images.reshape(-1, *images.shape[2:])))
         found, errors = shares_and_errors(features.reshape(*images.shape[:2], -1))
@@ -150,10 +154,10 @@ def settings_of(album: Album, name: str, values: tuple, **how) -> Rows:
 
 def restoration(album: Album) -> tuple[str, Rows]:
     """Figure 3b: what was reduced, or is noisy, in place of x_hat; see `restoration.ways`."""
-    data, rows = load(album.model.config.data), []
+    data, rows = load(data_of(album.config, album.model.config)), []
     truth, train = some(data.test, album.columns), some(data.train, RULE_OF)
     for task in (SuperResolution(album.config.restore.factor), Denoising(album.config.restore.sigma)):
-        chain = task.begin(album.chain, album.model.networks.full_schedule, train)
+        chain = task.begin(album.chain, album.model.networks.full_schedule, lambda: train)
         rows += [(way, made()) for way, made in ways(album.model, task, chain, truth, progress=silent).items()]
     return f"held-out images, reduced and noisy, and what is given back; {album.chain.sampler}, {album.chain.steps}", [
         ("held out", truth),

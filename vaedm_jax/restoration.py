@@ -11,7 +11,7 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance, warm_step
-from vaedm_jax.errors import UserError, one_of
+from vaedm_jax.errors import UserError, in_range, one_of
 
 RULE_OF = 256  # images of the training that tell where a chain begins
 Images = np.ndarray  # float32 [N, H, W, C] in [0, 1]
@@ -33,8 +33,8 @@ class Task(Protocol):
     def lift(self, images: Images) -> Images:
         """Damaged images at the size at which they are restored, without the network: what it is shown."""
 
-    def begin(self, chain: Chain, full: Schedule, truth: Images) -> Chain:
-        """The chain from where it fits the damage; `truth` are images of the training."""
+    def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
+        """The chain from where it fits the damage; `train` gives images of the training, where they are needed."""
 
     def x_T(self, damaged: Images, seed: int = 0) -> Images | None:
         """The noise that the chain begins with, beside that which lies in the image; None where it is drawn."""
@@ -50,6 +50,9 @@ class SuperResolution:
     factor: int
     input_name = "bicubic"
 
+    def __post_init__(self):
+        in_range("restore.factor", self.factor, 2)
+
     @property
     def label(self) -> str:
         return f"super{self.factor}"
@@ -63,8 +66,11 @@ class SuperResolution:
     def lift(self, images: Images) -> Images:
         return np.stack([enlarge(image, self.factor) for image in images])
 
-    def begin(self, chain: Chain, full: Schedule, truth: Images) -> Chain:
+    def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
         """Where noise hides what bicubic images lack, by the rule that holds for x_hat."""
+        truth = train()
+        H, W = (side // self.factor * self.factor for side in truth.shape[1:3])
+        truth = truth[:, :H, :W]
         error = 2 * (self.lift(self.corrupt(truth)) - truth)
         return replace(chain, start="warm", t_start=warm_step(full, principal_variance(error), chain.steps))
 
@@ -83,6 +89,9 @@ class Denoising:
     sigma: float
     input_name = "noisy"
 
+    def __post_init__(self):
+        in_range("restore.sigma", self.sigma, 1e-6)
+
     @property
     def label(self) -> str:
         return f"denoise{self.sigma:g}"
@@ -94,7 +103,7 @@ class Denoising:
     def lift(self, images: Images) -> Images:
         return images
 
-    def begin(self, chain: Chain, full: Schedule, truth: Images) -> Chain:
+    def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
         """Where the chain has as much noise as the image, which is u_t itself then."""
         t = int(np.argmin(np.abs(np.exp(-full.log_snr) - 2 * self.sigma)))
         return replace(chain, start="warm", t_start=t, steps=min(chain.steps, t + 1))
@@ -118,6 +127,16 @@ def task_of(settings: Any) -> Task:
     """The task of a `restore` section."""
     one_of("restore.task", settings.task, TASKS)
     return TASKS[settings.task](settings)
+
+
+def check_size(name: str, task: Task, shape: tuple[int, ...], most: int) -> None:
+    """UserError where a picture would be too large when it is lifted."""
+    H, W = (side * getattr(task, "factor", 1) for side in shape[:2])
+    if H * W > most:
+        raise UserError(
+            f"{name}: {W} x {H} pixels would be restored, {H * W:,} in all; restore.pixels = {most:,} are allowed, "
+            "since attention takes memory by the square of their number"
+        )
 
 
 def restored(model: VAEDM, task: Task, chain: Chain, damaged: Images, seed: int = 0, **how: Any) -> Images:

@@ -1,5 +1,7 @@
 """Mode `restore`: pictures that lost something, with the damaged one in place of x_hat; nothing is trained for it."""
 
+from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +10,14 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import chain_of, check
+from vaedm_jax.config import chain_of, check, data_of
 from vaedm_jax.data import Dataset, load, pictures, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.reporting import Progress, grid, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
-from vaedm_jax.restoration import RULE_OF, Task, restored, task_of, ways
+from vaedm_jax.restoration import RULE_OF, Task, check_size, restored, task_of, ways
 
 SHOWN = 8  # images in a row of the picture
 
@@ -26,26 +28,31 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     task = task_of(config.restore)
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
     model.check_vae()
-    data = load(model.config.data)
-    chain = task.begin(chain_of(config.sample), model.networks.full_schedule, some(data.train, RULE_OF))
+    data = cache(lambda: load(data_of(config, model.config)))
+    chain = task.begin(chain_of(config.sample), model.networks.full_schedule, lambda: some(data().train, RULE_OF))
     print(f"{task.label}: {chain.label}", flush=True)
-    target = workdir / "restored" / f"{task.label}_{chain.label}"
+    which = Path(config.sample.weights).stem if config.sample.weights else "run"
+    target = workdir / "restored" / f"{which}_{task.label}_{chain.label}"
     if config.restore.files:
-        restore_files(config, model, task, chain, target)
+        restore_files(config, model, task, chain, target / Path(config.restore.files).resolve().name)
     else:
-        restore_held_out(config, model, task, chain, data, target)
+        restore_held_out(config, model, task, chain, data(), target)
     write_report(workdir)
 
 
 def restore_files(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, folder: Path) -> None:
-    """Each picture of a folder by itself, at its own size."""
+    """Each picture of a folder by itself, at its own size, or `factor` times that; all are looked at beforehand."""
     found = pictures(config.restore.files)
+    for name, read in found:
+        check_size(name, task, read().shape, config.restore.pixels)
+    stems = Counter(Path(name).with_suffix("") for name, _ in found)
     with Progress(len(found), 0, "restore", noun="picture", unit="pictures") as progress:
         for i, (name, read) in enumerate(found):
             damaged = read()[None].astype(np.float32) / 255
             image = restored(model, task, chain, damaged, config.sample.seed)[0]
+            alone = stems[Path(name).with_suffix("")] == 1
             save_png(
-                (folder / name).with_suffix(".png"),
+                (folder / name).with_suffix(".png") if alone else folder / f"{name}.png",
                 Image.fromarray(to_uint8(image)),
                 f"{name}, restored: {task.label}, {chain.label}",
             )
@@ -59,7 +66,7 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
     truth = some(data.test, config.restore.n)
     attempts = ways(model, task, chain, truth, seed, batch_size=batch_size)
     place = target.parents[1] / "evaluation" / "reference"
-    judge = judges(config.eval, model.config.data, data, model.mesh, batch_size, place)[0]
+    judge = judges(config.eval, model.config.data, data, model.mesh, batch_size, place, "random")[0]
     rows, shown = [], [("held out", truth[:SHOWN])]
     with Progress(len(attempts), 0, task.label, noun="way", unit="ways") as progress:
         for i, (way, images) in enumerate(attempts.items()):

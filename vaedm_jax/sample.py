@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 
 from vaedm_jax import store
 from vaedm_jax.api import VAEDM, Samples
-from vaedm_jax.config import chain_of, check
+from vaedm_jax.config import chain_of, check, data_of
 from vaedm_jax.data import Source, load
+from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, write_report
 
 SHOWN = 256  # images that the grid has at most
@@ -24,7 +25,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     check(config, to_train=False)
     settings = config.sample
     model = VAEDM.open(settings.weights or workdir, settings.best)
-    (chain,) = store.placed(model, [chain_of(settings)], lambda: load(model.config.data).train)
+    (chain,) = store.placed(model, [chain_of(settings)], lambda: load(data_of(config, model.config)).train)
     model.check_chain(chain)
     origin, which = "run", f"run {workdir.name}"
     if settings.weights:
@@ -63,7 +64,12 @@ def draw_all(parts: Iterator[Samples], n: int) -> Samples:
 
 def show(config: ConfigDict, model: VAEDM, samples: Samples, path: Path, caption: str) -> None:
     """The grid of some samples, with what they were refined from and what is nearest to them."""
-    nearest = nearest_images(load(model.config.data).train, samples.images) if config.sample.nearest else None
+    nearest = None
+    if config.sample.nearest:
+        try:
+            nearest = nearest_images(load(data_of(config, model.config)).train, samples.images)
+        except UserError as error:
+            print(f"note: without the nearest training images: {error}", flush=True)
     rows = sample_rows(*samples, nearest, columns=16)
     picture = grid([images for _, images in rows], [label for label, _ in rows])
     save_png(path, picture, f"{caption}; " + ", ".join(dict.fromkeys(label for label, _ in rows)))

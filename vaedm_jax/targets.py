@@ -11,7 +11,7 @@ import numpy as np
 
 from vaedm_jax.errors import UserError, one_of
 
-MISSING = "needs libtpu, which compiles for a TPU where none is: launch/env.sh plan, or pip install 'vaedm_jax[tpu]'"
+MISSING = "needs libtpu, which compiles for a TPU where none is: launch/env.sh plan, or pip install '.[tpu]'"
 ALONE = {"chips_per_host_bounds": (1, 1, 1)}  # a host with one chip
 # libtpu would look for the host that it is on, and complain.
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v3-8"}

@@ -41,7 +41,8 @@ def pictures(path: str) -> list[tuple[str, Callable[[], np.ndarray]]]:
     """The name of each picture under a folder, and what reads it: uint8 [H, W, 3], at its own size."""
     root = Path(path).expanduser()
     if not root.is_dir() or not (names := image_files(root)):
-        raise UserError(f"{path}: {'holds no images' if root.is_dir() else 'no such folder'}")
+        what = "holds no images" if root.is_dir() else "is a file; give a folder" if root.exists() else "no such folder"
+        raise UserError(f"{path}: {what}")
     return [(name, partial(read, root / name, None)) for name in names]
 
 

@@ -1,6 +1,7 @@
 """Any picture to the square RGB that the networks take."""
 
 import os
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -19,7 +20,10 @@ def picture(path: str | os.PathLike, size: int | None, most_pixels: int) -> np.n
         width = height = 0
     if width * height > most_pixels:
         raise UserError(f"the picture has {width} x {height} pixels; at most {most_pixels:,} in all")
-    return read(path, size)
+    try:
+        return read(path, size)
+    except UserError as error:  # the folder that it was sent to concerns nobody
+        raise UserError(str(error).replace(str(path), Path(path).name)) from error
 
 
 def read(path: str | os.PathLike, size: int | None) -> np.ndarray:

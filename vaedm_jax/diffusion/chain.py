@@ -1,5 +1,6 @@
 """A reverse chain as a choice of sampler, steps and start."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -10,7 +11,7 @@ from vaedm_jax.diffusion import samplers, solvers
 from vaedm_jax.diffusion.process import PredictNoise, q_sample
 from vaedm_jax.diffusion.schedule import VARIANCES, Schedule, respace
 from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps
-from vaedm_jax.errors import one_of
+from vaedm_jax.errors import in_range, one_of
 
 # (chain, its schedule, the full schedule) -> table
 SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
@@ -23,6 +24,13 @@ SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
     "ipndm": lambda c, s, full: solvers.ipndm(s),
     "heun": lambda c, s, full: solvers.heun(s, full, c.churn, c.churn_min, c.churn_max, c.churn_noise),
 }
+# From where to where its numbers may be; whole ones where the first is whole.
+RANGES = (
+    (1, math.inf, ("steps",)),
+    (0, math.inf, ("t_start",)),
+    (0.0, 1.0, ("eta", "dynamic")),
+    (0.0, math.inf, ("temperature", "guidance", "churn", "churn_min", "churn_max", "churn_noise")),
+)
 OPTIONS = {
     "ddpm": ("variance",),
     "ddim": ("eta", "clip_eps"),
@@ -66,6 +74,9 @@ class Chain:
         one_of("start", self.start, STARTS)
         one_of("spacing", self.spacing, SPACINGS)
         one_of("variance", self.variance, VARIANCES)
+        for low, high, names in RANGES:
+            for name in names:
+                in_range(name, getattr(self, name), low, high)
 
     @property
     def changes(self) -> dict[str, Any]:

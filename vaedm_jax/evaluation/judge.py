@@ -67,20 +67,23 @@ class Judge:
         )
 
 
-def judges(settings: Any, data_settings: Any, data: Dataset, mesh: Mesh, batch_size: int, folder: Path) -> list[Judge]:
+def judges(
+    settings: Any, data_settings: Any, data: Dataset, mesh: Mesh, batch_size: int, folder: Path, otherwise: str = ""
+) -> list[Judge]:
     """A judge for each space of `spaces`; their files are in `folder`."""
-    chosen = spaces(settings, data_settings, data.name)
+    chosen = spaces(settings, data_settings, otherwise)
     return [Judge(s, mesh, batch_size, data, settings.split, folder) for s in chosen]
 
 
-def spaces(settings: Any, data_settings: Any, data_name: str) -> list[Space]:
-    """The feature spaces that the `eval` section asks for, or those that suit the data."""
-    asked = settings.features or ("inception,random" if settings.inception else "emoji,random")
+def spaces(settings: Any, data_settings: Any, otherwise: str = "") -> list[Space]:
+    """The feature spaces that the `eval` section asks for, or those that suit the data, or else `otherwise`."""
     on_emoji = data_settings.source == "emoji" and not data_settings.path
-    if not (settings.features or settings.inception or on_emoji):
+    suit = "inception,random" if settings.inception else "emoji,random" if on_emoji else otherwise
+    asked = settings.features or suit
+    if not asked:
         raise UserError(
-            f"eval.features: {data_name} has none of its own; give FID's network (--config.eval.inception=FILE) or "
-            "--config.eval.features=random, emoji or MODULE:FUNCTION"
+            f"eval.features: {data_settings.path or data_settings.source} has none of its own; give FID's network "
+            "(--config.eval.inception=FILE) or --config.eval.features=random, emoji or MODULE:FUNCTION"
         )
     return [space(name, settings.inception) for name in names(asked)]
 
