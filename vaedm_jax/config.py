@@ -179,7 +179,7 @@ def training_defaults(batch_size: int, epochs: float, learning_rate: float) -> C
     c.init = ""  # a run directory, or weights such as "emoji", whose network training begins from; empty: a random one
     c.microbatches = 1  # a batch is worked off in so many parts, one after the other
     c.precision = "float32"  # or "bfloat16": what the network computes in; parameters and sums stay float32
-    c.remat = False  # keep no block's inside for the gradient, but compute it anew: less memory, a third more time
+    c.remat = False  # keep no block's inside for the gradient, but compute it anew: less memory, more time
     c.warmup = 0  # steps over which the learning rate rises
     c.clip = 0.0  # largest global norm of the gradient; 0: none
     c.ema_decay = 0.0  # 0: no average
