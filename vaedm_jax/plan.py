@@ -1,6 +1,7 @@
 """Mode `plan`: what training and sampling would cost on accelerators that are not here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ def plan(config: ConfigDict, workdir: Path) -> None:
     images, rows = config.plan.images or len(load(config.data).train), []
     asked = {name: programs(name, mesh, config, images) for name, mesh in meshes.items()}
     total = sum(map(len, asked.values()))
-    with Progress(total, 0, "plan", noun="program", unit="programs") as progress:
+    with not_stored(), Progress(total, 0, "plan", noun="program", unit="programs") as progress:
         for name, found in asked.items():
             for program in found:
                 progress.label = f"plan, {name}, {program.label}"
@@ -45,6 +46,18 @@ def plan(config: ConfigDict, workdir: Path) -> None:
                 write_csv(workdir / "plan.csv", rows)
     print(table(rows))
     print(f"of a device each; what compilers estimate is optimistic. The table: {workdir / 'plan.csv'}", flush=True)
+
+
+@contextmanager
+def not_stored() -> Iterator[None]:
+    """Nothing goes into the compilation cache: JAX could not read back what was compiled for elsewhere."""
+    setting = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, setting)
+    jax.config.update(setting, 1e9)
+    try:
+        yield
+    finally:
+        jax.config.update(setting, before)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """Accelerators that nobody needs to have: what a device of each can do, and what a program compiled for it costs."""
 
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ MISSING = "needs libtpu, which compiles for a TPU where none is: launch/env.sh p
 ALONE = {"chips_per_host_bounds": (1, 1, 1)}  # a host with one chip
 # libtpu would look for the host that it is on, and complain.
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v3-8"}
+ENVIRONMENT["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # another process may compile too
 
 
 class Target(NamedTuple):
@@ -82,7 +84,8 @@ def devices_of(name: str) -> list[jax.Device]:
     try:
         return topologies.get_topology_desc(target.topology, platform="tpu", **target.options).devices
     except RuntimeError as error:
-        raise UserError(f"plan.targets: {name} {MISSING}") from error
+        missing = importlib.util.find_spec("libtpu") is None
+        raise UserError(f"plan.targets: {name} {MISSING if missing else f'cannot be compiled for: {error}'}") from error
 
 
 def memory_of(name: str) -> float:
