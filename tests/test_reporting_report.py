@@ -147,6 +147,15 @@ def test_report_of_a_run_that_has_nothing_yet_says_so(tmp_path):
     assert "No samples yet." in page.text and "No stage has been trained yet." in page.text
 
 
+def test_report_leaves_out_a_stage_that_was_taken_from_elsewhere(tmp_path):
+    fill(tmp_path)
+    for path in (tmp_path / "vae").iterdir():
+        path.rename(tmp_path / path.name)
+    (tmp_path / "vae" / "checkpoints" / "0").mkdir(parents=True)
+    headings = Page(reporting.write_report(tmp_path)).headings
+    assert "Stage 2: DDPM, the refiner" in headings and "Stage 1: VAE, the generator" not in headings
+
+
 def test_report_of_a_comparison_has_its_scores_and_no_empty_parts(tmp_path):
     facts = {"run": "a", "variant": "form1", "sampler": "ddim", "start": "noise", "steps": 5, "nfe": 5}
     scores = {"kid_error_f": 1.0, "fd_f": None, "precision_f": 0.5, "recall_f": 0.75}

@@ -65,7 +65,7 @@ def curve_svg(curves: dict, prefix: str) -> str:
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         svg = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))

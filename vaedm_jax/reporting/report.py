@@ -32,7 +32,8 @@ def write_report(workdir: Path | str, title: str | None = None) -> Path:
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such directory; must be the directory of a run")
-    stages = [stage for stage in STAGES if (workdir / stage).is_dir()]
+    # A stage that was taken from elsewhere has checkpoints alone, and nothing to show.
+    stages = [s for s in STAGES if {path.name for path in (workdir / s).glob("*")} - {"checkpoints"}]
     training = "".join(_training(workdir / stage) for stage in stages)
     config = _read_json(workdir / "config.json")
     scores = _scores(_read_json(workdir / "evaluation" / "evaluation.json"))
