@@ -11,13 +11,14 @@ from vaedm_jax.api import PATHS, VAEDM, Samples, between, silent
 from vaedm_jax.config import chain_of, check, data_of, naming
 from vaedm_jax.data import load, some
 from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.evaluate import open_models
 from vaedm_jax.evaluation.explained import shares_and_errors
 from vaedm_jax.evaluation.features import Extractor
 from vaedm_jax.evaluation.judge import spaces
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
-from vaedm_jax.restoration import RULE_OF, Denoising, SuperResolution, ways
+from vaedm_jax.restoration import Denoising, SuperResolution, ways
 
 TEMPERATURES = (0.8, 0.9, 1.0, 1.1)
 GUIDANCE = (0.0, 0.5, 1.0, 2.0)

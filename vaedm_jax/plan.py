@@ -131,7 +131,7 @@ def row(name: str, program: Program, precision: str) -> dict[str, Any]:
     cost, has = compile_for(lambda: program.lower(program.batch)), memory_of(name)
     facts = {"target": name, "program": program.label, "batch": program.batch, "precision": precision}
     if isinstance(cost, str):
-        return facts | dict.fromkeys(COLUMNS, "") | facts | {"whole": cost}
+        return dict.fromkeys(COLUMNS, "") | facts | {"whole": cost}
     double = compile_for(lambda: program.lower(2 * program.batch))
     bounds = roofline(name, cost)
     seconds = cost.seconds or (max(bounds) if bounds else 0.0)

@@ -13,7 +13,6 @@ from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance, warm_step
 from vaedm_jax.errors import UserError, in_range, one_of
 
-RULE_OF = 256  # images of the training that tell where a chain begins
 Images = np.ndarray  # float32 [N, H, W, C] in [0, 1]
 
 
@@ -21,11 +20,12 @@ class Task(Protocol):
     """A kind of damage.
 
     Attributes:
-      label: fit for a file. input_name: what the lifted images are called.
+      label: fit for a file. input_name: what the lifted images are called. factor: how much larger these are.
     """
 
     label: str
     input_name: str
+    factor: int
 
     def corrupt(self, images: Images, seed: int = 0) -> Images:
         """Damaged images."""
@@ -88,6 +88,7 @@ class Denoising:
 
     sigma: float
     input_name = "noisy"
+    factor = 1
 
     def __post_init__(self):
         in_range("restore.sigma", self.sigma, 1e-6)
@@ -131,7 +132,7 @@ def task_of(settings: Any) -> Task:
 
 def check_size(name: str, task: Task, shape: tuple[int, ...], most: int) -> None:
     """UserError where a picture would be too large when it is lifted."""
-    H, W = (side * getattr(task, "factor", 1) for side in shape[:2])
+    H, W = (side * task.factor for side in shape[:2])
     if H * W > most:
         raise UserError(
             f"{name}: {W} x {H} pixels would be restored, {H * W:,} in all; restore.pixels = {most:,} are allowed, "

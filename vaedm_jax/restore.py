@@ -13,11 +13,12 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of, check, data_of
 from vaedm_jax.data import Dataset, load, pictures, some
 from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.reporting import Progress, grid, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
-from vaedm_jax.restoration import RULE_OF, Task, check_size, restored, task_of, ways
+from vaedm_jax.restoration import Task, check_size, restored, task_of, ways
 
 SHOWN = 8  # images in a row of the picture
 

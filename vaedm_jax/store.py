@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from vaedm_jax.api import VAEDM, Samples
-from vaedm_jax.data import Source
+from vaedm_jax.data import Source, some
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.diffusion.spacing import warm_step
+from vaedm_jax.diffusion.spacing import RULE_OF, warm_step
 from vaedm_jax.mesh import whole_batch
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.reporting.files import write_arrays
@@ -32,9 +32,7 @@ def placed(model: VAEDM, chains: Iterable[Chain], train: Callable[[], Source]) -
 
     @cache
     def error() -> float:
-        source = train()
-        chosen = np.random.default_rng(0).permutation(len(source))[:256]
-        return model.error_variance(np.stack([source[int(i)] for i in chosen]))
+        return model.error_variance(some(train(), RULE_OF))
 
     def place(chain: Chain) -> Chain:
         if chain.start != "warm" or chain.t_start or not model.networks.vae:

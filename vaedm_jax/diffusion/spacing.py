@@ -43,6 +43,7 @@ def karras(low: float, high: float, n: int, rho: float = 7.0) -> np.ndarray:
 STEPS = {"even": even, "uniform": uniform, "quadratic": quadratic}  # (T, n) -> whole steps
 LEVELS = {"logsnr": log_snr, "karras": karras}  # (log_snr at the start, at the end, n) -> log_snr
 SPACINGS = (*STEPS, *LEVELS)
+RULE_OF = 256  # images of the training are enough for the rule of `warm_step`
 STARTS = ("noise", "truncated", "warm")
 
 
