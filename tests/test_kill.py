@@ -1,72 +1,87 @@
-"""A process that is killed loses nothing: the same command continues, and ends with the same bits."""
+"""A process that is killed, or asked to stop where nothing is to be saved, loses nothing: the same command continues.
 
-import os
+A longer form, of so many kills at random moments of both stages:
+
+    python -m tests.test_kill 100
+"""
+
 import random
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from tests.cli_fixtures import TINY
-from vaedm_jax import rundir
-from vaedm_jax.mesh import make_mesh
-from vaedm_jax.training.loop import restore_average
-from vaedm_jax.training.stages import ddpm_stage, vae_stage
-
-ROOT = Path(__file__).parents[1]
-SETTINGS = (
-    "--config.vae.steps=24 --config.ddpm.steps=24 --config.log.every=1 --config.log.pictures=12 "
-    "--config.checkpoint.every=7 --config.checkpoint.best=held_out_loss"
-)
-ONE_DEVICE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+from tests.cli_fixtures import cache, trained_fixture  # noqa: F401
+from tests.processes import ended, lines, start, wait_for, weights
+from vaedm_jax.api import VAEDM
+from vaedm_jax.main import main
+from vaedm_jax.reporting import to_uint8
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("configs") / "tiny.py"
-    path.write_text(TINY)
-    return path
-
-
-def start(config: Path, workdir: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "vaedm_jax.main", f"--config={config}", f"--workdir={workdir}", *SETTINGS.split()]
-    output = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | ONE_DEVICE, **output)
-
-
-def finish(config: Path, workdir: Path) -> None:
-    process = start(config, workdir)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-
-
-def weights(workdir: Path) -> list[np.ndarray]:
-    """All averaged weights of both stages, and of the best state of the second."""
-    c, mesh = rundir.read_config(workdir), make_mesh()
-    vae = restore_average(vae_stage(c), workdir, mesh)
-    ddpm, best = (restore_average(ddpm_stage(c, vae), workdir, mesh, best) for best in (False, True))
-    assert best is not None
-    return [np.asarray(a) for a in jax.tree.leaves((vae, ddpm, best))]
-
-
-def test_a_run_killed_at_random_moments_ends_with_the_weights_of_one_that_was_not(config, tmp_path):
-    finish(config, tmp_path / "whole")
-    moments = random.Random(0)
-    for stage in ("vae", "ddpm"):
-        process = start(config, tmp_path / "killed")
-        written = tmp_path / "killed" / stage / "metrics.jsonl"
-        lines = moments.randint(8, 20)
-        while process.poll() is None and not (written.exists() and written.read_text().count("\n") >= lines):
-            time.sleep(0.005)
-        time.sleep(moments.random() * 0.05)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL, "the run was over before it was killed"
-    finish(config, tmp_path / "killed")
-    for a, b in zip(weights(tmp_path / "whole"), weights(tmp_path / "killed"), strict=True):
+def killed_and_whole(folder: Path, kills: int, steps: int, seed: int = 0) -> None:
+    """Kill a run of both stages, and let it end; its weights must be those of one that was left alone."""
+    settings = f"--config.vae.steps={steps} --config.ddpm.steps={steps} --config.log.every=1 --config.log.pictures=12"
+    settings += " --config.checkpoint.every=7 --config.checkpoint.best=held_out_loss"
+    whole, killed = folder / "whole", folder / "killed"
+    ended(start(whole, *settings.split()))
+    moments = random.Random(seed)
+    for number, line in enumerate(sorted(moments.sample(range(2, 2 * steps - 1), kills)), 1):
+        process = start(killed, *settings.split())
+        wait_for(process, lambda: lines(killed) >= line)  # noqa: B023
+        time.sleep(moments.random() * 0.1)
+        process.kill()
+        ended(process, -signal.SIGKILL)
+        print(f"kill {number}, at line {lines(killed)} of {2 * steps}", flush=True)
+    ended(start(killed, *settings.split()))
+    for a, b in zip(weights(whole), weights(killed), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_weights_of_one_that_was_not(tmp_path):
+    killed_and_whole(tmp_path, kills=2, steps=24)
+
+
+def terminate(process) -> None:
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_a_request_to_stop_ends_a_compilation(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "empty"))
+    process = start(tmp_path / "run")
+    wait_for(process, (tmp_path / "run" / "vae" / "checkpoints").exists)
+    time.sleep(1)
+    terminate(process)
+    assert not list((tmp_path / "run").glob("vae/checkpoints/*")) and lines(tmp_path / "run") == 0
+
+
+@pytest.mark.parametrize("mode", ["sample", "evaluate"])
+def test_a_request_to_stop_ends_sampling_and_evaluation_and_the_same_command_continues(trained, tmp_path, mode):
+    (workdir := tmp_path / "run").mkdir()
+    for kept in ("config.json", "ddpm"):
+        (workdir / kept).symlink_to(trained / kept)
+    command = [f"--mode={mode}", "--config.sample.n=200", "--config.eval.n=200", "--config.eval.steps=2"]
+    process = start(workdir, *command, "--config.eval.keep_images=True")
+    wait_for(process, lambda: len(list(workdir.rglob("0*.npz"))) > 1)
+    terminate(process)
+    done = {path: path.stat().st_mtime_ns for path in workdir.rglob("0*.npz")}
+    assert len(done) > 1 and not list(workdir.glob("*/*.npz"))
+    assert main(["main", f"--workdir={workdir}", *command, "--config.eval.keep_images=True"]) == 0
+    if mode == "sample":
+        expected = to_uint8(VAEDM.from_run(trained).sample(200, batch_size=8).images)
+        with np.load(next((workdir / "samples").glob("*.npz"))) as found:
+            np.testing.assert_array_equal(found["images"], expected)
+    else:
+        assert done.items() <= {path: path.stat().st_mtime_ns for path in workdir.rglob("0*.npz")}.items()
+        assert (workdir / "evaluation" / "evaluation.csv").exists()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        killed_and_whole(Path(folder), kills=int(sys.argv[1]), steps=int(sys.argv[1]) + 10)
+    print("the same bits")

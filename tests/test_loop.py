@@ -14,10 +14,11 @@ import pytest
 
 from tests.tiny import tiny_config
 from vaedm_jax.data import Dataset
-from vaedm_jax.errors import RunError
+from vaedm_jax.errors import RunError, Stopped
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.reporting import read_metrics
 from vaedm_jax.training.checkpoints import Checkpoints
+from vaedm_jax.training.log import Log
 from vaedm_jax.training.loop import abstract_state, fit, restore_average
 from vaedm_jax.training.stages import Stage
 
@@ -88,12 +89,57 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, na
         assert_same(average, train(tmp_path / "good", last_good).average)
 
 
+def send(number: int) -> dict:
+    os.kill(os.getpid(), number)
+    return {}
+
+
+def send_in_step(patch, step: int, number: int) -> None:
+    add = Log.add
+    patch.setattr(Log, "add", lambda self, n, metrics: add(self, n, metrics) or (n == step and send(number)))
+
+
+def send_in_checkpoint(patch, step: int, number: int) -> None:
+    save = Checkpoints.save
+
+    def begin(self, state, figures=None):
+        save(self, state, figures)
+        if state.step == step:
+            send(number)
+
+    patch.setattr(Checkpoints, "save", begin)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_to_stop_saves_and_the_next_run_continues(tmp_path, number):
-    with pytest.raises(RunError, match=f"{number.name}: saved ddpm at step 5 of 12"):
-        train(tmp_path / "stopped", 12, lambda step, average: os.kill(os.getpid(), number) or {})
-    assert signal.getsignal(number) is not None
-    assert_same(train(tmp_path / "stopped", 12), train(tmp_path / "whole", 12))
+@pytest.mark.parametrize(
+    ("phase", "at", "saved"), [("warm-up", 2, 2), ("step", 9, 9), ("checkpoint", 6, 7), ("picture", 4, 4)]
+)
+def test_a_request_to_stop_saves_in_every_phase_and_the_next_run_continues(tmp_path, number, phase, at, saved):
+    seen = []
+
+    def on_picture(step, average):
+        if phase == "picture" and step == at and not seen:
+            seen.append("begun")
+            send(number)
+        seen.append(step)
+        return {"quality": step}
+
+    with pytest.MonkeyPatch.context() as patch:
+        if phase != "picture":
+            (send_in_checkpoint if phase == "checkpoint" else send_in_step)(patch, at, number)
+        with pytest.raises(Stopped, match=f"{number.name}: saved ddpm at step {saved} of 12") as stopped:
+            train(tmp_path / "stopped", 12, on_picture)
+    assert stopped.value.status == 128 + number
+    assert_same(train(tmp_path / "stopped", 12, on_picture), train(tmp_path / "whole", 12))
+    assert [step for step in seen if step != "begun"] == [4, 8, 12]  # what was given up is made up for
+    assert {line["step"] for line in read_metrics(tmp_path / "stopped" / "ddpm") if "quality" in line} == {4, 8, 12}
+
+
+def test_a_request_in_the_last_step_is_not_forgotten(tmp_path, monkeypatch):
+    send_in_checkpoint(monkeypatch, 12, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, 12)
+    assert restore_average(make(12)[0], tmp_path, make_mesh()) is not None
 
 
 def test_what_is_evaluated_on_the_way_is_written_down(tmp_path):

@@ -8,11 +8,11 @@ import optax
 import pytest
 
 from tests.tiny import random_params, tiny_config
+from tests.toy import fitted
 from vaedm_jax.api import VAEDM, silent
-from vaedm_jax.data import Dataset
 from vaedm_jax.errors import UserError
 from vaedm_jax.mesh import make_mesh, placement
-from vaedm_jax.training.loop import abstract_state, fit
+from vaedm_jax.training.loop import abstract_state
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import TrainState, create_state
 from vaedm_jax.training.step import batch_keys, make_train_step
@@ -101,22 +101,6 @@ def test_a_cut_state_takes_a_share_of_the_memory_of_each_device():
 def test_a_mesh_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match=r"mesh.model = 3: there are 8 devices"):
         make_mesh(3)
-
-
-def fitted(workdir, steps: int, devices: int, fsdp: bool = False):
-    """A matrix that is fitted to noise for some steps, from where the directory is."""
-    settings = {"ddpm.ema_decay": 0.5, "ddpm.warmup": 0, "ddpm.clip": 0.0, "mesh.fsdp": fsdp, "ddpm.steps": steps}
-    config = tiny_config(**settings)
-
-    def loss(params, frozen, images, keys, train):
-        x = images.reshape(len(images), -1).astype(np.float32) / 255
-        return jax.numpy.mean((x @ params["kernel"] - jax.vmap(lambda k: jax.random.normal(k, (16,)))(keys)) ** 2), {}
-
-    stage = Stage(
-        "ddpm", config.ddpm, lambda key: {"kernel": jax.random.normal(key, (768, 16))}, loss, lambda *_: {}, {}
-    )
-    data = Dataset("noise", IMAGES.repeat(3, axis=0), IMAGES)
-    return fit(stage, data, config, workdir, make_mesh(1, jax.devices()[:devices]), lambda *_: {})
 
 
 @pytest.mark.parametrize(("devices", "fsdp"), [(1, False), (4, True), (8, False)])

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from vaedm_jax import hosts
 from vaedm_jax.config import BEST_BY, chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import principal_variance
@@ -178,7 +179,7 @@ class VAEDM:
         self.check_chain(chain)
         inputs = np.arange(first, first + n), self.check_given(given, n)
         for count, (indices, given) in self.on_devices(inputs, batch_size):
-            samples = jax.device_get(generate(self.networks, chain, self.params, np.uint32(seed), indices, given))
+            samples = hosts.fetch(generate(self.networks, chain, self.params, np.uint32(seed), indices, given))
             yield Samples(*(a if a is None else a[:count] for a in samples))
 
     def refine(self, images: np.ndarray, seed: int = 0, x_T: np.ndarray | None = None, **how: Any) -> np.ndarray:
@@ -261,7 +262,7 @@ class VAEDM:
         chain, parts = self.chain(chain), []
         for count, batch in self.on_devices((images, np.arange(first, first + len(images))), batch_size):
             terms = bound_terms(self.networks, chain, self.params, *batch, np.uint32(seed))
-            parts.append([term[..., :count] for term in jax.device_get(terms)])
+            parts.append([term[..., :count] for term in hosts.fetch(terms)])
         return Bound(*(np.concatenate(p, axis=-1) for p in zip(*parts, strict=True)))
 
     def chain(self, chain: Chain | None = None, **settings: Any) -> Chain:
@@ -283,7 +284,7 @@ class VAEDM:
 
     def mapped(self, function: Callable[[jax.Array], jax.Array], array: np.ndarray, batch_size: int) -> np.ndarray:
         """function(array) for an array [N, ...], batch by batch."""
-        return np.concatenate([np.asarray(function(a))[:count] for count, a in self.on_devices(array, batch_size)])
+        return np.concatenate([hosts.fetch(function(a))[:count] for count, a in self.on_devices(array, batch_size)])
 
     def check_vae(self) -> None:
         if not self.networks.vae:

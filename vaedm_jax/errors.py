@@ -1,4 +1,4 @@
-"""The two errors that a person sees as one line, without a traceback."""
+"""The errors that a person sees as one line, without a traceback."""
 
 import math
 import numbers
@@ -8,6 +8,8 @@ from typing import Any
 
 class UserError(Exception):
     """Bad input. Its message says what, where, and what would be right; the exit status is 2."""
+
+    status = 2
 
 
 def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
@@ -28,3 +30,13 @@ def in_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
 
 class RunError(Exception):
     """A run that cannot go on (a loss that is not finite, a full disk); the exit status is 1."""
+
+    status = 1
+
+
+class Stopped(RunError):
+    """A run that a signal has asked to stop, and that the same command continues; the exit status is a shell's."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.status = 128 + number

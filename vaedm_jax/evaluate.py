@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from vaedm_jax import hosts
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of, check, data_of, flatten, naming
 from vaedm_jax.data import Dataset, load
@@ -20,7 +21,7 @@ from vaedm_jax.evaluation.judge import judges, names
 from vaedm_jax.likelihood import bits_per_dimension
 from vaedm_jax.reporting import Progress, write_report
 from vaedm_jax.reporting.comparison import write_comparison
-from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.reporting.files import write_whole, writes
 from vaedm_jax.store import placed, stored
 
 
@@ -181,7 +182,8 @@ class Scorer:
             row |= {f"{key}_{judge.space.name}": value for key, value in judge.scores(summary).items()}
         result = {"identity": self.identity(cell), "row": row}
         write_whole(self.path(cell), json.dumps(result, indent=1).encode())
-        if not self.keep_images:
+        hosts.meet("a cell is scored")
+        if not self.keep_images and writes():
             shutil.rmtree(images)
             if not any(images.parent.iterdir()):
                 images.parent.rmdir()

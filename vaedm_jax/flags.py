@@ -21,10 +21,11 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple:
 
 
 class Command(NamedTuple):
-    """What is asked for; `stage` is None where it is not said."""
+    """What is asked for; `stage` is None where it is not said, `distributed` where there is one process."""
 
     mode: str
     stage: str | None
+    distributed: str | None
     config: ConfigDict
     workdir: Path
 
@@ -35,6 +36,11 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     flags.DEFINE_enum("mode", "train", modes, "What to do.", flag_values=values)
     flags.DEFINE_enum("stage", None, stages, "Which stages to train (default: all).", flag_values=values)
     flags.DEFINE_string("targets", None, "Accelerators to plan for, such as tpu-v2-8,tpu-v5e-1.", flag_values=values)
+    flags.DEFINE_string(
+        "distributed", None, "One of several processes that train, sample or evaluate together, each by this command: "
+        "K/N@HOST:PORT is the K-th of N (from 0), and 'auto' asks Slurm, Open MPI, Kubernetes or the TPU pod.",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_string("workdir", None, "Directory of the run; it is made where it is not there.", flag_values=values)
     flags.DEFINE_string(
         "config", None, "FILE.py or FILE.py:VARIANT (default: that of the weights or the runs that are named, "
@@ -66,7 +72,7 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     override(config, rest)
     if values.targets:
         config.plan.targets = values.targets
-    return Command(values.mode, values.stage, config, workdir)
+    return Command(values.mode, values.stage, values.distributed, config, workdir)
 
 
 def named_model(argv: Sequence[str]) -> str:

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import jax
 
-from vaedm_jax import evaluate, explore, figures, flags, plan, restore, rundir, sample, train
+from vaedm_jax import evaluate, explore, figures, flags, hosts, plan, restore, rundir, sample, train
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.mesh import keep_memory, share_cpu
+from vaedm_jax.reporting.files import leave_to_another
 
 MODES = {
     "train": train.train,
@@ -30,6 +31,11 @@ MODES = {
     "explore": explore.explore,
     "plan": plan.plan,
 }
+TOGETHER = ("train", "sample", "evaluate")  # modes that several processes can share
+LESS_MEMORY = (
+    "training takes less with --config.ddpm.microbatches=2, .remat=True or .precision=bfloat16 (the VAE alike), "
+    "sampling with a smaller --config.sample.batch_size"
+)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -39,9 +45,17 @@ def run(argv: list[str]) -> None:
     if isinstance(command, str):
         print(__doc__, command, sep="\n")
         return
-    mode, stage, config, workdir = command
+    mode, stage, distributed, config, workdir = command
     keep_memory()
-    share_cpu(*(section.batch_size // max(1, section.microbatches) for section in (config.vae, config.ddpm)))
+    if distributed:
+        if mode not in TOGETHER:
+            raise UserError(f"--distributed: mode '{mode}' is for one process; leave it out")
+        hosts.join(distributed)
+        if jax.process_index():
+            leave_to_another()
+            sys.stdout = open(os.devnull, "w")
+    else:
+        share_cpu(*(section.batch_size // max(1, section.microbatches) for section in (config.vae, config.ddpm)))
     if mode == "train":
         return MODES[mode](config, workdir, stage or "all")
     if stage:
@@ -52,7 +66,11 @@ def run(argv: list[str]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run a command and return the exit status: 0, 1 where a run cannot go on, 2 for bad input, 130 for Ctrl-C."""
+    """Run a command and return the exit status.
+
+    0: done. 1: the run cannot go on. 2: bad input. 130: Ctrl-C. After 143 (SIGTERM) and 75 (another process has ended)
+    the same command continues, as it does after a kill.
+    """
     logging.basicConfig(format="vaedm: %(message)s", force=True)
     for noisy in ("absl", "asyncio"):  # Orbax's threads print the traceback of what is raised here too
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -60,10 +78,8 @@ def main(argv: list[str]) -> int:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
         run(argv)
-    except UserError as error:
-        return fail(str(error), 2)
-    except RunError as error:
-        return fail(str(error), 1)
+    except (UserError, RunError) as error:
+        return fail(str(error), error.status)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     except OSError as error:
@@ -72,6 +88,13 @@ def main(argv: list[str]) -> int:
         full = error.errno in FULL
         advice = "; free some space, and the same command continues" if full else ""
         return fail(f"{error.filename or 'disk'}: {error.strerror}{advice}", 1 if full else 2)
+    except jax.errors.JaxRuntimeError as error:
+        what = ": ".join(dict.fromkeys(str(error).partition("\n")[0].split(": ")))
+        if "RESOURCE_EXHAUSTED" in what:
+            return fail(f"the device's memory is full ({what}); {LESS_MEMORY}", 1)
+        if hosts.alone():
+            raise
+        return fail(f"{hosts.GONE} ({what})", os.EX_TEMPFAIL)
     return 0
 
 
@@ -81,4 +104,4 @@ def fail(message: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    hosts.leave(main(sys.argv))

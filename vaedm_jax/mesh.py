@@ -52,7 +52,7 @@ def keep_memory() -> None:
 
 def make_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Devices, by default all: `model` along that axis, the rest along `data`; UserError where that cannot be."""
-    devices = np.array(devices or jax.devices())
+    devices = np.array(devices or sorted(jax.devices(), key=lambda d: (d.process_index, d.id)))
     if devices.size % model:
         raise UserError(f"mesh.model = {model}: there are {devices.size} devices, and it must divide their number")
     return Mesh(devices.reshape(-1, model), ("data", "model"))
@@ -84,6 +84,13 @@ def whole_batch(mesh: Mesh, size: int) -> int:
     """A number of images, rounded up to a multiple of the devices that share a batch."""
     share = mesh.shape["data"]
     return -(-size // share) * share
+
+
+def host_share(mesh: Mesh) -> tuple[int, int]:
+    """(k, n): this process feeds the k-th of n equal parts of a batch; so do others where `model` spans processes."""
+    rows = np.vectorize(lambda d: d.process_index == jax.process_index())(mesh.devices).any(axis=1)
+    first, n = int(rows.argmax()), int(rows.sum())
+    return first // n, len(rows) // n
 
 
 def place_batch(mesh: Mesh, local: np.ndarray) -> jax.Array:

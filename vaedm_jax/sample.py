@@ -1,18 +1,18 @@
 """Mode `sample`: images from a trained run, or from the weights in the package."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaedm_jax import store
+from vaedm_jax import hosts, store
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import chain_of, check, data_of
 from vaedm_jax.data import Source, load
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, write_report
+from vaedm_jax.reporting.files import remove
 
 SHOWN = 256  # images that the grid has at most
 
@@ -45,7 +45,8 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         store.write_pngs(target := workdir / "export" / name, parts)
     else:
         store.write_npz(target := workdir / "samples" / f"{name}.npz", settings.n, parts)
-    shutil.rmtree(kept)
+    hosts.meet("all is read")
+    remove(kept)
     write_report(workdir)
     print(f"{settings.n} images ({which}; {how}): {workdir / 'samples' / name}.png and {target}", flush=True)
 

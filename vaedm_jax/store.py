@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vaedm_jax import hosts
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.data import Source, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF, warm_step
 from vaedm_jax.mesh import whole_batch
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.reporting.files import write_arrays
+from vaedm_jax.reporting.files import write_arrays, writes
 
 Parts = Callable[[], Iterator[Samples]]  # begins anew at every call
 
@@ -57,6 +58,7 @@ def stored(model: VAEDM, n: int, seed: int, chain: Chain, batch_size: int, folde
             part = Samples(*(a if a is None else to_uint8(a) for a in drawn))
             arrays = {name: a for name, a in part._asdict().items() if a is not None}
             write_arrays(path, arrays | {"identity": np.array(identity)})
+            hosts.meet("a part is stored")
         yield Samples(*(a if a is None else a[: n - first] for a in part))
         first += len(part.images)
 
@@ -74,6 +76,8 @@ def read_part(path: Path, identity: str) -> Samples | None:
 
 def write_npz(path: Path, n: int, parts: Parts) -> None:
     """All n images, and their x_hat where they have one, as arrays [n, H, W, C] of one file, which is written whole."""
+    if not writes():
+        return
     beside = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -90,6 +94,8 @@ def write_npz(path: Path, n: int, parts: Parts) -> None:
 
 def write_pngs(folder: Path, parts: Parts) -> None:
     """All images as `000000.png` and so on, in a folder that appears when it is whole."""
+    if not writes():
+        return
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)

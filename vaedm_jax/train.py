@@ -1,5 +1,6 @@
 """Mode `train`: stage 1, then stage 2, each from where it was left."""
 
+import hashlib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaedm_jax import rundir
+from vaedm_jax import hosts, rundir
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import check, flatten, picture_chain
 from vaedm_jax.data import Dataset, load, preview
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.errors import UserError
-from vaedm_jax.evaluation.judge import judges
+from vaedm_jax.evaluation.judge import fingerprint, judges
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import build_unet, build_vae
 from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
@@ -55,6 +56,7 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
             )
     if not uncond and not reuse:
         check_order(config, workdir, stage, total_steps(config.vae, len(data.train)))
+    see_the_same(config, workdir, data)
     rundir.claim(workdir, config)
     print(f"data: {data.name}, {len(data.train):,} images to train on, {len(data.test):,} held out", flush=True)
 
@@ -73,6 +75,21 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     if stage != "vae":
         fitted(ddpm_stage(config, vae_params))
     print(f"the report is in {workdir / 'report.html'}", flush=True)
+
+
+def see_the_same(config: ConfigDict, workdir: Path, data: Dataset) -> None:
+    """UserError in all processes unless all have one configuration, one data set and one run directory."""
+    if hosts.alone():
+        return
+    seen = {
+        "another configuration": rundir.encode_config(config),
+        "other data": f"{data.name} {fingerprint(data.train)} {fingerprint(data.test)}",
+        f"another state of {workdir} (it must be a folder that all share)": str(
+            [newest_step(workdir / name) for name in ("vae", "ddpm")]
+        ),
+    }
+    for what, text in seen.items():
+        hosts.agree(hashlib.sha256(text.encode()).digest(), what)
 
 
 def check_order(config: ConfigDict, workdir: Path, stage: str, total: int) -> None:

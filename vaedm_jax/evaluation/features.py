@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from vaedm_jax import hosts
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation import classifier, inception
 from vaedm_jax.evaluation.random_features import random_features
@@ -84,8 +85,8 @@ class Extractor:
 
     def __init__(self, space: Space, mesh: Mesh, batch_size: int):
         self.space, self.size = space, whole_batch(mesh, batch_size)
-        self.params = jax.device_put(space.params, replicated(mesh))
-        self.forward = jax.jit(space.apply, in_shardings=(replicated(mesh), split_batch(mesh)))
+        self.params, self.split = jax.device_put(space.params, replicated(mesh)), split_batch(mesh)
+        self.forward = jax.jit(space.apply)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Features [N, D] and logits [N, classes] or None, of images uint8 [N, H, W, C].
@@ -96,7 +97,7 @@ class Extractor:
         for begin in range(0, len(images), self.size):
             batch = images[begin : begin + self.size]
             full = np.resize(batch, (self.size, *images.shape[1:]))  # repeated: one shape, one compilation
-            parts.append([a if a is None else np.asarray(a)[: len(batch)] for a in self.run(full)])
+            parts.append([a if a is None else a[: len(batch)] for a in hosts.fetch(self.run(full))])
         features, logits = (None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True))
         bad = ~np.isfinite(features).all(axis=1)
         if bad.any():
@@ -108,7 +109,7 @@ class Extractor:
 
     def run(self, images: np.ndarray) -> tuple[jax.Array, jax.Array | None]:
         try:
-            features, logits = self.forward(self.params, images)
+            features, logits = self.forward(self.params, jax.device_put(images, self.split))
         except Exception as error:
             if self.space.params:
                 raise

@@ -9,7 +9,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 
 from vaedm_jax.errors import RunError, UserError
-from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.reporting.files import write_whole, writes
 
 FILE = "metrics.jsonl"
 
@@ -23,7 +23,9 @@ class MetricWriter:
     """
 
     def __init__(self, folder: Path | str, resume_step: int = 0):
-        self._path = Path(folder, FILE)
+        self._path, self._file = Path(folder, FILE), None
+        if not writes():
+            return
         kept = [line for line in read_metrics(folder) if line["step"] <= resume_step]
         write_whole(self._path, b"".join(map(_encode, kept)))
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
@@ -39,6 +41,8 @@ class MetricWriter:
 
         A value that is not finite is written as null. Raises RunError if the disk takes no more.
         """
+        if self._file is None:
+            return
         scalars = {name: float(value) for name, value in scalars.items()}
         line = _encode({"step": int(step), "time": time.time(), **scalars})
         try:

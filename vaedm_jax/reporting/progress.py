@@ -1,5 +1,6 @@
 """How far a long run is: a bar on a terminal, a line now and then in a log."""
 
+import io
 import sys
 import time
 from collections import deque
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from vaedm_jax.reporting.files import writes
 
 WINDOW = 60.0  # seconds over which the speed is measured
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
@@ -32,7 +35,7 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._stream, self._clock = stream or sys.stderr, clock
+        self._stream, self._clock = stream or (sys.stderr if writes() else io.StringIO()), clock
         self._total, self._images, self._noun, self._unit = total, images_per_step, noun, unit
         self.label = label
         self._marks: deque[tuple[float, int]] = deque()  # (time, step) at each showing within the window

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from vaedm_jax import hosts
 from vaedm_jax.errors import RunError, UserError
 
 log = logging.getLogger(__name__)
@@ -113,12 +114,13 @@ class Checkpoints:
 
     def _set_bad_aside(self) -> None:
         """Move bad checkpoints out of the manager's sight, lest they stand in the way of good ones of their steps."""
-        for step in self.bad:
+        for step in self.bad if jax.process_index() == 0 else ():
             target = self.folder.with_name("corrupt") / str(step)
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(exist_ok=True)
             shutil.move(self.folder / str(step), target)
         if self.bad:
+            hosts.meet("bad checkpoints are set aside")
             self.manager.reload()
             self.bad = []
 

@@ -1,0 +1,85 @@
+"""Several processes, on one machine or many, that work as one: each drives its own devices, and the first one writes.
+
+A process alone is the first of one, and nothing here waits for anybody then.
+"""
+
+import os
+import re
+import signal
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from vaedm_jax.errors import UserError
+
+HEARTBEAT = 20  # seconds after which a process that says nothing is taken for dead
+EXAMPLE = "0/2@10.0.0.1:1234"
+GONE = "another process has probably ended; start all of them again, and the same command continues"
+
+
+def join(spec: str) -> None:
+    """Meet the other processes; call it before anything else of JAX.
+
+    Args:
+      spec: "K/N@HOST:PORT", the K-th of N (from 0), which meet where the first listens; or "auto", where JAX finds this
+        out (Slurm, Open MPI, Kubernetes, TPU pods).
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)@(.+:\d+)", spec)
+    if spec != "auto" and not (found and int(found[1]) < int(found[2])):
+        raise UserError(f"--distributed={spec}: it must be 'auto', or K/N@HOST:PORT with K < N, such as {EXAMPLE}")
+    who = {}
+    if found:
+        who = {"process_id": int(found[1]), "num_processes": int(found[2]), "coordinator_address": found[3]}
+        who["cluster_detection_method"] = "deactivate"
+    try:
+        jax.distributed.initialize(**who, heartbeat_timeout_seconds=HEARTBEAT)
+    except (ValueError, RuntimeError) as error:
+        remedy = f"; name the process, such as --distributed={EXAMPLE}" if spec == "auto" else ""
+        raise UserError(f"--distributed={spec}: the processes do not meet ({error}){remedy}") from error
+    # JAX has set a handler of its own, which would keep SIGTERM to itself; see training/stop.py.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def leave(status: int) -> None:
+    """End the process. After a failure it does not wait for the others, who wait for it."""
+    if status and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def alone() -> bool:
+    return jax.process_count() == 1
+
+
+def gather(value: Any) -> np.ndarray:
+    """A value [...] of every process, [processes, ...]."""
+    return np.asarray(multihost_utils.process_allgather(np.asarray(value)))
+
+
+def meet(what: str) -> None:
+    """Wait until all have come here, so that the files that the first has written are there for the others."""
+    if not alone():
+        multihost_utils.sync_global_devices(what)
+
+
+def agree(digest: bytes, what: str) -> None:
+    """UserError in all processes unless all have the same digest, of 4 bytes or more."""
+    numbers = gather(np.frombuffer(digest[:4], np.int32))
+    others = [k for k, number in enumerate(numbers) if (number != numbers[0]).any()]
+    if others:
+        raise UserError(f"process {others[0]} of {len(numbers)} sees {what} than process 0; give all of them the same")
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays of JAX as those of NumPy, whole in every process."""
+
+    def whole(a: Any) -> Any:
+        here = not isinstance(a, jax.Array) or a.is_fully_addressable or a.is_fully_replicated
+        return a if here else multihost_utils.process_allgather(a, tiled=True)
+
+    return jax.device_get(jax.tree.map(whole, tree))

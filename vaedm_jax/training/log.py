@@ -1,0 +1,102 @@
+"""What a stage tells while it is trained: what is about to run, how far it is, and the figures of its steps."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from clu import parameter_overview
+from clu.metrics import Average
+from tqdm import tqdm
+
+from vaedm_jax import models
+from vaedm_jax.errors import RunError
+from vaedm_jax.reporting import MetricWriter, Progress
+from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.training.stages import Stage
+from vaedm_jax.training.state import TrainState
+
+WARM_UP = 5  # the quickest of so many steps is what the duration is estimated by: the first ones are slower
+
+
+class Log:
+    """Of the steps start + 1 to total, in the folder of a stage.
+
+    Args:
+      like: the state, or its shapes. compiled: the train step.
+    """
+
+    def __init__(self, stage: Stage, like: TrainState, compiled: Any, start: int, total: int, folder: Path):
+        self.stage, self.like, self.compiled = stage, like, compiled
+        self.start, self.total, self.folder = start, total, folder
+        self.progress = Progress(total, start, stage.name, stage.settings.batch_size)
+        self.writer = MetricWriter(folder, start)
+        self.pending: list[dict[str, jax.Array]] = []
+        self.seconds: list[float] = []
+        self.began = time.monotonic()
+
+    def add(self, n: int, metrics: dict[str, jax.Array]) -> None:
+        """Step n is under way."""
+        self.pending.append(metrics)
+        if len(self.seconds) < WARM_UP:
+            jax.block_until_ready(metrics)
+            now = time.monotonic()
+            self.seconds.append(now - self.began)
+            self.began = now
+            if n == min(self.start + WARM_UP, self.total):
+                self.opening(min(self.seconds))
+        self.progress.update(n, metrics["loss"])
+
+    def averages(self, last: int) -> dict[str, float]:
+        """Means of the figures since the last call, up to step `last`; RunError names the first that is not finite."""
+        fetched, self.pending = jax.device_get(self.pending), []
+        for i, figures in enumerate(fetched):
+            for name, value in figures.items():
+                if not math.isfinite(value):
+                    raise RunError(
+                        f"step {last - len(fetched) + 1 + i}: the {name} is {value}. Training stops; the checkpoints "
+                        f"in {self.folder / 'checkpoints'} are from before it. A lower learning rate or clipping may "
+                        "help"
+                    )
+        means = {}
+        for name in fetched[0]:
+            mean = Average.empty()
+            for figures in fetched:
+                mean = mean.merge(Average.from_model_output(values=figures[name]))
+            means[name] = float(mean.compute())
+        return means
+
+    def write(self, n: int, figures: dict[str, float]) -> None:
+        """Write figures of step n down, and how fast it goes."""
+        speed = {"images_per_s": self.progress.images_per_s} if self.progress.images_per_s else {}
+        self.writer.write(n, figures | speed)
+
+    def opening(self, seconds: float) -> None:
+        """Say what is about to run, on what, and what it takes; leave it in summary.json and parameters.txt too."""
+        devices, memory, batch_size = jax.devices(), self.compiled.memory_analysis(), self.stage.settings.batch_size
+        size = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+        summary = {
+            "device": f"{len(devices)} x {devices[0].device_kind}",
+            "processes": jax.process_count(),
+            "parameters": models.count(self.like.params),
+            "memory_a_device_MB": round((size - memory.alias_size_in_bytes) / 1e6),
+            "batch_size": batch_size,
+            "steps": self.total,
+            "duration_estimate": tqdm.format_interval((self.total - self.start) * seconds),
+        }
+        write_whole(self.folder / "summary.json", json.dumps(summary, indent=1).encode())
+        overview = parameter_overview.get_parameter_overview(self.like.params, include_stats=False)
+        write_whole(self.folder / "parameters.txt", overview.encode())
+        print(
+            f"{self.stage.name}: {summary['device']}, {summary['parameters']:,} parameters, about "
+            f"{summary['memory_a_device_MB']:,} MB a device and {summary['duration_estimate']} for the steps "
+            f"{self.start + 1:,} to {self.total:,} of {batch_size} images",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """The last step is shown, and all is on disk."""
+        self.progress.close()
+        self.writer.close()
