@@ -104,6 +104,7 @@ def fit(
                 writer.write(n, figures)
                 pending = []
             if due["checkpoint"]:
+                writer.sync()
                 checkpoints.save(state)
             if end:
                 break
