@@ -40,7 +40,7 @@ signal_jobs() {
   for job in "${jobs_[@]}"; do kill "-$1" -- "-$job" 2>/dev/null || true; done
 }
 
-together() { # N COMMAND...: the status is 2, 1 or 130 if one of them has it, else the first that is not 0
+together() { # N COMMAND...: the status is the first that is not 0; those that follow are its consequences
   local n=$1 ended=0 verdict=0 until=0 killed='' k status
   shift
   local ends
@@ -61,14 +61,7 @@ together() { # N COMMAND...: the status is 2, 1 or 130 if one of them has it, el
   while ((ended < n)); do
     if read -r -t 1 -u "$ends" status; then
       ((++ended))
-      case $status in
-        0) ;;
-        2) verdict=2 ;;
-        1) ((verdict == 2)) || verdict=1 ;;
-        130) case $verdict in 1 | 2) ;; *) verdict=130 ;; esac ;;
-        *) ((verdict)) || verdict=$status ;;
-      esac
-      if ((verdict && !until)); then until=$((SECONDS + RESTART_GRACE)); fi
+      if ((status && !verdict)); then verdict=$status until=$((SECONDS + RESTART_GRACE)); fi
     elif ((until && SECONDS >= until)) && [ -z "$asked" ]; then
       if [ -n "$killed" ]; then
         signal_jobs KILL

@@ -120,9 +120,14 @@ def test_processes_meet_at_one_place_and_all_start_again_once_one_has_died(tmp_p
     assert sorted(said) == sorted(2 * [f"cpu --distributed={k}/2@localhost:777" for k in (0, 1)])
 
 
-def test_a_verdict_of_one_process_counts_more_than_the_death_of_the_others(tmp_path):
-    python = program(tmp_path / "python", 'case "$*" in *=0/2*) exit 134 ;; *) sleep 0.3; exit 1 ;; esac\n')
-    assert launch("gpu.sh", f"--python={python}", "--processes=2", *ARGUMENTS).returncode == 1
+@pytest.mark.parametrize(("first", "second", "status"), [(1, 134, 1), (134, 1, 0)])
+def test_of_several_processes_the_first_that_fails_decides(tmp_path, first, second, status):
+    python = program(
+        tmp_path / "python",
+        f"""cd {tmp_path}; [ ! -e again ] || exit 0
+        case "$*" in *=0/2*) exit {first} ;; *) sleep 0.3; touch again; exit {second} ;; esac\n""",
+    )
+    assert launch("gpu.sh", f"--python={python}", "--processes=2", *ARGUMENTS).returncode == status
 
 
 def test_hosts_are_reached_by_ssh_and_a_broken_connection_finds_the_training_again(tmp_path):
