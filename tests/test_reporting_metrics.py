@@ -60,6 +60,17 @@ def test_a_broken_line_inside_is_named_and_nothing_is_lost(tmp_path):
     assert path.read_text() == '{"step": 1}\nrubbish\n{"step": 3}\n'
 
 
+def test_a_sync_reaches_all_lines(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor)))
+    writer = reporting.MetricWriter(tmp_path, 0)
+    writer.write(1, {"loss": 1.0})
+    writer.sync()
+    there = (tmp_path / "metrics.jsonl").stat()
+    assert [(s.st_ino, s.st_size) for s in synced] == [(there.st_ino, there.st_size)] and there.st_size
+    writer.close()
+
+
 def test_no_metrics_are_an_empty_list(tmp_path):
     assert reporting.read_metrics(tmp_path) == []
 

@@ -54,6 +54,11 @@ class MetricWriter:
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
 
+    def sync(self) -> None:
+        """Puts the lines where the loss of the machine does not reach them: a bucket has a file once it is synced."""
+        if self._file is not None:
+            os.fsync(self._file)
+
     def close(self) -> None:
         """Waits until all is written. Calling it twice does no harm."""
         if self._file is not None:

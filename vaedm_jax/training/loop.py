@@ -96,6 +96,7 @@ def fit(
                 log.write(n, figures | (looked or {}))
                 stopped = stopped or (stop.asked if looked is None else 0)
             if stopped or due["checkpoint"]:
+                log.writer.sync()
                 checkpoints.save(state, {OWED: 1.0} if looked is None else {})
             stop.check(stopped, stage.name, n, total)
             if n < total:

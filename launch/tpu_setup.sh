@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Run by launch/tpu_vm.sh on each machine of a TPU: mounts gs://BUCKET at /mnt/bucket and makes .venv, if that is not done.
+#   launch/tpu_setup.sh BUCKET
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bucket=$1 mount=/mnt/bucket
+
+# https://cloud.google.com/storage/docs/cloud-storage-fuse/install
+if ! command -v gcsfuse >/dev/null; then
+  key=/usr/share/keyrings/cloud.google.asc
+  curl -fsSL https://packages.cloud.google.com/apt/doc/apt-key.gpg | sudo tee "$key" >/dev/null
+  echo "deb [signed-by=$key] https://packages.cloud.google.com/apt gcsfuse-$(lsb_release -cs) main" |
+    sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null
+  sudo apt-get -qq -o DPkg::Lock::Timeout=300 update
+  sudo apt-get -qq -o DPkg::Lock::Timeout=300 install gcsfuse
+fi
+if ! mountpoint -q "$mount"; then
+  sudo mkdir -p "$mount"
+  sudo chown "$(id -u)" "$mount"
+  # Nothing about files is remembered: the machines must see at once what one of them wrote.
+  gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 "$bucket" "$mount"
+fi
+
+# The images of TPU VMs have Python 3.10, which is too old.
+if [ ! -x .venv/bin/python ]; then
+  python3 -m pip install --quiet --user uv
+  python3 -m uv python install --quiet 3.12
+  PYTHON=$(python3 -m uv python find --no-project 3.12)
+  export PYTHON
+fi
+launch/env.sh tpu
