@@ -2,12 +2,13 @@
 
 import json
 
+import jax
 import pytest
 
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
 from tests.tiny import tiny_config
-from vaedm_jax import rundir
-from vaedm_jax.main import main
+from vaedm_jax import hosts, rundir
+from vaedm_jax.main import MODES, main
 
 
 def test_a_vae_of_another_run_must_be_there_and_fit(refused, run):
@@ -93,3 +94,29 @@ def test_settings_newer_than_a_run_have_their_defaults(run):
     (run / "config.json").write_text(json.dumps(stored))
     config = rundir.read_config(run)
     assert config.ddpm.scale_shift is False and config.log.every == 50 and config.ddpm.channels == 32
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.\nmore",
+            1,
+            ["memory is full", "12 bytes", "microbatches"],
+        ),
+        ("INTERNAL: Gloo all-reduce failed: Connection closed by peer", 75, ["another process", "closed by peer"]),
+    ],
+)
+def test_what_the_device_or_another_process_ends_is_told_in_a_line(run, monkeypatch, capsys, error, status, words):
+    def fail(*_):
+        raise jax.errors.JaxRuntimeError(error)
+
+    monkeypatch.setitem(MODES, "train", fail)
+    monkeypatch.setattr(hosts, "alone", lambda: status == 1)
+    assert main(["main", f"--workdir={run}"]) == status
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and all(word in printed for word in words)
+
+
+def test_modes_for_one_process_refuse_to_be_shared(refused, run):
+    refused("--mode=figures --workdir={run} --distributed=0/2@localhost:1", "--distributed", "'figures'")

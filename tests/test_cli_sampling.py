@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture, save, trained_fixture  # noqa: F401
+from tests.tiny import tiny_config
 from vaedm_jax import flags, rundir
 from vaedm_jax.api import VAEDM
 from vaedm_jax.errors import UserError
@@ -113,3 +114,15 @@ def test_images_may_come_as_files(trained):
     names = sorted(file.name for file in (trained / "export" / "run_ddpm_noise_2_seed9").iterdir())
     assert names == [f"{i:06d}.png" for i in range(5)]
     assert not list((trained / "samples").glob("*.parts"))
+
+
+def test_a_model_that_was_trained_in_float32_is_sampled_in_bfloat16_where_it_is_asked_for(tmp_path):
+    rundir.claim(tmp_path, tiny_config("uncond"))
+    save(tmp_path / "ddpm" / "checkpoints", 0.05)
+    found = []
+    for precision in ("float32", "bfloat16"):
+        command = ["--mode=sample", f"--config.ddpm.precision={precision}", "--config.sample.steps=2"]
+        assert main(["main", f"--workdir={tmp_path}", *command]) == 0
+        with np.load(tmp_path / "samples" / "run_ddpm_noise_2_seed0.npz") as arrays:
+            found.append(arrays["images"].astype(int))
+    assert 0 < np.abs(found[0] - found[1]).mean() < 3

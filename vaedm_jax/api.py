@@ -115,6 +115,12 @@ class VAEDM:
             )
         return cls(config, vae, ddpm or {})
 
+    def computing_as(self, config: ConfigDict) -> "VAEDM":
+        """This model, computing in the precision of a configuration (`vae.precision`, `ddpm.precision`)."""
+        changed = self.config.copy_and_resolve_references()
+        changed.vae.precision, changed.ddpm.precision = config.vae.precision, config.ddpm.precision
+        return type(self)(changed, self.params["vae"], self.params["ddpm"], self.mesh)
+
     def save(self, file: str | Path, dtype: Any = np.float32) -> None:
         """Write parameters and configuration as one safetensors file, which is the whole model."""
         flat = flatten_dict(jax.device_get(self.params), sep="/")

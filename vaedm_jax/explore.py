@@ -167,7 +167,7 @@ def explore(config: ConfigDict, workdir: Path) -> None:
         import gradio  # noqa: F401
     except ImportError as error:
         raise UserError("--mode=explore needs Gradio: launch/env.sh explore, or pip install '.[explore]'") from error
-    model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
+    model = VAEDM.open(config.sample.weights or workdir, config.sample.best).computing_as(config)
     explorer = Explorer(model, some(load(data_of(config, model.config)).train, ENCODED), chain_of(config.sample))
     settings = config.explore
     page = build_page(explorer, f"VAEDM, {Path(config.sample.weights or workdir).stem}")

@@ -24,7 +24,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     """
     check(config, to_train=False)
     settings = config.sample
-    model = VAEDM.open(settings.weights or workdir, settings.best)
+    model = VAEDM.open(settings.weights or workdir, settings.best).computing_as(config)
     (chain,) = store.placed(model, [chain_of(settings)], lambda: load(data_of(config, model.config)).train)
     model.check_chain(chain)
     origin, which = "run", f"run {workdir.name}"
