@@ -19,3 +19,5 @@ lock base --constraint launch/lock/explore.txt
 for extra in cuda tpu; do
   lock "$extra" --extra "$extra" --constraint launch/lock/base.txt
 done
+# The lower bounds of setup.py, among them the versions of Colab's TPU image, for launch/test.sh --oldest.
+lock oldest --resolution lowest-direct

@@ -35,6 +35,13 @@ def test_a_number_that_was_asked_for_stays():
     assert devices(2, 32, JAX_NUM_CPU_DEVICES="3") == 3
 
 
+def test_devices_that_are_there_already_stay():
+    begun = CODE.replace("share_cpu(*", "import jax; jax.devices(); share_cpu(*")
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [sys.executable, "-c", begun, "2", "32"]
+    assert subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout == "1\n"
+
+
 ALLOCATIONS = """
 import resource, sys
 import numpy as np

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ MALLOC_OPTIONS = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_MMAP_MAX": (-4, 0), "M
 
 
 def share_cpu(*batch_sizes: int) -> None:
-    """Make the CPU as many devices as it has cores and the batches allow; call it before anything else of JAX.
+    """Make the CPU as many devices as it has cores and the batches allow, unless JAX has begun (as in a notebook).
 
     XLA leaves half of two cores idle where they are one device: both stages of configs/emoji.py take 0.6 of the time
     on two. A number that the user asked for (XLA_FLAGS, JAX_NUM_CPU_DEVICES) stays, and so do accelerators.
@@ -36,7 +37,8 @@ def share_cpu(*batch_sizes: int) -> None:
     if not asked and jax.config.jax_num_cpu_devices < 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         shares = [n for n in range(1, min(cores, MOST_CPU_DEVICES) + 1) if math.gcd(*batch_sizes) % n == 0]
-        jax.config.update("jax_num_cpu_devices", max(shares, default=1))
+        with suppress(RuntimeError):  # the devices are there already
+            jax.config.update("jax_num_cpu_devices", max(shares, default=1))
 
 
 def keep_memory() -> None:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from vaedm_jax.reporting.files import writes
 
+NOTEBOOK = "ipykernel.iostream"  # whose streams say that they are no terminal, and know a carriage return
 WINDOW = 60.0  # seconds over which the speed is measured
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
 
@@ -20,7 +21,7 @@ class Progress:
 
     total: steps of the whole run; start: steps done before, by the run that this one continues.
     label: may be changed on the way. noun: what a step is called; unit: what there are `images_per_step` of.
-    On a terminal it is a bar, otherwise (a log, a CI job) a plain line every ten seconds at most.
+    On a terminal and in a notebook it is a bar, otherwise (a log, a CI job) a plain line every ten seconds at most.
     The speed counts from the first step that ends here, so neither earlier steps nor compilation enter it.
     """
 
@@ -41,7 +42,7 @@ class Progress:
         self._marks: deque[tuple[float, int]] = deque()  # (time, step) at each showing within the window
         self._step, self._loss, self._shown_step = start, None, start
         self._bar = None
-        if self._stream.isatty():
+        if self._stream.isatty() or type(self._stream).__module__ == NOTEBOOK:
             self._bar = tqdm(
                 total=total, initial=start, desc=label, file=self._stream, bar_format=BAR, dynamic_ncols=True
             )
