@@ -4,7 +4,12 @@ import os
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
+
+from vaedm_jax.errors import UserError
+from vaedm_jax.mesh import check_memory, make_mesh, replicated, split_batch
 
 CODE = """
 import os, sys
@@ -64,3 +69,15 @@ def test_memory_that_is_freed_is_used_again_and_not_taken_from_the_kernel_anew()
         for how in ("keep", "leave")
     ]
     assert faults[0] < faults[1] / 10
+
+
+def test_a_state_that_no_device_can_hold_is_refused_before_it_is_made():
+    place = replicated(mesh := make_mesh())
+    fits = jax.ShapeDtypeStruct((2**10,), np.float32, sharding=place)
+    check_memory({"a": fits}, "it")
+    large = jax.ShapeDtypeStruct((8, 2**40), np.float32, sharding=place)
+    with pytest.raises(UserError, match=r"it needs 32768.0 GiB of a device, which has \d+\.\d, .*mesh.fsdp=True"):
+        check_memory({"a": fits, "b": large}, "it")
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    cut = jax.ShapeDtypeStruct((8, has // 4), np.float32, sharding=split_batch(mesh))  # exactly what there is
+    check_memory(cut, "it")

@@ -60,6 +60,20 @@ def make_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Me
     return Mesh(devices.reshape(-1, model), ("data", "model"))
 
 
+def check_memory(tree: Any, what: str) -> None:
+    """UserError where what a device would hold of a tree (arrays or shapes, with shardings) is more than it has."""
+    device = jax.local_devices()[0]
+    has = (device.memory_stats() or {}).get("bytes_limit", 0)
+    if device.platform == "cpu":
+        has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    needs = sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
+    if has and needs > has:
+        raise UserError(
+            f"{what} needs {needs / 2**30:.1f} GiB of a device, which has {has / 2**30:.1f}, before any image is in; "
+            "more devices with --config.mesh.fsdp=True, or smaller networks need less"
+        )
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 

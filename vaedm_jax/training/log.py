@@ -81,6 +81,7 @@ class Log:
             "device": f"{len(devices)} x {devices[0].device_kind}",
             "processes": jax.process_count(),
             "parameters": models.count(self.like.params),
+            "GFLOP_a_step_and_device": round((self.compiled.cost_analysis() or {}).get("flops", 0) / 1e9, 3),
             "memory_a_device_MB": round((size - memory.alias_size_in_bytes) / 1e6),
             "batch_size": batch_size,
             "steps": self.total,

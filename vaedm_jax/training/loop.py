@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vaedm_jax import hosts
 from vaedm_jax.data import Dataset, batches
-from vaedm_jax.mesh import host_share, place_batch, placement
+from vaedm_jax.mesh import check_memory, host_share, place_batch, placement
 from vaedm_jax.training.checkpoints import Best, Checkpoints
 from vaedm_jax.training.log import Log
 from vaedm_jax.training.stages import Stage
@@ -49,8 +49,9 @@ def fit(
     folder, settings = workdir / stage.name, stage.settings
     total = total_steps(settings, len(data.train))
     key, init_key = jax.random.split(jax.random.key(config.seed))
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
     like = abstract_state(stage, mesh, config.mesh.fsdp)
+    check_memory(like, f"the state of the {stage.name.upper()}")
+    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
     state = checkpoints.restore(like)
     start = 0 if state is None else int(state.step)
     owed = OWED in checkpoints.figures
