@@ -27,12 +27,19 @@ def killed_and_whole(folder: Path, kills: int, steps: int, seed: int = 0) -> Non
     settings = f"--config.vae.steps={steps} --config.ddpm.steps={steps} --config.log.every=1 --config.log.pictures=12"
     settings += " --config.checkpoint.every=7 --config.checkpoint.best=held_out_loss"
     whole, killed = folder / "whole", folder / "killed"
-    ended(start(whole, *settings.split()))
+    began = time.monotonic()
+    process = start(whole, *settings.split())
+    wait_for(process, lambda: lines(whole) > 0)
+    opening = time.monotonic() - began
+    ended(process)
     moments = random.Random(seed)
     for number, line in enumerate(sorted(moments.sample(range(2, 2 * steps - 1), kills)), 1):
         process = start(killed, *settings.split())
-        wait_for(process, lambda: lines(killed) >= line)  # noqa: B023
-        time.sleep(moments.random() * 0.1)
+        if number % 4 == 0:  # before it does a step
+            time.sleep(moments.random() * opening)
+        else:
+            wait_for(process, lambda: lines(killed) >= line)  # noqa: B023
+            time.sleep(moments.random() * 0.1)
         process.kill()
         ended(process, -signal.SIGKILL)
         print(f"kill {number}, at line {lines(killed)} of {2 * steps}", flush=True)
