@@ -2,17 +2,20 @@
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 
 from vaedm_jax.data.source import Source
 from vaedm_jax.errors import UserError
 
+if TYPE_CHECKING:
+    import grain
+
 THREADS = min(8, os.cpu_count() or 1)
 
 
-def pipeline(source: Source, batch_size: int, seed: int, flip: bool) -> grain.MapDataset:
+def pipeline(source: Source, batch_size: int, seed: int, flip: bool) -> "grain.MapDataset":
     """Endless batches: `[n]` is batch n, uint8 [B, S, S, 3], a function of the seed and n alone.
 
     Every epoch has each image once, in an order of its own, and batches run on from one epoch into the next.
@@ -29,6 +32,8 @@ def batches(
     With shard = (k, n), only the k-th of n equal slices of each: uint8 [B / n, S, S, 3]. UserError if there
     are fewer images than one batch takes, or n does not divide the batch size.
     """
+    import grain
+
     index, count = shard
     if batch_size % count:
         raise UserError(f"a batch of {batch_size} images cannot be divided equally among {count} hosts")
@@ -47,8 +52,11 @@ def some(source: Source, n: int) -> np.ndarray:
     return np.stack([source[int(i)] for i in chosen]).astype(np.float32) / 255
 
 
-def slices(source: Source, batch_size: int, count: int, seed: int, flip: bool) -> grain.MapDataset:
+def slices(source: Source, batch_size: int, count: int, seed: int, flip: bool) -> "grain.MapDataset":
     """The endless batches, each cut into `count` equal parts: part k of batch n is `[n * count + k]`."""
+    # Imported where it is used: beside JAX before 0.11 it warns while it is imported, which main.py silences later.
+    import grain
+
     if len(source) < batch_size:
         raise UserError(f"too few images for a batch: {len(source)}, and a batch takes {batch_size}")
     shuffled = grain.MapDataset.source(source).seed(seed).shuffle()
