@@ -68,8 +68,8 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         B, H, W, C = x.shape
         h = Norm(name="norm")(x).reshape(B, H * W, C)
-        h = Dense(3 * C, name="qkv")(h).reshape(B, H * W, self.heads, 3, C // self.heads)
-        h = jax.nn.dot_product_attention(h[..., 0, :], h[..., 1, :], h[..., 2, :])
+        h = Dense(3 * C, name="qkv")(h).reshape(B, H * W, self.heads, 3 * C // self.heads)
+        h = jax.nn.dot_product_attention(*jnp.split(h, 3, axis=-1))
         h = nn.Dense(C, kernel_init=zeros, name="proj")(h.reshape(B, H * W, C))
         return x + h.reshape(B, H, W, C)
 
