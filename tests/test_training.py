@@ -10,6 +10,7 @@ from tests.tiny import random_params, tiny_config
 from vaedm_jax import models
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.mesh import make_mesh, replicated
+from vaedm_jax.models.unet import dropout
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import create_state, ema_decay, optimizer
 from vaedm_jax.training.step import batch_keys, gradients, make_train_step
@@ -229,3 +230,16 @@ def test_conditions_are_dropped_image_by_image_and_in_training_alone(variant):
     np.testing.assert_allclose(half, np.where(dropped, always, never), rtol=1e-5)
     assert 3 <= dropped.sum() <= 13
     np.testing.assert_allclose(losses(1.0, train=False), never, rtol=1e-5)
+
+
+def test_dropout_blanks_its_share_of_elements_each_by_itself_and_keeps_the_mean():
+    rate, x = 0.1, jnp.ones((64, 16, 16, 8))
+    words = jax.random.bits(jax.random.key(0), (4, 2), jnp.uint32)
+    kept = np.asarray(jax.jit(lambda words: jnp.stack([dropout(x, rate, pair) for pair in words]))(words))
+    assert {*np.unique(kept)} == {np.float32(0), np.float32(1 / (1 - rate))}
+    centred = ((kept == 0) - rate) / np.sqrt(rate * (1 - rate))
+    within = 5 / np.sqrt(kept.size)
+    assert abs(centred.mean()) < within
+    for axis, name in enumerate(["words", "image", "row", "column", "channel"]):
+        for distance in (1, kept.shape[axis] // 2):
+            assert abs(np.mean(centred * np.roll(centred, distance, axis))) < within, (name, distance)
