@@ -16,7 +16,7 @@ setup(
         "absl-py>=2.1",
         "clu>=0.0.12",
         "flax>=0.11.2",
-        "grain>=0.2.12",
+        "grain>=0.2.15",
         "jax>=0.7.2",
         "matplotlib>=3.8",
         "ml-collections>=1.0",

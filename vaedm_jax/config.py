@@ -38,6 +38,7 @@ FREE = (
     "eval.*",
     "data.tfds_dir",
     "data.archive",
+    "data.workers",
 )
 # What may be changed on purpose in the middle of a run; it is said, and the run goes on.
 TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout", "ddpm.cond_dropout")
@@ -52,7 +53,7 @@ RANGES = (
     (2, math.inf, ("eval.n", "restore.factor")),
     (3, math.inf, ("figures.z", "figures.x_T")),
     (0, math.inf, (
-        "eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "restore.n", "plan.images",
+        "eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "restore.n", "plan.images", "*.workers",
     )),
     (0, 2**32 - 1, ("seed", "sample.seed")),
     (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight")),
@@ -82,6 +83,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.data.flip = False  # random horizontal flips (the paper has none)
     c.data.tfds_dir = ""  # where tfds keeps its data; empty: its own default
     c.data.archive = ""  # cifar-10-binary.tar.gz, where it lies on disk already
+    c.data.workers = 0  # processes that read and decode; 0: threads of the training process. The batches are the same
 
     c.vae = training_defaults(batch_size=128, epochs=500, learning_rate=1e-4)
     c.vae.enc_block = "32x7,32d2,32t16,16x4,16d2,16t8,8x4,8d2,8t4,4x3,4d4,4t1,1x3"

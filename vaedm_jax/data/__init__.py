@@ -23,7 +23,7 @@ def load(config: ConfigDict) -> Dataset:
     if not 0 <= held_out < 1:
         raise UserError(f"data.held_out is {held_out}; it is a share, at least 0 and below 1")
     if config.path:
-        return folder.load(config.path, size, held_out)
+        return folder.load(config.path, size, held_out, keep=not config.workers)
     if config.category and config.source != "emoji":
         raise UserError(
             f"data.category is {config.category!r}, and {config.source} has no categories, only 'emoji' has; leave it "

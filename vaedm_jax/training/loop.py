@@ -18,7 +18,7 @@ from tqdm import tqdm
 from vaedm_jax import models
 from vaedm_jax.data import Dataset, batches
 from vaedm_jax.errors import RunError
-from vaedm_jax.mesh import place_batch, placement
+from vaedm_jax.mesh import place_ahead, placement
 from vaedm_jax.reporting import MetricWriter, Progress
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.training.checkpoints import Best, Checkpoints
@@ -67,9 +67,10 @@ def fit(
         state = new_state(stage, like, init_key, params)
     images = batches(
         data.train, settings.batch_size, config.seed, config.data.flip, start,
-        shard=(jax.process_index(), jax.process_count()),
+        shard=(jax.process_index(), jax.process_count()), workers=config.data.workers,
     )  # fmt: skip
-    batch = place_batch(mesh, next(images))
+    placed = place_ahead(mesh, images)
+    batch = next(placed)
     step = make_train_step(stage, mesh, total, config.mesh.fsdp).lower(state, stage.frozen, batch, key).compile()
 
     pending: list[dict[str, jax.Array]] = []
@@ -107,7 +108,7 @@ def fit(
                 checkpoints.save(state)
             if end:
                 break
-            batch = place_batch(mesh, next(images))
+            batch = next(placed)
     stop.check(stage.name, n, total)
     return state
 
