@@ -30,6 +30,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "beam": ["apache-beam>=2.77"],
         "explore": ["gradio>=5.0"],
         "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "scipy>=1.11"],
         "cuda": ["jax[cuda12]>=0.7.2"],

@@ -39,6 +39,7 @@ FREE = (
     "data.tfds_dir",
     "data.archive",
     "data.workers",
+    "prepare.*",
 )
 # What may be changed on purpose in the middle of a run; it is said, and the run goes on.
 TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout", "ddpm.cond_dropout")
@@ -54,6 +55,7 @@ RANGES = (
     (3, math.inf, ("figures.z", "figures.x_T")),
     (0, math.inf, (
         "eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "restore.n", "plan.images", "*.workers",
+        "prepare.shards",
     )),
     (0, 2**32 - 1, ("seed", "sample.seed")),
     (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight")),
@@ -76,7 +78,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.source = "emoji"  # the embedded set, or the name of a tfds data set
-    c.data.path = ""  # a folder of images; wins over source and category
+    c.data.path = ""  # a folder of images, or of what mode `prepare` or tfds made; wins over source and category
     c.data.image_size = 32
     c.data.category = ""  # of the emoji, such as "People & Body"; empty: all
     c.data.held_out = 0.05  # share of images kept from training where the source has no test split
@@ -162,6 +164,11 @@ def base_config(variant: str = "form1") -> ConfigDict:
     # Accelerators that mode `plan` compiles for, by names and commas (vaedm_jax/targets.py), and the number of images
     # to train on; 0: those of the data, which must be here then.
     c.plan = ConfigDict({"targets": "tpu-v5e-1", "images": 0})
+
+    # A folder of images as records (mode `prepare`): processes that work on it, 0: one a core; files that the records
+    # are spread over, 0: one for 4,096 images; Apache Beam's options in place of processes here, such as
+    # "runner=FlinkRunner,flink_master=HOST:8081", as `tfds build --beam_pipeline_options` takes them.
+    c.prepare = ConfigDict({"workers": 0, "shards": 0, "beam": ""})
 
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
     c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})
