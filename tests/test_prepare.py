@@ -84,7 +84,7 @@ def test_broken_files_are_listed_with_the_reason(made):
 def test_records_are_an_ordinary_data_set_of_tfds(made):
     source = tfds.builder_from_directory(made[1]).as_data_source("train")
     assert len(source) == 20 and source[3]["image"].shape == (16, 16, 3)
-    assert len(list(made[1].glob("*.array_record-*"))) == 4
+    assert len(list(made[1].glob("images-*"))) == 4
 
 
 def test_a_process_killed_in_the_middle_leaves_whole_shards_that_stay(config, tmp_path):
@@ -93,11 +93,11 @@ def test_a_process_killed_in_the_middle_leaves_whole_shards_that_stay(config, tm
     settings = ["--config.prepare.shards=7", "--config.prepare.workers=1"]
     command = [sys.executable, "-m", "vaedm_jax.main", *arguments(config, folder, target, *settings)[1:]]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(list(target.glob("*.array_record-*"))) < 6:
+    while process.poll() is None and len(list(target.glob("images-*"))) < 6:
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    whole = {file: file.stat().st_mtime_ns for file in target.glob("*.array_record-*")}
+    whole = {file: file.stat().st_mtime_ns for file in target.glob("images-*")}
     assert "not finished" in load_error(path=str(target), image_size=16)
     (folder / "last.png").unlink()
     save(folder / "last.png", noise(20))
@@ -144,7 +144,7 @@ def test_records_that_do_not_fit_are_an_error_that_says_what_would(config, made,
     few = ["main", f"--config={config}", f"--config.data.path={made[1]}", f"--workdir={tmp_path / 'run'}"]
     assert main([*few, "--config.vae.batch_size=24"]) == 2
     assert "too few for a batch: vae.batch_size = 24" in capsys.readouterr().err
-    shard = next(made[1].glob("*.array_record-00002-*"))
+    shard = next(made[1].glob("images-*-00002-*"))
     shard.rename(tmp_path / "elsewhere")
     assert f"{shard.name} is not there" in load_error(path=str(made[1]), image_size=16)
     (tmp_path / "elsewhere").rename(shard)
