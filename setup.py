@@ -32,6 +32,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "beam": ["apache-beam>=2.77"],
         "explore": ["gradio>=5.0"],
         "test": [
             "hypothesis>=6.100",

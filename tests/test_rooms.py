@@ -49,23 +49,12 @@ ROOMS = {
     "plan": {
         *("errors", "data", "evaluation", "config", "generation", "mesh", "reporting", "targets", "training"),
     },
+    "shards": {"errors", "data", "reporting"},
+    "prepare": {"errors", "data", "reporting", "config", "shards"},
     "flags": {"errors", "config", "rundir"},
     "main": {
-        *(
-            "errors",
-            "mesh",
-            "hosts",
-            "reporting",
-            "rundir",
-            "train",
-            "sample",
-            "evaluate",
-            "restore",
-            "figures",
-            "explore",
-            "plan",
-            "flags",
-        ),
+        *("errors", "mesh", "hosts", "reporting", "rundir", "train", "sample", "evaluate", "restore", "figures"),
+        *("explore", "plan", "prepare", "flags"),
     },
 }
 LIBRARIES = {

@@ -38,6 +38,8 @@ FREE = (
     "eval.*",
     "data.tfds_dir",
     "data.archive",
+    "data.workers",
+    "prepare.*",
 )
 # What may be changed on purpose in the middle of a run; it is said, and the run goes on.
 TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout", "ddpm.cond_dropout")
@@ -52,7 +54,8 @@ RANGES = (
     (2, math.inf, ("eval.n", "restore.factor")),
     (3, math.inf, ("figures.z", "figures.x_T")),
     (0, math.inf, (
-        "eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "restore.n", "plan.images",
+        "eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "restore.n", "plan.images", "*.workers",
+        "prepare.shards",
     )),
     (0, 2**32 - 1, ("seed", "sample.seed")),
     (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight")),
@@ -75,13 +78,14 @@ def base_config(variant: str = "form1") -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.source = "emoji"  # the embedded set, or the name of a tfds data set
-    c.data.path = ""  # a folder of images; wins over source and category
+    c.data.path = ""  # a folder of images, or of what mode `prepare` or tfds made; wins over source and category
     c.data.image_size = 32
     c.data.category = ""  # of the emoji, such as "People & Body"; empty: all
     c.data.held_out = 0.05  # share of images kept from training where the source has no test split
     c.data.flip = False  # random horizontal flips (the paper has none)
     c.data.tfds_dir = ""  # where tfds keeps its data; empty: its own default
     c.data.archive = ""  # cifar-10-binary.tar.gz, where it lies on disk already
+    c.data.workers = 0  # processes that read and decode; 0: threads of the training process. The batches are the same
 
     c.vae = training_defaults(batch_size=128, epochs=500, learning_rate=1e-4)
     c.vae.enc_block = "32x7,32d2,32t16,16x4,16d2,16t8,8x4,8d2,8t4,4x3,4d4,4t1,1x3"
@@ -160,6 +164,11 @@ def base_config(variant: str = "form1") -> ConfigDict:
     # Accelerators that mode `plan` compiles for, by names and commas (vaedm_jax/targets.py), and the number of images
     # to train on; 0: those of the data, which must be here then.
     c.plan = ConfigDict({"targets": "tpu-v5e-1", "images": 0})
+
+    # A folder of images as records (mode `prepare`): processes that work on it, 0: one a core; files that the records
+    # are spread over, 0: one for 4,096 images; Apache Beam's options in place of processes here, such as
+    # "runner=FlinkRunner,flink_master=HOST:8081", as `tfds build --beam_pipeline_options` takes them.
+    c.prepare = ConfigDict({"workers": 0, "shards": 0, "beam": ""})
 
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
     c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})

@@ -7,6 +7,7 @@ python -m vaedm_jax.main --workdir=DIR --mode=restore --config.restore.task=deno
 python -m vaedm_jax.main --workdir=DIR --mode=figures
 python -m vaedm_jax.main --workdir=DIR --mode=explore
 python -m vaedm_jax.main --config=configs/cifar10.py --workdir=DIR --mode=plan --targets=tpu-v2-8,tpu-v5e-1
+python -m vaedm_jax.main --config=configs/celebamask_hq_128.py --workdir=RECORDS --mode=prepare
 """
 
 import errno
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import jax
 
-from vaedm_jax import evaluate, explore, figures, flags, hosts, plan, restore, rundir, sample, train
+from vaedm_jax import evaluate, explore, figures, flags, hosts, plan, prepare, restore, rundir, sample, train
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.mesh import keep_memory, share_cpu
 from vaedm_jax.reporting.files import leave_to_another
@@ -30,6 +31,7 @@ MODES = {
     "restore": restore.restore,
     "explore": explore.explore,
     "plan": plan.plan,
+    "prepare": prepare.prepare,
 }
 TOGETHER = ("train", "sample", "evaluate")  # modes that several processes can share
 LESS_MEMORY = (
@@ -60,7 +62,7 @@ def run(argv: list[str]) -> None:
         return MODES[mode](config, workdir, stage or "all")
     if stage:
         raise UserError(f"--stage={stage} belongs to --mode=train; leave it out with --mode={mode}")
-    if not (config.sample.weights or config.eval.runs or mode == "plan"):
+    if not (config.sample.weights or config.eval.runs or mode in ("plan", "prepare")):
         rundir.refuse_another(workdir, config)
     MODES[mode](config, workdir)
 

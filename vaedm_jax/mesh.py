@@ -8,7 +8,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -112,3 +113,13 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
 def place_batch(mesh: Mesh, local: np.ndarray) -> jax.Array:
     """This host's part of a batch, as the whole batch's array."""
     return jax.make_array_from_process_local_data(split_batch(mesh), local)
+
+
+def place_ahead(mesh: Mesh, batches: Iterable[np.ndarray], ahead: int = 1) -> Iterator[jax.Array]:
+    """As `place_batch`, of each in turn; `ahead` more are on their way to the devices while one is worked on."""
+    placed: deque[jax.Array] = deque()
+    for batch in batches:
+        placed.append(place_batch(mesh, batch))
+        if len(placed) > ahead:
+            yield placed.popleft()
+    yield from placed

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from vaedm_jax.data import emoji, folder
+from vaedm_jax.data import emoji, folder, records
 from vaedm_jax.data.folder import pictures
 from vaedm_jax.data.images import picture
 from vaedm_jax.data.pipeline import batches, pipeline, preview, some
@@ -22,16 +22,19 @@ def load(config: ConfigDict) -> Dataset:
         raise UserError(f"data.image_size is {size}; it should be at least 1")
     if not 0 <= held_out < 1:
         raise UserError(f"data.held_out is {held_out}; it is a share, at least 0 and below 1")
-    if config.path:
-        return folder.load(config.path, size, held_out)
-    if config.category and config.source != "emoji":
-        raise UserError(
-            f"data.category is {config.category!r}, and {config.source} has no categories, only 'emoji' has; leave it "
-            "empty (--config.data.category=)"
-        )
-    if config.source == "emoji":
-        return emoji.load(config.category, size, held_out)
+    if config.path and not records.are_in(config.path):
+        return folder.load(config.path, size, held_out, keep=not config.workers)
+    if not config.path:
+        if config.category and config.source != "emoji":
+            raise UserError(
+                f"data.category is {config.category!r}, and {config.source} has no categories, only 'emoji' has; leave "
+                "it empty (--config.data.category=)"
+            )
+        if config.source == "emoji":
+            return emoji.load(config.category, size, held_out)
     # Imported here, since the other sources do without tfds and should also work where it is broken.
     from vaedm_jax.data import catalog
 
+    if config.path:
+        return catalog.load_path(config.path, size, held_out)
     return catalog.load(config.source, config.tfds_dir, config.archive, size, held_out)

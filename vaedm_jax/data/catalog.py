@@ -2,11 +2,13 @@
 
 import io
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vaedm_jax.data import cifar10
+from vaedm_jax.data import cifar10, records
 from vaedm_jax.data.images import decode
 from vaedm_jax.data.reason import reason
 from vaedm_jax.data.source import Dataset, Lazy, Source, split
@@ -16,10 +18,29 @@ from vaedm_jax.errors import UserError
 def load(name: str, data_dir: str, archive: str, size: int, held_out: float) -> Dataset:
     """A data set prepared before, or CIFAR-10. Held out: its 'test', else 'validation', else a share."""
     builder = cifar10.prepared(data_dir, archive) if name == "cifar10" else prepared(name, data_dir)
-    check_image(name, builder.info.features)
-    splits = list(builder.info.splits)
+    return dataset(f"data.source: {name}", name, builder, size, held_out)
+
+
+def load_path(path: str, size: int, held_out: float) -> Dataset:
+    """The data set that was prepared in a folder, by tfds or by mode `prepare`, whose split is that of its folder."""
+    root = Path(path).expanduser().resolve()
+    plan = records.read_plan(root, size)
+    try:
+        builder = tfds.builder_from_directory(root)
+    except Exception as error:
+        raise UserError(f"data.path: {root} is no data set that tfds can open ({reason(error)})") from error
+    name, keys = (plan.name, records.written(root, plan)) if plan else (builder.name, [])
+    return dataset(f"data.path: {root}", name, builder, size, held_out, keys)
+
+
+def dataset(
+    setting: str, name: str, builder: tfds.core.DatasetBuilder, size: int, held_out: float, keys: Sequence[str] = ()
+) -> Dataset:
+    """The data set of a builder; its images are split by `keys`, where there is no split for testing."""
+    check_image(setting, builder.info.features)
+    splits = builder.info.splits
     if "train" not in splits:
-        raise UserError(f"data.source: {name} has no split 'train', only {', '.join(splits)}")
+        raise UserError(f"{setting} has no split 'train', only {', '.join(splits)}")
 
     def side(part: str) -> Source:
         try:
@@ -27,15 +48,19 @@ def load(name: str, data_dir: str, archive: str, size: int, held_out: float) -> 
             examples = builder.as_data_source(part, decoders={"image": tfds.decode.SkipDecoding()})
         except NotImplementedError as error:
             obstacle = f"it was prepared as {builder.info.file_format.value}, which has no random access"
-            raise UserError(how_to_prepare(name, builder.data_dir_root, obstacle)) from error
+            raise UserError(how_to_prepare(builder.name, builder.data_dir_root, obstacle)) from error
+        for missing in (file for file in splits[part].filepaths if not file.exists()):
+            raise UserError(f"{setting}: {missing} is not there; prepare the data anew")
         return Lazy(examples, lambda example: decode(io.BytesIO(example["image"]), size))
 
     train = side("train")
     for part in ("test", "validation"):
         if part in splits:
             return Dataset(name, train, side(part))
-    sides = split([str(i) for i in range(len(train))], held_out)
-    return Dataset(name, *(Lazy(indices, train.__getitem__) for indices in sides))
+    keys = keys or [str(i) for i in range(len(train))]
+    if len(keys) != len(train):
+        raise UserError(f"{setting} should have {len(keys):,} images and has {len(train):,}; prepare the data anew")
+    return Dataset(name, *(Lazy(indices, train.__getitem__) for indices in split(keys, held_out)))
 
 
 def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
@@ -59,10 +84,10 @@ def how_to_prepare(name: str, data_dir: os.PathLike, obstacle: str) -> str:
     )
 
 
-def check_image(name: str, features: tfds.features.FeaturesDict) -> None:
+def check_image(setting: str, features: tfds.features.FeaturesDict) -> None:
     """UserError unless the examples have an encoded 'image'."""
     if "image" not in features:
-        raise UserError(f"data.source: {name} has no feature 'image'; its features are {', '.join(features)}")
+        raise UserError(f"{setting} has no feature 'image'; its features are {', '.join(features)}")
     if not isinstance(features["image"], tfds.features.Image) or features["image"].np_dtype == np.float32:
         kind = type(features["image"]).__name__
-        raise UserError(f"data.source: the 'image' of {name} is a {kind} that has no encoding of 8 or 16 bits")
+        raise UserError(f"{setting}: its 'image' is a {kind} that has no encoding of 8 or 16 bits")

@@ -18,8 +18,23 @@ CELEBA_PHOTOGRAPHS = "CelebA-HQ-img"  # beside it, CelebAMask-HQ has masks, whic
 CACHE_BYTES = 2 * 10**9
 
 
-def load(path: str, size: int, held_out: float) -> Dataset:
-    """The images under a folder. All are decoded here once, so that UserError comes before training does."""
+def load(path: str, size: int, held_out: float, keep: bool = True) -> Dataset:
+    """The images under a folder. All are decoded here once, so that UserError comes before training does.
+
+    With `keep` they stay in memory, where there are not too many; else they are decoded again for every batch.
+    """
+    root, names = listed(path)
+    paths = [root / name for name in names]
+    cache = decoded(paths, size, keep and len(paths) * size * size * 3 <= CACHE_BYTES)
+
+    def image(index: int) -> np.ndarray:
+        return read(paths[index], size) if cache is None else cache[index]
+
+    return Dataset(root.name or str(root), *(Lazy(side, image) for side in split(names, held_out)))
+
+
+def listed(path: str) -> tuple[Path, list[str]]:
+    """Where the images under `data.path` are, and their names in that folder; UserError where there are none."""
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
         raise UserError(f"data.path: {root} is {'not a folder' if root.exists() else 'not there'}")
@@ -28,13 +43,7 @@ def load(path: str, size: int, held_out: float) -> Dataset:
     names = image_files(root)
     if not names:
         raise UserError(f"data.path: {root} holds no images ({', '.join(EXTENSIONS)}), at no depth")
-    paths = [root / name for name in names]
-    cache = decoded(paths, size, keep=len(paths) * size * size * 3 <= CACHE_BYTES)
-
-    def image(index: int) -> np.ndarray:
-        return read(paths[index], size) if cache is None else cache[index]
-
-    return Dataset(root.name or str(root), *(Lazy(side, image) for side in split(names, held_out)))
+    return root, names
 
 
 def pictures(path: str) -> list[tuple[str, Callable[[], np.ndarray]]]:

@@ -30,10 +30,13 @@ def read(path: str | os.PathLike, size: int | None) -> np.ndarray:
     """The image in a file as uint8 [size, size, 3], or [H, W, 3] where size is None; UserError if it is damaged."""
     try:
         return decode(path, size)
-    except Exception as error:  # on damaged files Pillow raises whatever its decoders trip over
-        unknown = isinstance(error, UnidentifiedImageError)
-        why = "its format is none that is known" if unknown else reason(error)
-        raise UserError(f"{path} cannot be read as an image ({why}); repair or remove it") from error
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as an image ({complaint(error)}); repair or remove it") from error
+
+
+def complaint(error: Exception) -> str:
+    """Why an image cannot be read: on damaged files Pillow raises whatever its decoders trip over."""
+    return "its format is none that is known" if isinstance(error, UnidentifiedImageError) else reason(error)
 
 
 def decode(file: str | os.PathLike | BinaryIO, size: int | None) -> np.ndarray:

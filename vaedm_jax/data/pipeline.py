@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from absl import flags
 
+from vaedm_jax.data import workers as processes
 from vaedm_jax.data.source import Source
 from vaedm_jax.errors import UserError
 
@@ -25,9 +27,15 @@ def pipeline(source: Source, batch_size: int, seed: int, flip: bool) -> "grain.M
 
 
 def batches(
-    source: Source, batch_size: int, seed: int, flip: bool, start: int = 0, shard: tuple[int, int] = (0, 1)
+    source: Source,
+    batch_size: int,
+    seed: int,
+    flip: bool,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    workers: int = 0,
 ) -> Iterator[np.ndarray]:
-    """Batches start, start + 1, … of `pipeline`, read ahead by threads.
+    """Batches start, start + 1, … of `pipeline`, read ahead by threads, or by so many worker processes.
 
     With shard = (k, n), only the k-th of n equal slices of each: uint8 [B / n, S, S, 3]. UserError if there
     are fewer images than one batch takes, or n does not divide the batch size.
@@ -38,7 +46,28 @@ def batches(
     if batch_size % count:
         raise UserError(f"a batch of {batch_size} images cannot be divided equally among {count} hosts")
     mine = slices(source, batch_size, count, seed, flip)[start * count + index :: count]
+    if workers:
+        return by_processes(mine, workers)
     return iter(mine.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)))
+
+
+def by_processes(ds: grain.MapDataset, workers: int) -> Iterator[np.ndarray]:
+    """The elements in order: each of n processes makes every n-th. They end with the iteration."""
+    import grain
+
+    if not flags.FLAGS.is_parsed():  # Grain looks up settings of its own there
+        flags.FLAGS.mark_as_parsed()
+    options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+    # Batches come through pipes: shared memory is scarce in containers, and what a kill leaves in it stays.
+    piped = grain.experimental.DatasetOptions(min_shm_size=2**62)
+    one_thread = ds.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+    ahead = one_thread.mp_prefetch(options, worker_init_fn=lambda *_: processes.begin())
+    iterator = iter(grain.experimental.WithOptionsIterDataset(ahead, piped))
+    try:
+        yield processes.started_apart(lambda: next(iterator))  # the processes start when the first element is asked for
+        yield from iterator
+    finally:
+        iterator.close()
 
 
 def preview(source: Source, n: int) -> np.ndarray:

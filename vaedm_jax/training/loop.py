@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from vaedm_jax import hosts
 from vaedm_jax.data import Dataset, batches
-from vaedm_jax.mesh import check_memory, host_share, place_batch, placement
+from vaedm_jax.mesh import check_memory, host_share, place_ahead, placement
 from vaedm_jax.training.checkpoints import Best, Checkpoints
 from vaedm_jax.training.log import Log
 from vaedm_jax.training.stages import Stage
@@ -62,14 +62,16 @@ def fit(
     if state is None:
         state = new_state(stage, like, init_key, params)
     images = batches(
-        data.train, settings.batch_size, config.seed, config.data.flip, start, shard=host_share(mesh),
-    )  # fmt: skip
-    batch = place_batch(mesh, next(images))
+        data.train, settings.batch_size, config.seed, config.data.flip, start, host_share(mesh), config.data.workers
+    )
+    placed = place_ahead(mesh, images)
+    batch = next(placed)
     step = make_train_step(stage, mesh, total, config.mesh.fsdp).lower(state, stage.frozen, batch, key).compile()
 
     chosen_by = config.checkpoint.best if stage.name == "ddpm" else ""
     with (
         Stop() as stop,
+        closing(images),
         closing(checkpoints),
         closing(Log(stage, like, step, start, total, folder)) as log,
         closing(Best(folder / "best", chosen_by, like)) as best,
@@ -101,7 +103,7 @@ def fit(
                 checkpoints.save(state, {OWED: 1.0} if looked is None else {})
             stop.check(stopped, stage.name, n, total)
             if n < total:
-                batch = place_batch(mesh, next(images))
+                batch = next(placed)
     return state
 
 
