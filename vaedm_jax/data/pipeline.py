@@ -51,7 +51,7 @@ def batches(
     return iter(mine.to_iter_dataset(grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=2 * THREADS)))
 
 
-def by_processes(ds: grain.MapDataset, workers: int) -> Iterator[np.ndarray]:
+def by_processes(ds: "grain.MapDataset", workers: int) -> Iterator[np.ndarray]:
     """The elements in order: each of n processes makes every n-th. They end with the iteration."""
     import grain
 
