@@ -52,9 +52,10 @@ ROOMS = {
     "shards": {"errors", "data", "reporting"},
     "prepare": {"errors", "data", "reporting", "config", "shards"},
     "flags": {"errors", "config", "rundir"},
+    "failures": {"errors", "hosts"},
     "main": {
         *("errors", "mesh", "hosts", "reporting", "rundir", "train", "sample", "evaluate", "restore", "figures"),
-        *("explore", "plan", "prepare", "flags"),
+        *("explore", "plan", "prepare", "flags", "failures"),
     },
 }
 LIBRARIES = {

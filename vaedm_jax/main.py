@@ -10,7 +10,6 @@ python -m vaedm_jax.main --config=configs/cifar10.py --workdir=DIR --mode=plan -
 python -m vaedm_jax.main --config=configs/celebamask_hq_128.py --workdir=RECORDS --mode=prepare
 """
 
-import errno
 import logging
 import os
 import sys
@@ -18,8 +17,8 @@ from pathlib import Path
 
 import jax
 
-from vaedm_jax import evaluate, explore, figures, flags, hosts, plan, prepare, restore, rundir, sample, train
-from vaedm_jax.errors import RunError, UserError
+from vaedm_jax import evaluate, explore, failures, figures, flags, hosts, plan, prepare, restore, rundir, sample, train
+from vaedm_jax.errors import UserError
 from vaedm_jax.mesh import keep_memory, share_cpu
 from vaedm_jax.reporting.files import leave_to_another
 
@@ -34,11 +33,6 @@ MODES = {
     "prepare": prepare.prepare,
 }
 TOGETHER = ("train", "sample", "evaluate")  # modes that several processes can share
-LESS_MEMORY = (
-    "training takes less with --config.ddpm.microbatches=2, .remat=True or .precision=bfloat16 (the VAE alike), "
-    "sampling with a smaller --config.sample.batch_size"
-)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(argv: list[str]) -> None:
@@ -68,11 +62,7 @@ def run(argv: list[str]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run a command and return the exit status.
-
-    0: done. 1: the run cannot go on. 2: bad input. 130: Ctrl-C. After 143 (SIGTERM) and 75 (another process has ended)
-    the same command continues, as it does after a kill.
-    """
+    """Run a command and return the exit status: 0, or that of `failures.told`."""
     logging.basicConfig(format="vaedm: %(message)s", force=True)
     for noisy in ("absl", "asyncio"):  # Orbax's threads print the traceback of what is raised here too
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -80,29 +70,13 @@ def main(argv: list[str]) -> int:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
         run(argv)
-    except (UserError, RunError) as error:
-        return fail(str(error), error.status)
-    except KeyboardInterrupt:
-        return fail("interrupted", 130)
-    except OSError as error:
-        if error.filename is None and error.errno not in FULL:
+    except (Exception, KeyboardInterrupt) as error:
+        if (told := failures.told(error)) is None:
             raise
-        full = error.errno in FULL
-        advice = "; free some space, and the same command continues" if full else ""
-        return fail(f"{error.filename or 'disk'}: {error.strerror}{advice}", 1 if full else 2)
-    except jax.errors.JaxRuntimeError as error:
-        what = ": ".join(dict.fromkeys(str(error).partition("\n")[0].split(": ")))
-        if "RESOURCE_EXHAUSTED" in what:
-            return fail(f"the device's memory is full ({what}); {LESS_MEMORY}", 1)
-        if hosts.alone():
-            raise
-        return fail(f"{hosts.GONE} ({what})", os.EX_TEMPFAIL)
+        message, status = told
+        print("vaedm:", *message.split(), file=sys.stderr)
+        return status
     return 0
-
-
-def fail(message: str, status: int) -> int:
-    print("vaedm:", *message.split(), file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":
