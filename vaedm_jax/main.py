@@ -13,6 +13,7 @@ python -m vaedm_jax.main --config=configs/celebamask_hq_128.py --workdir=RECORDS
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 
 import jax
@@ -80,4 +81,9 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    hosts.leave(main(sys.argv))
+    try:
+        status = main(sys.argv)
+    except Exception:  # a defect; of several processes, perhaps only in what follows the end of another
+        traceback.print_exc()
+        status = 1 if hosts.alone() else os.EX_SOFTWARE
+    hosts.leave(status)
