@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.tiny import random_params, tiny_config
+from tests.tiny import in_float64, random_params, tiny_config
 from tests.toy import fitted
 from vaedm_jax.api import VAEDM, silent
 from vaedm_jax.errors import UserError
@@ -19,11 +19,6 @@ from vaedm_jax.training.step import batch_keys, make_train_step
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
 MESHES = [(2, 1, False), (4, 1, True), (8, 1, False), (8, 1, True), (8, 2, False), (8, 2, True)]  # devices, model, fsdp
-
-
-def in_float64():
-    """jax.enable_x64 under either of its names."""
-    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
 
 
 def doubled(tree):

@@ -2,13 +2,13 @@
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
 from tests.test_diffusion import ALPHA_BAR, FULL, SHAPE, keys, stand_in, visited
+from tests.tiny import in_float64
 from vaedm_jax.diffusion import samplers, solvers, spacing
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
@@ -22,7 +22,7 @@ MIXTURE = ((0.4, -0.8, 0.1), (0.6, 0.5, 0.2))
 
 @pytest.fixture
 def float64():
-    with jax.enable_x64(True):
+    with in_float64():
         yield
 
 

@@ -1,5 +1,7 @@
-"""The smallest configuration that has every part, for tests that train."""
+"""The smallest configuration that has every part, for tests that train, and float64 for those that compare closely."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -38,3 +40,13 @@ def random_params(stage: Stage, seed: int = 0) -> Any:
         return (noise + (path[-1].key == "scale")).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(stage.init, jax.random.key(0)))
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """What jax.enable_x64 does, by the spelling that all supported versions have."""
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", False)
