@@ -243,3 +243,13 @@ def test_dropout_blanks_its_share_of_elements_each_by_itself_and_keeps_the_mean(
     for axis, name in enumerate(["words", "image", "row", "column", "channel"]):
         for distance in (1, kept.shape[axis] // 2):
             assert abs(np.mean(centred * np.roll(centred, distance, axis))) < within, (name, distance)
+
+
+def test_a_packed_vae_has_the_same_loss_and_gradients():
+    keys = batch_keys(jax.random.key(0), 0, len(IMAGES))
+    stages = [make_stage("vae", **{"vae.packed": packed}) for packed in (False, True)]
+    params, images = random_params(stages[0]), jnp.asarray(IMAGES)
+    plain, packed = (jax.jit(lambda p, s=s: gradients(s.loss, p, {}, images, keys, 1))(params) for s in stages)
+    assert float(packed[1]["loss"]) == pytest.approx(float(plain[1]["loss"]), rel=1e-5)
+    assert relative(packed[0], plain[0]) < 1e-5
+    assert jax.tree.map(jnp.shape, jax.eval_shape(stages[1].init, keys[0])) == jax.tree.map(jnp.shape, params)

@@ -27,6 +27,7 @@ FREE = (
     "*.microbatches",
     "*.precision",
     "*.remat",
+    "*.packed",
     "mesh.*",
     "log.*",
     "restore.*",
@@ -91,6 +92,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.vae.enc_block = "32x7,32d2,32t16,16x4,16d2,16t8,8x4,8d2,8t4,4x3,4d4,4t1,1x3"
     c.vae.dec_block = "1x1,1u4,1t4,4x2,4u2,4t8,8x3,8u2,8t16,16x7,16u2,16t32,32x15"
     c.vae.channels = "32:64,16:128,8:256,4:256,1:512"  # widths; that of resolution 1 is the size of z
+    c.vae.packed = False  # work on 2x2 patches where it is narrow: the same results, quicker on a TPU, slower on a CPU
     c.vae.kl_weight = 1.0
     c.vae.checkpoint = ""  # run directory, or weights, whose VAE is used instead of training one
 

@@ -16,7 +16,8 @@ def build_vae(config: Any) -> VAE:
     size, vae = config.data.image_size, config.vae
     check_blocks(vae.enc_block, vae.channels, size, 1)
     check_blocks(vae.dec_block, vae.channels, 1, size)
-    return VAE(vae.enc_block, vae.dec_block, vae.channels, precision=vae.precision, remat=vae.remat)
+    how = {name: vae[name] for name in ("precision", "remat", "packed")}
+    return VAE(vae.enc_block, vae.dec_block, vae.channels, **how)
 
 
 def build_unet(config: Any) -> UNet:

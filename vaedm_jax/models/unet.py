@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vaedm_jax.models.patches import depth_to_space, space_to_depth
+
 dense_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # as in the DDPM paper's code
 Dense = partial(nn.Dense, kernel_init=dense_init)
 Norm = partial(nn.GroupNorm, num_groups=32, epsilon=1e-5)
@@ -180,17 +182,3 @@ class UNet(nn.Module):
         h = nn.silu(Norm(name="norm_out")(h))
         h = conv(image_channels * self.patch**2, "conv_out", kernel_init=zeros)(h)
         return depth_to_space(h, self.patch).astype(jnp.promote_types(h.dtype, jnp.float32))
-
-
-def space_to_depth(x: jax.Array, patch: int) -> jax.Array:
-    """[B, H, W, C] to [B, H / patch, W / patch, patch * patch * C]."""
-    B, H, W, C = x.shape
-    x = x.reshape(B, H // patch, patch, W // patch, patch, C).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(B, H // patch, W // patch, patch * patch * C)
-
-
-def depth_to_space(x: jax.Array, patch: int) -> jax.Array:
-    """The inverse of space_to_depth."""
-    B, H, W, C = x.shape
-    x = x.reshape(B, H, W, patch, patch, C // patch**2).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(B, H * patch, W * patch, C // patch**2)
