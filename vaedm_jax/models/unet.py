@@ -11,6 +11,7 @@ from itertools import repeat
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from vaedm_jax.models.patches import depth_to_space, space_to_depth
 
@@ -77,6 +78,34 @@ class ResBlock(nn.Module):
         h = conv(self.features, "conv_1", kernel_init=zeros)(h)
         skip = x if x.shape[-1] == self.features else conv(self.features, "skip", kernel=1)(x)
         return skip + h
+
+
+class UpConv(nn.Module):
+    """A 3x3 convolution of x at twice its size (nearest neighbour), with the parameters of `nn.Conv`.
+
+    Of the nine pixels that it looks at, four are the same as others: four 2x2 convolutions at the size of x, one for
+    each pixel of a square, take 4/9 of the operations.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", dense_init, (3, 3, x.shape[-1], self.features))
+        bias = self.param("bias", zeros, (self.features,))
+        x, kernel, bias = promote_dtype(x, kernel, bias)
+
+        def seen(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+            """The weights of two neighbours, for the first and for the second pixel of a pair."""
+            a, b, c = jnp.split(kernel, 3, axis)
+            return jnp.concatenate([a, b + c], axis), jnp.concatenate([a + b, c], axis)
+
+        def part(kernel: jax.Array, r: int, s: int) -> jax.Array:
+            pad = (1 - r, r), (1 - s, s)
+            return jax.lax.conv_general_dilated(x, kernel, (1, 1), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+        parts = [part(k, r, s) for r, rows in enumerate(seen(kernel, 0)) for s, k in enumerate(seen(rows, 1))]
+        return depth_to_space(jnp.concatenate(parts, axis=-1), 2) + bias.reshape(1, 1, 1, -1)
 
 
 class Attention(nn.Module):
@@ -176,7 +205,7 @@ class UNet(nn.Module):
                 h = res(width, name=f"up_{i}_res")(jnp.concatenate([h, skips.pop()], axis=-1), emb, next(words))
                 h = attention(name=f"up_{i}_attn")(h) if 2**level in self.attention else h
                 if level and block == self.blocks:
-                    h = conv(width, f"up_{i}_unpool")(h.repeat(2, axis=1).repeat(2, axis=2))
+                    h = UpConv(width, name=f"up_{i}_unpool")(h)
                 i += 1
 
         h = nn.silu(Norm(name="norm_out")(h))

@@ -1,0 +1,27 @@
+"""Parts of the U-Net that are written another way than they are meant."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vaedm_jax.models.unet import UpConv
+
+
+def test_the_convolution_at_twice_the_size_is_that_of_the_image_laid_out_twice():
+    x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
+    plain = nn.Conv(6, (3, 3), padding=((1, 1), (1, 1)))
+    params = plain.init(jax.random.key(1), x)
+    params = jax.tree.map(lambda a: a + 0.1, params)  # a bias that counts
+    assert jax.tree.map(jnp.shape, UpConv(6).init(jax.random.key(1), x)) == jax.tree.map(jnp.shape, params)
+
+    def square(network, twice):
+        def loss(params, x):
+            y = network.apply(params, x.repeat(2, axis=1).repeat(2, axis=2) if twice else x)
+            return jnp.sum(jnp.sin(y)), y
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, x)
+
+    ours, theirs = square(UpConv(6), False), square(plain, True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+    assert ours[0][1].shape == (2, 10, 8, 6)
