@@ -59,9 +59,8 @@ def without_keys(path, array):
 
 
 def same(found, expected):
-    """Equal to 1e-8 of the largest value, but for the bias of the keys, whose gradient is zero but for rounding.
-
-    Attention takes its softmax in float32, and Adam makes a step of any gradient.
+    """Equal to 1e-8 of the largest value, but for the bias of the keys: its gradient is zero but for rounding, and Adam
+    makes a step of any gradient.
     """
     found, expected = (jax.tree_util.tree_map_with_path(without_keys, tree) for tree in (found, expected))
     scale = max(np.abs(b).max() for b in jax.tree.leaves(expected))

@@ -137,7 +137,7 @@ def row(name: str, program: Program, precision: str) -> dict[str, Any]:
     seconds = cost.seconds or (max(bounds) if bounds else 0.0)
     whole = duration(program.runs * program.microbatches * seconds)
     return facts | {
-        "GFLOP": round(cost.flops / 1e9, 1),
+        "GFLOP": float(f"{cost.flops / 1e9:.4g}"),
         "GB moved": round(cost.moved / 1e9, 2),
         "collectives": cost.collectives,
         "MB exchanged": round(cost.exchanged / 1e6, 1),

@@ -109,7 +109,11 @@ class UpConv(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over all positions; q, k and v of a head lie side by side, head after head."""
+    """Self-attention over all positions; q, k and v of a head lie side by side, head after head.
+
+    The products of q and k and their softmax are in float32 at least, as in `jax.nn.dot_product_attention`, which would
+    bring float64 down to it.
+    """
 
     heads: int
 
@@ -118,7 +122,10 @@ class Attention(nn.Module):
         B, H, W, C = x.shape
         h = Norm(name="norm")(x).reshape(B, H * W, C)
         h = Dense(3 * C, name="qkv")(h).reshape(B, H * W, self.heads, 3 * C // self.heads)
-        h = jax.nn.dot_product_attention(*jnp.split(h, 3, axis=-1))
+        q, k, v = jnp.split(h, 3, axis=-1)
+        logits = jnp.einsum("bqnc,bknc->bnqk", q, k, preferred_element_type=jnp.promote_types(h.dtype, jnp.float32))
+        weights = nn.softmax(logits / math.sqrt(q.shape[-1])).astype(h.dtype)
+        h = jnp.einsum("bnqk,bknc->bqnc", weights, v)
         h = nn.Dense(C, kernel_init=zeros, name="proj")(h.reshape(B, H * W, C))
         return x + h.reshape(B, H, W, C)
 
