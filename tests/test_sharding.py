@@ -109,14 +109,15 @@ def test_a_checkpoint_of_eight_devices_is_continued_on_any_number(tmp_path, devi
 
 @pytest.mark.parametrize("model", [1, 2])
 def test_samples_are_the_same_image_for_image_on_any_mesh(model):
-    config = tiny_config("form2")
-    vae = random_params(vae_stage(config), 1)
-    ddpm = random_params(ddpm_stage(config, vae), 2)
-    alone, many = (
-        VAEDM(config, vae, ddpm, mesh).sample(5, batch_size=8, progress=silent).images
-        for mesh in (make_mesh(1, jax.devices()[:1]), make_mesh(model))
-    )
-    np.testing.assert_allclose(many, alone, atol=1e-4)
+    with in_float64():
+        config = tiny_config("form2", **{"ddpm.precision": "float64", "vae.precision": "float64"})
+        vae = doubled(random_params(vae_stage(config), 1))
+        ddpm = doubled(random_params(ddpm_stage(config, vae), 2))
+        alone, many = (
+            VAEDM(config, vae, ddpm, mesh).sample(5, batch_size=8, progress=silent).images
+            for mesh in (make_mesh(1, jax.devices()[:1]), make_mesh(model))
+        )
+    np.testing.assert_allclose(many, alone, rtol=0, atol=1e-9)
 
 
 def distance(a, b) -> float:

@@ -17,7 +17,6 @@ from vaedm_jax.models.patches import depth_to_space, space_to_depth
 
 dense_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # as in the DDPM paper's code
 Dense = partial(nn.Dense, kernel_init=dense_init)
-Norm = partial(nn.GroupNorm, num_groups=32, epsilon=1e-5)
 zeros = nn.initializers.zeros_init()
 
 
@@ -53,6 +52,36 @@ def dropout(x: jax.Array, rate: float, words: jax.Array) -> jax.Array:
     bits = (bits ^ (bits >> 15)) * jnp.uint32(0x31848BAB)
     kept = (bits ^ (bits >> 14)) > jnp.uint32(rate * (2**32 - 1))
     return jnp.where(kept, x / max(1 - rate, 1e-9), 0)
+
+
+class Norm(nn.Module):
+    """Group normalisation (arXiv 1803.08494) of images [B, ..., C], in float32 at least.
+
+    Each channel of an image is multiplied by a number, and another is added: two sums over its pixels are all that
+    either way needs.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        B, *pixels, C = x.shape
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        params = self.param("scale", nn.initializers.ones, (C,)), self.param("bias", zeros, (C,))
+        # Behind a barrier, since XLA would else not add up the sums of images, but the pixels of all images once more.
+        each = [jnp.broadcast_to(a.astype(wide), (B, *[1] * len(pixels), C)) for a in params]
+        scale, bias = jax.lax.optimization_barrier(each)
+
+        def mean(a: jax.Array) -> jax.Array:
+            """Over the pixels of an image and the channels of a group, for each channel."""
+            a = a.mean(range(1, x.ndim - 1)).reshape(B, self.groups, -1).mean(-1)
+            return jnp.repeat(a, C // self.groups, axis=-1).reshape(scale.shape)
+
+        h = x.astype(wide)
+        mu = mean(h)
+        factor = scale * jax.lax.rsqrt(jnp.maximum(mean(h * h) - mu * mu, 0) + self.epsilon)
+        return (h * factor + (bias - mu * factor)).astype(x.dtype)
 
 
 class ResBlock(nn.Module):
@@ -104,12 +133,34 @@ class UpConv(nn.Module):
             pad = (1 - r, r), (1 - s, s)
             return jax.lax.conv_general_dilated(x, kernel, (1, 1), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
+        B, H, W, _ = x.shape
         parts = [part(k, r, s) for r, rows in enumerate(seen(kernel, 0)) for s, k in enumerate(seen(rows, 1))]
-        return depth_to_space(jnp.concatenate(parts, axis=-1), 2) + bias.reshape(1, 1, 1, -1)
+        h = jnp.stack(parts) + bias.reshape(1, 1, 1, 1, -1)
+        h = h.reshape(2, 2, B, H, W, self.features).transpose(2, 3, 0, 4, 1, 5)
+        return h.reshape(B, 2 * H, 2 * W, self.features)
+
+
+class Heads(nn.Module):
+    """q, k and v [B, N, heads, C / heads] of x [B, N, C], with the parameters of a `nn.Dense` of 3 C features.
+
+    Those of a head lie side by side, head after head. Three products leave nothing to be put together for the gradient.
+    """
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> list[jax.Array]:
+        C = x.shape[-1]
+        kernel = self.param("kernel", dense_init, (C, 3 * C))
+        bias = self.param("bias", zeros, (3 * C,))
+        x, kernel, bias = promote_dtype(x, kernel, bias)
+        kernel = kernel.reshape(C, self.heads, 3, C // self.heads)
+        bias = bias.reshape(1, 1, self.heads, 3, C // self.heads)
+        return [jnp.einsum("bnc,chd->bnhd", x, kernel[:, :, i]) + bias[:, :, :, i] for i in range(3)]
 
 
 class Attention(nn.Module):
-    """Self-attention over all positions; q, k and v of a head lie side by side, head after head.
+    """Self-attention over all positions.
 
     The products of q and k and their softmax are in float32 at least, as in `jax.nn.dot_product_attention`, which would
     bring float64 down to it.
@@ -121,8 +172,7 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         B, H, W, C = x.shape
         h = Norm(name="norm")(x).reshape(B, H * W, C)
-        h = Dense(3 * C, name="qkv")(h).reshape(B, H * W, self.heads, 3 * C // self.heads)
-        q, k, v = jnp.split(h, 3, axis=-1)
+        q, k, v = Heads(self.heads, name="qkv")(h)
         logits = jnp.einsum("bqnc,bknc->bnqk", q, k, preferred_element_type=jnp.promote_types(h.dtype, jnp.float32))
         weights = nn.softmax(logits / math.sqrt(q.shape[-1])).astype(h.dtype)
         h = jnp.einsum("bnqk,bknc->bqnc", weights, v)
