@@ -76,80 +76,12 @@ def base_config(variant: str = "form1") -> ConfigDict:
     one_of("variant", variant, FORMULATIONS)
     c = ConfigDict()
     c.seed = 0  # of the data's order, the initial weights and all noise in training
-
-    c.data = ConfigDict()
-    c.data.source = "emoji"  # the embedded set, or the name of a tfds data set
-    c.data.path = ""  # a folder of images, or of what mode `prepare` or tfds made; wins over source and category
-    c.data.image_size = 32
-    c.data.category = ""  # of the emoji, such as "People & Body"; empty: all
-    c.data.held_out = 0.05  # share of images kept from training where the source has no test split
-    c.data.flip = False  # random horizontal flips (the paper has none)
-    c.data.tfds_dir = ""  # where tfds keeps its data; empty: its own default
-    c.data.archive = ""  # cifar-10-binary.tar.gz, where it lies on disk already
-    c.data.workers = 0  # processes that read and decode; 0: threads of the training process. The batches are the same
-
-    c.vae = training_defaults(batch_size=128, epochs=500, learning_rate=1e-4)
-    c.vae.enc_block = "32x7,32d2,32t16,16x4,16d2,16t8,8x4,8d2,8t4,4x3,4d4,4t1,1x3"
-    c.vae.dec_block = "1x1,1u4,1t4,4x2,4u2,4t8,8x3,8u2,8t16,16x7,16u2,16t32,32x15"
-    c.vae.channels = "32:64,16:128,8:256,4:256,1:512"  # widths; that of resolution 1 is the size of z
-    c.vae.packed = False  # work on 2x2 patches where it is narrow: the same results, quicker on a TPU, slower on a CPU
-    c.vae.kl_weight = 1.0
-    c.vae.checkpoint = ""  # run directory, or weights, whose VAE is used instead of training one
-
-    c.ddpm = training_defaults(batch_size=128, epochs=1000, learning_rate=2e-4)
-    c.ddpm.warmup, c.ddpm.clip = 5000, 1.0
-    c.ddpm.ema_decay, c.ddpm.ema_schedule = 0.9999, "byol"
-    c.ddpm.variant = variant
-    c.ddpm.T, c.ddpm.beta_1, c.ddpm.beta_T = 1000, 1e-4, 0.02
-    c.ddpm.channels, c.ddpm.multipliers, c.ddpm.blocks = 128, (1, 2, 2, 2), 2
-    c.ddpm.attention = (2,)  # downsampling factors of the levels that attend
-    c.ddpm.heads, c.ddpm.dropout = 1, 0.1
-    c.ddpm.patch = 1  # the network works on patches of this many pixels a side
-    c.ddpm.cond_dropout = 0.0  # share of images whose x_hat and z are blanked, each by itself; for sample.guidance
-    c.ddpm.z_conditioning = False  # z enters beside the time embedding
-    c.ddpm.scale_shift = False  # the embedding scales and shifts normalisations
+    c.data, c.vae, c.ddpm = data_defaults(), vae_defaults(), ddpm_defaults(variant)
+    c.sample, c.eval = sample_defaults(), eval_defaults()
 
     # Over the devices: the batch is split; `model` of them share each large array of parameters; with `fsdp` so do the
     # others, and a device holds a part of parameters, average and optimiser.
     c.mesh = ConfigDict({"model": 1, "fsdp": False})
-
-    c.sample = ConfigDict()
-    c.sample.weights = ""  # a .safetensors file, or "emoji" for the weights in the package; empty: the run's own
-    c.sample.best = False  # take the DDPM's best checkpoint, not its newest
-    c.sample.n, c.sample.batch_size, c.sample.seed = 64, 64, 0
-    # "ddpm" is ancestral; or "ddim", "dpm++2m", "dpm++3m", "unipc2", "unipc3", "ipndm", "heun"
-    c.sample.sampler, c.sample.steps = "ddpm", 1000
-    c.sample.start = "noise"  # at T; or "truncated", "warm"
-    c.sample.spacing = "even"  # or "uniform", "quadratic", "logsnr", "karras"
-    c.sample.t_start = 500  # where a warm start begins; 0: where the VAE's error asks for (spacing.warm_step)
-    c.sample.clip = True  # clip the estimates of the clean image to [-1, 1]
-    c.sample.dynamic = 0.0  # or to this quantile of their absolute values, by which they are divided then
-    c.sample.temperature = 1.0  # of the noise that the chain begins with
-    c.sample.shared = False  # all images have one noise, at the start and on the way
-    c.sample.guidance = 0.0  # w of (1 + w) eps(x_hat) - w eps(blank); needs ddpm.cond_dropout; two evaluations a step
-    c.sample.variance = "fixedsmall"  # of ddpm; or "fixedlarge"
-    c.sample.eta = 0.0  # of ddim
-    c.sample.clip_eps = True  # of ddim: eps is what follows from the clipped x_0; False: as predicted (authors' code)
-    c.sample.churn = 0.0  # of heun: more is more random; the three are EDM's S_tmin, S_tmax and S_noise
-    c.sample.churn_min, c.sample.churn_max, c.sample.churn_noise = 0.0, 1e9, 1.0
-    c.sample.nearest = False  # show the nearest training images beside the samples
-    c.sample.files = "npz"  # one file of all images; or "png", a file for each
-
-    # What is compared: all combinations. Lists of names are separated by commas; where empty, the ones of `sample`.
-    c.eval = ConfigDict()
-    c.eval.runs = ""  # run directories or files of weights; empty: this run
-    c.eval.samplers = ""
-    c.eval.starts = (
-        ""  # "noise", "truncated", "warm", or "warm300", which begins at t = 300, as "warm0" does by the rule
-    )
-    c.eval.steps = (10,)
-    c.eval.equal_nfe = False  # the steps are evaluations: heun takes as many steps as they allow
-    c.eval.n, c.eval.seeds = 1000, 1  # images, and seeds, from sample.seed on
-    c.eval.features = ""  # "emoji", "random", "inception", "MODULE:FUNCTION"; empty: what suits the data
-    c.eval.inception = ""  # file of FID's network, pt_inception-2015-12-05-6726825d.pth
-    c.eval.split = "train"  # the images that samples are compared with; or "held_out"
-    c.eval.keep_images = False  # leave them in evaluation/images
-    c.eval.bits = 0  # so many held-out images give the bound in bits per dimension; each takes T evaluations
 
     # What pictures have lost: "super": they were reduced by `factor`; "denoise": noise of deviation `sigma` was added.
     c.restore = ConfigDict({"task": "super", "factor": 2, "sigma": 0.1})
@@ -180,6 +112,93 @@ def base_config(variant: str = "form1") -> ConfigDict:
     # VAE's newest state, so no other of the VAE is kept.
     c.checkpoint.best = ""
     return c.lock()
+
+
+def data_defaults() -> ConfigDict:
+    """Images, and where they come from."""
+    c = ConfigDict()
+    c.source = "emoji"  # the embedded set, or the name of a tfds data set
+    c.path = ""  # a folder of images, or of what mode `prepare` or tfds made; wins over source and category
+    c.image_size = 32
+    c.category = ""  # of the emoji, such as "People & Body"; empty: all
+    c.held_out = 0.05  # share of images kept from training where the source has no test split
+    c.flip = False  # random horizontal flips (the paper has none)
+    c.tfds_dir = ""  # where tfds keeps its data; empty: its own default
+    c.archive = ""  # cifar-10-binary.tar.gz, where it lies on disk already
+    c.workers = 0  # processes that read and decode; 0: threads of the training process. The batches are the same
+    return c
+
+
+def vae_defaults() -> ConfigDict:
+    """Stage 1."""
+    c = training_defaults(batch_size=128, epochs=500, learning_rate=1e-4)
+    c.enc_block = "32x7,32d2,32t16,16x4,16d2,16t8,8x4,8d2,8t4,4x3,4d4,4t1,1x3"
+    c.dec_block = "1x1,1u4,1t4,4x2,4u2,4t8,8x3,8u2,8t16,16x7,16u2,16t32,32x15"
+    c.channels = "32:64,16:128,8:256,4:256,1:512"  # widths; that of resolution 1 is the size of z
+    c.packed = False  # work on 2x2 patches where it is narrow: the same results, quicker on a TPU, slower on a CPU
+    c.kl_weight = 1.0
+    c.checkpoint = ""  # run directory, or weights, whose VAE is used instead of training one
+    return c
+
+
+def ddpm_defaults(variant: str) -> ConfigDict:
+    """Stage 2."""
+    c = training_defaults(batch_size=128, epochs=1000, learning_rate=2e-4)
+    c.warmup, c.clip = 5000, 1.0
+    c.ema_decay, c.ema_schedule = 0.9999, "byol"
+    c.variant = variant
+    c.T, c.beta_1, c.beta_T = 1000, 1e-4, 0.02
+    c.channels, c.multipliers, c.blocks = 128, (1, 2, 2, 2), 2
+    c.attention = (2,)  # downsampling factors of the levels that attend
+    c.heads, c.dropout = 1, 0.1
+    c.patch = 1  # the network works on patches of this many pixels a side
+    c.cond_dropout = 0.0  # share of images whose x_hat and z are blanked, each by itself; for sample.guidance
+    c.z_conditioning = False  # z enters beside the time embedding
+    c.scale_shift = False  # the embedding scales and shifts normalisations
+    return c
+
+
+def sample_defaults() -> ConfigDict:
+    """Sampling."""
+    c = ConfigDict()
+    c.weights = ""  # a .safetensors file, or "emoji" for the weights in the package; empty: the run's own
+    c.best = False  # take the DDPM's best checkpoint, not its newest
+    c.n, c.batch_size, c.seed = 64, 64, 0
+    # "ddpm" is ancestral; or "ddim", "dpm++2m", "dpm++3m", "unipc2", "unipc3", "ipndm", "heun"
+    c.sampler, c.steps = "ddpm", 1000
+    c.start = "noise"  # at T; or "truncated", "warm"
+    c.spacing = "even"  # or "uniform", "quadratic", "logsnr", "karras"
+    c.t_start = 500  # where a warm start begins; 0: where the VAE's error asks for (spacing.warm_step)
+    c.clip = True  # clip the estimates of the clean image to [-1, 1]
+    c.dynamic = 0.0  # or to this quantile of their absolute values, by which they are divided then
+    c.temperature = 1.0  # of the noise that the chain begins with
+    c.shared = False  # all images have one noise, at the start and on the way
+    c.guidance = 0.0  # w of (1 + w) eps(x_hat) - w eps(blank); needs ddpm.cond_dropout; two evaluations a step
+    c.variance = "fixedsmall"  # of ddpm; or "fixedlarge"
+    c.eta = 0.0  # of ddim
+    c.clip_eps = True  # of ddim: eps is what follows from the clipped x_0; False: as predicted (authors' code)
+    c.churn = 0.0  # of heun: more is more random; the three are EDM's S_tmin, S_tmax and S_noise
+    c.churn_min, c.churn_max, c.churn_noise = 0.0, 1e9, 1.0
+    c.nearest = False  # show the nearest training images beside the samples
+    c.files = "npz"  # one file of all images; or "png", a file for each
+    return c
+
+
+def eval_defaults() -> ConfigDict:
+    """What is compared: all combinations. Lists of names are separated by commas; where empty, the ones of `sample`."""
+    c = ConfigDict()
+    c.runs = ""  # run directories or files of weights; empty: this run
+    c.samplers = ""
+    c.starts = ""  # "noise", "truncated", "warm", or "warm300", which begins at t = 300, as "warm0" does by the rule
+    c.steps = (10,)
+    c.equal_nfe = False  # the steps are evaluations: heun takes as many steps as they allow
+    c.n, c.seeds = 1000, 1  # images, and seeds, from sample.seed on
+    c.features = ""  # "emoji", "random", "inception", "MODULE:FUNCTION"; empty: what suits the data
+    c.inception = ""  # file of FID's network, pt_inception-2015-12-05-6726825d.pth
+    c.split = "train"  # the images that samples are compared with; or "held_out"
+    c.keep_images = False  # leave them in evaluation/images
+    c.bits = 0  # so many held-out images give the bound in bits per dimension; each takes T evaluations
+    return c
 
 
 def training_defaults(batch_size: int, epochs: float, learning_rate: float) -> ConfigDict:
