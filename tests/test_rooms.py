@@ -55,7 +55,7 @@ ROOMS = {
     "failures": {"errors", "hosts"},
     "main": {
         *("errors", "mesh", "hosts", "reporting", "rundir", "train", "sample", "evaluate", "restore", "figures"),
-        *("explore", "plan", "prepare", "flags", "failures"),
+        *("explore", "targets", "plan", "prepare", "flags", "failures"),
     },
 }
 LIBRARIES = {

@@ -22,6 +22,7 @@ from vaedm_jax import evaluate, explore, failures, figures, flags, hosts, plan, 
 from vaedm_jax.errors import UserError
 from vaedm_jax.mesh import keep_memory, share_cpu
 from vaedm_jax.reporting.files import leave_to_another
+from vaedm_jax.targets import calm_libtpu
 
 MODES = {
     "train": train.train,
@@ -44,6 +45,8 @@ def run(argv: list[str]) -> None:
         return
     mode, stage, distributed, config, workdir = command
     keep_memory()
+    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # set by JAX, which has found no TPU
+        calm_libtpu()
     if distributed:
         if mode not in TOGETHER:
             raise UserError(f"--distributed: mode '{mode}' is for one process; leave it out")

@@ -14,7 +14,6 @@ from vaedm_jax.errors import UserError, one_of
 
 MISSING = "needs libtpu, which compiles for a TPU where none is: launch/env.sh plan, or pip install '.[tpu]'"
 ALONE = {"chips_per_host_bounds": (1, 1, 1)}  # a host with one chip
-# libtpu would look for the host that it is on, and complain.
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v3-8"}
 ENVIRONMENT["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # another process may compile too
 
@@ -79,13 +78,18 @@ def devices_of(name: str) -> list[jax.Device]:
         return jax.devices()
     from jax.experimental import topologies
 
-    for variable, value in ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
+    calm_libtpu()
     try:
         return topologies.get_topology_desc(target.topology, platform="tpu", **target.options).devices
     except RuntimeError as error:
         missing = importlib.util.find_spec("libtpu") is None
         raise UserError(f"plan.targets: {name} {MISSING if missing else f'cannot be compiled for: {error}'}") from error
+
+
+def calm_libtpu() -> None:
+    """Where no TPU is, libtpu would look for the host that it is on, and complain of it whenever JAX begins."""
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
 
 
 def memory_of(name: str) -> float:
