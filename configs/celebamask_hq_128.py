@@ -8,15 +8,14 @@ A VAE of 21,098,275 parameters for 180 epochs of batches of 40, then a U-Net of 
 """
 
 from vaedm_jax.config import base_config
+from vaedm_jax.published import VAES
 
 
 def get_config(variant="form1"):
     c = base_config(variant)
     c.data.path, c.data.image_size, c.data.held_out = "CelebAMask-HQ", 128, 0.0
 
-    c.vae.enc_block = "128x1,128d2,128t64,64x3,64d2,64t32,32x3,32d2,32t16,16x7,16d2,16t8,8x3,8d2,8t4,4x3,4d4,4t1,1x2"
-    c.vae.dec_block = "1x1,1u4,1t4,4x2,4u2,4t8,8x2,8u2,8t16,16x6,16u2,16t32,32x2,32u2,32t64,64x2,64u2,64t128,128x1"
-    c.vae.channels = "128:64,64:64,32:128,16:128,8:256,4:512,1:1024"
+    c.vae.enc_block, c.vae.dec_block, c.vae.channels = VAES["celebamaskhq128"].blocks
     c.vae.batch_size, c.vae.epochs = 40, 180.0
 
     c.ddpm.multipliers, c.ddpm.attention = (1, 1, 2, 2, 4, 4), (16,)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from vaedm_jax import flags
+from vaedm_jax.config import check
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import count
@@ -21,6 +22,12 @@ PARAMETERS = {
     "emoji": (1_631_667, 4_454_988, 4_448_076),
     "cifar10": (9_243_107, 35_749_763, 35_746_307),
     "celebamask_hq_128": (21_098_275, 113_676_675, 113_673_219),
+}
+PUBLISHED = {
+    "celeba_64": (14_011_907, 82_644_099),
+    "celeba_hq_256": (32_632_579, 113_676_675),
+    "afhq_256": (32_632_579, 113_676_675),
+    "ffhq_128": (21_098_275, 87_903_747),
 }
 # Epochs and batch of the VAE and of the DDPM (appendix E), and images to train on.
 RECIPES = {"cifar10": (500, 128, 1000, 128, 50_000), "celebamask_hq_128": (180, 40, 250, 64, 30_000)}
@@ -39,7 +46,7 @@ def traced(stage, config) -> int:
 
 
 def test_there_is_a_count_for_every_configuration():
-    assert {path.stem for path in FOLDER.glob("*.py")} == set(PARAMETERS)
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*PARAMETERS, *PUBLISHED}
 
 
 @pytest.mark.parametrize("variant", FORMULATIONS)
@@ -53,6 +60,15 @@ def test_a_step_of_each_stage_is_traced_at_full_size_and_its_parameters_counted(
         vae = jax.eval_shape(first.init, jax.random.key(0))
         assert traced(first, config) == of_vae
     assert traced(ddpm_stage(config, vae), config) == (of_unconditional if variant == "uncond" else of_unet)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_configurations_have_the_published_networks(name):
+    config = flags.load(f"{FOLDER / name}.py")
+    check(config)
+    stages = vae_stage(config), ddpm_stage(config, {})
+    counts = tuple(count(jax.eval_shape(stage.init, jax.random.key(0))) for stage in stages)
+    assert counts == PUBLISHED[name] and config.ddpm.heads in (1, 8)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -71,7 +87,7 @@ def test_the_papers_recipes_are_followed(name):
     assert (config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T) == (1000, 1e-4, 0.02)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", [*PARAMETERS, *PUBLISHED])
 def test_a_configuration_is_one_screen_with_locked_keys(name):
     assert len((FOLDER / f"{name}.py").read_text().splitlines()) <= 40
     with pytest.raises(AttributeError):

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "vaedm_jax"
 # What a room may import of the others: those above it in this list, if they are named.
 ROOMS = {
     "errors": set(),
+    "published": set(),
     "diffusion": {"errors"},
     "models": {"errors"},
     "data": {"errors"},
@@ -24,7 +25,7 @@ ROOMS = {
     "mesh": {"errors"},
     "hosts": {"errors"},
     "evaluation": {"errors", "diffusion", "data", "reporting", "interop", "mesh", "hosts"},
-    "config": {"errors", "diffusion"},
+    "config": {"errors", "diffusion", "published"},
     "rundir": {"errors", "config", "reporting"},
     "training": {"errors", "diffusion", "models", "data", "reporting", "mesh", "hosts"},
     "generation": {"diffusion", "models", "evaluation", "training"},
@@ -51,17 +52,20 @@ ROOMS = {
     },
     "shards": {"errors", "data", "reporting"},
     "prepare": {"errors", "data", "reporting", "config", "shards"},
+    "convert": {
+        *("errors", "published", "diffusion", "models", "reporting", "interop", "config", "training", "api"),
+    },
     "flags": {"errors", "config", "rundir"},
     "failures": {"errors", "hosts"},
     "main": {
         *("errors", "mesh", "hosts", "reporting", "rundir", "train", "sample", "evaluate", "restore", "figures"),
-        *("explore", "targets", "plan", "prepare", "flags", "failures"),
+        *("explore", "targets", "plan", "prepare", "convert", "flags", "failures"),
     },
 }
 LIBRARIES = {
     "diffusion": {"jax", "numpy"},
     "models": {"flax", "jax"},
-    "interop": {"ml_dtypes", "numpy"},
+    "interop": {"flax", "ml_dtypes", "numpy"},
     "evaluation": {"flax", "jax", "numpy", "optax", "safetensors"},
 }
 

@@ -204,3 +204,10 @@ def test_other_files_are_refused_in_one_line_that_names_them(tmp_path):
         assert "big-endian" in error(write(path, value(1), form, little=False))
         error(write(path, tensor(), form, keys=()))
     assert "compressed" in error(write(path, value(1), "zip", compression=zipfile.ZIP_DEFLATED))
+
+
+@pytest.mark.parametrize("module", torch_file.LIGHTNING)
+def test_hyper_parameters_of_lightning_are_a_dict(tmp_path, module):
+    opcodes = name(f"{module}.AttributeDict") + b")\x81" + b"(" + value("lr") + value(3) + b"u"
+    found = torch_file.read(write(tmp_path / "a.ckpt", opcodes, "zip"))
+    assert found == {"lr": 3} and type(found).__module__ == "vaedm_jax.interop.torch_file"

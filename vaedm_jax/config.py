@@ -13,6 +13,7 @@ from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.errors import UserError, in_range, one_of
+from vaedm_jax.published import VAES
 
 EMA_SCHEDULES = ("constant", "byol")
 BEST_BY = ("held_out_loss", "kid", "fd")  # figures that the best checkpoint may be chosen by: the lowest is best
@@ -114,6 +115,14 @@ def base_config(variant: str = "form1") -> ConfigDict:
     return c.lock()
 
 
+def published_config(variant: str = "form1") -> ConfigDict:
+    """The defaults of what the authors of the method published, where their files do not tell it."""
+    c = base_config(variant).unlock()
+    c.ddpm.heads, c.ddpm.ema_schedule, c.data.flip = 8, "constant", True
+    c.sample.variance, c.sample.clip_eps = "fixedlarge", False
+    return c.lock()
+
+
 def data_defaults() -> ConfigDict:
     """Images, and where they come from."""
     c = ConfigDict()
@@ -132,9 +141,8 @@ def data_defaults() -> ConfigDict:
 def vae_defaults() -> ConfigDict:
     """Stage 1."""
     c = training_defaults(batch_size=128, epochs=500, learning_rate=1e-4)
-    c.enc_block = "32x7,32d2,32t16,16x4,16d2,16t8,8x4,8d2,8t4,4x3,4d4,4t1,1x3"
-    c.dec_block = "1x1,1u4,1t4,4x2,4u2,4t8,8x3,8u2,8t16,16x7,16u2,16t32,32x15"
-    c.channels = "32:64,16:128,8:256,4:256,1:512"  # widths; that of resolution 1 is the size of z
+    # Block strings (vaedm_jax/models/blocks.py), and widths, of which that of resolution 1 is the size of z.
+    c.enc_block, c.dec_block, c.channels = VAES["cifar10"].blocks
     c.packed = False  # work on 2x2 patches where it is narrow: the same results, quicker on a TPU, slower on a CPU
     c.kl_weight = 1.0
     c.checkpoint = ""  # run directory, or weights, whose VAE is used instead of training one

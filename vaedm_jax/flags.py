@@ -12,22 +12,31 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vaedm_jax import rundir
-from vaedm_jax.config import base_config, flatten
+from vaedm_jax.config import base_config, flatten, published_config
 from vaedm_jax.errors import UserError
 
 # Where one of these names models, none need be in the directory, and the first of them has the configuration.
-OWN_MODELS = ("sample.weights", "eval.runs")
+OWN_MODELS = ("sample.weights", "eval.runs", "ddpm.init")
+# Modes that turn one file into another, by --from and --out, with no run directory; the configuration they begin with.
+FILES = {"import": published_config, "export": base_config}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a tuple of whole numbers"}
 
 
 class Command(NamedTuple):
-    """What is asked for; `stage` is None where it is not said, `distributed` where there is one process."""
+    """What is asked for.
+
+    Attributes:
+      stage: None where it is not said. distributed: None where there is one process.
+      workdir: None for the modes of FILES, which have `source` and `out` in its place.
+    """
 
     mode: str
     stage: str | None
     distributed: str | None
     config: ConfigDict
-    workdir: Path
+    workdir: Path | None
+    source: str | None
+    out: str | None
 
 
 def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) -> Command | str:
@@ -41,6 +50,11 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
         "K/N@HOST:PORT is the K-th of N (from 0), and 'auto' asks Slurm, Open MPI, Kubernetes or the TPU pod.",
         flag_values=values,
     )  # fmt: skip
+    flags.DEFINE_string(
+        "from", None, "What modes import and export read: files of PyTorch, by commas; a run directory or weights.",
+        flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_string("out", None, "The file that they write.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Directory of the run; it is made where it is not there.", flag_values=values)
     flags.DEFINE_string(
         "config", None, "FILE.py or FILE.py:VARIANT (default: that of the weights or the runs that are named, "
@@ -58,21 +72,40 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
         return values.module_help(__name__)
     for match in filter(None, (re.match(r"--?(?!(?:no)?config\.)([A-Za-z][^=]*)", arg) for arg in rest)):
         raise UserError(f"--{match[1]}: there is no such flag; {nearest(match[1], list(values))}")
-    if not values.workdir:
-        raise UserError("--workdir=DIR is missing: the directory of the run")
-    workdir = Path(values.workdir)
-    place = next(p for p in (workdir, *workdir.parents) if p.exists())
-    if not place.is_dir():
-        raise UserError(f"--workdir={workdir}: {place} is a file; it must be a folder, or not exist yet")
+    workdir = None
+    if values.mode in FILES:
+        check_files(values)
+    else:
+        workdir = directory(values.workdir)
     check_names(rest)
     if values.config:
         config = load(values.config)
+    elif values.mode in FILES:
+        config = FILES[values.mode]()
     else:
         config = rundir.config_of(named) if (named := named_model(rest)) else rundir.read_config(workdir)
     override(config, rest)
     if values.targets:
         config.plan.targets = values.targets
-    return Command(values.mode, values.stage, values.distributed, config, workdir)
+    return Command(values.mode, values.stage, values.distributed, config, workdir, values["from"].value, values.out)
+
+
+def directory(workdir: str | None) -> Path:
+    """The directory of the run; UserError where it is not named, or a file lies in its place."""
+    if not workdir:
+        raise UserError("--workdir=DIR is missing: the directory of the run")
+    path = Path(workdir)
+    place = next(p for p in (path, *path.parents) if p.exists())
+    if not place.is_dir():
+        raise UserError(f"--workdir={path}: {place} is a file; it must be a folder, or not exist yet")
+    return path
+
+
+def check_files(values: flags.FlagValues) -> None:
+    """UserError unless it is said what to read and what to write."""
+    for name in ("from", "out"):
+        if not values[name].value:
+            raise UserError(f"--{name}=FILE is missing: mode '{values.mode}' reads --from and writes --out")
 
 
 def named_model(argv: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ python -m vaedm_jax.main --workdir=DIR --mode=figures
 python -m vaedm_jax.main --workdir=DIR --mode=explore
 python -m vaedm_jax.main --config=configs/cifar10.py --workdir=DIR --mode=plan --targets=tpu-v2-8,tpu-v5e-1
 python -m vaedm_jax.main --config=configs/celebamask_hq_128.py --workdir=RECORDS --mode=prepare
+python -m vaedm_jax.main --mode=import --from=PUBLISHED.ckpt --out=WEIGHTS.safetensors
 """
 
 import logging
@@ -18,7 +19,21 @@ from pathlib import Path
 
 import jax
 
-from vaedm_jax import evaluate, explore, failures, figures, flags, hosts, plan, prepare, restore, rundir, sample, train
+from vaedm_jax import (
+    convert,
+    evaluate,
+    explore,
+    failures,
+    figures,
+    flags,
+    hosts,
+    plan,
+    prepare,
+    restore,
+    rundir,
+    sample,
+    train,
+)
 from vaedm_jax.errors import UserError
 from vaedm_jax.mesh import keep_memory, share_cpu
 from vaedm_jax.reporting.files import leave_to_another
@@ -34,16 +49,17 @@ MODES = {
     "plan": plan.plan,
     "prepare": prepare.prepare,
 }
+CONVERSIONS = {"import": convert.import_files, "export": convert.export_file}  # of files, with no run directory
 TOGETHER = ("train", "sample", "evaluate")  # modes that several processes can share
 
 
 def run(argv: list[str]) -> None:
     """Do what the command line asks for."""
-    command = flags.parse(argv, MODES, train.STAGES)
+    command = flags.parse(argv, (*MODES, *CONVERSIONS), train.STAGES)
     if isinstance(command, str):
         print(__doc__, command, sep="\n")
         return
-    mode, stage, distributed, config, workdir = command
+    mode, stage, distributed, config, workdir, source, out = command
     keep_memory()
     if os.environ.get("TPU_SKIP_MDS_QUERY"):  # set by JAX, which has found no TPU
         calm_libtpu()
@@ -60,6 +76,8 @@ def run(argv: list[str]) -> None:
         return MODES[mode](config, workdir, stage or "all")
     if stage:
         raise UserError(f"--stage={stage} belongs to --mode=train; leave it out with --mode={mode}")
+    if mode in CONVERSIONS:
+        return CONVERSIONS[mode](config, source, out)
     if not (config.sample.weights or config.eval.runs or mode in ("plan", "prepare")):
         rundir.refuse_another(workdir, config)
     MODES[mode](config, workdir)

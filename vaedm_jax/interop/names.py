@@ -4,8 +4,10 @@ One table for each network: a pattern of the PyTorch name on the left, the path 
 """
 
 import re
+from collections.abc import Collection
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from vaedm_jax.errors import UserError
 
@@ -48,7 +50,15 @@ VAE = [
 ]
 
 
-def flax_path(name: str, table: list[tuple[str, str]]) -> str:
+Table = list[tuple[str, str]]
+
+
+def is_known(name: str, table: Table) -> bool:
+    """Whether a network of this kind has a PyTorch parameter of that name."""
+    return any(re.fullmatch(rf"(?:{pattern})\.(?:weight|bias)", name) for pattern, _ in table)
+
+
+def flax_path(name: str, table: Table) -> str:
     """The Flax module (`down_3_res/conv_0`) that owns the PyTorch parameter `name`, without its last part."""
     module = name.rpartition(".")[0]
     for pattern, template in table:
@@ -72,7 +82,7 @@ def flax_leaf(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     return "kernel", array.reshape(array.shape[:2]).T
 
 
-def from_torch(state: dict[str, np.ndarray], table: list[tuple[str, str]]) -> dict:
+def from_torch(state: dict[str, np.ndarray], table: Table) -> dict:
     """A PyTorch state dict as the nested Flax parameters; arrays become float32."""
     params: dict = {}
     for name, array in state.items():
@@ -82,3 +92,42 @@ def from_torch(state: dict[str, np.ndarray], table: list[tuple[str, str]]) -> di
             node = node.setdefault(part, {})
         node[leaf] = value
     return params
+
+
+def _inverted(table: Table) -> Table:
+    """The same table from Flax to PyTorch: a pattern of the Flax path, and the PyTorch name as a template.
+
+    A group that the left side had stands on both, and of `[12]`, which no group keeps, the choice is left open.
+    """
+    inverted = []
+    for pattern, template in table:
+        groups = re.findall(r"\(.*?\)", pattern)
+        flax = re.sub(r"\\(\d)", lambda m: groups[int(m[1]) - 1], template)  # noqa: B023
+        numbers = iter(range(1, 9))
+        torch = re.sub(r"\(.*?\)", lambda m: rf"\{next(numbers)}", pattern).replace(r"\.", ".")  # noqa: B023
+        inverted.append((flax, torch))
+    return inverted
+
+
+def torch_module(path: str, inverted: Table, modules: Collection[str]) -> str:
+    """The PyTorch module of a Flax one, of a network with these modules; UserError where PyTorch has none."""
+    for pattern, template in inverted:
+        if re.fullmatch(pattern, path):
+            attends = re.sub(r"_unpool$", "_attn/qkv", path) in modules  # then there is one more before it
+            return re.sub(pattern, template, path).replace("[12]", "2" if attends else "1")
+    raise UserError(f"'{path}' has no place in the published network")
+
+
+def to_torch(params: dict, table: Table) -> dict[str, np.ndarray]:
+    """Nested Flax parameters as a PyTorch state dict, the inverse of `from_torch`."""
+    flat = flatten_dict(params, sep="/")
+    modules, inverted, state = {path.rpartition("/")[0] for path in flat}, _inverted(table), {}
+    for path, array in flat.items():
+        module, _, leaf = path.rpartition("/")
+        array = np.asarray(array)
+        if leaf == "kernel":
+            over_one_axis = module.endswith(("/qkv", "/proj"))
+            array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T[..., None] if over_one_axis else array.T
+        name = torch_module(module, inverted, modules)
+        state[f"{name}.{'bias' if leaf == 'bias' else 'weight'}"] = array
+    return state

@@ -25,6 +25,8 @@ MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles in a file of the old 
 PROTOCOL = 1001  # the second
 KINDS = dict(Double="f8", Float="f4", Half="f2", BFloat16=ml_dtypes.bfloat16, ComplexDouble="c16", ComplexFloat="c8")
 KINDS |= dict(Long="i8", Int="i4", Short="i2", Char="i1", Byte="u1", Bool="?", Untyped="u1")
+# Where PyTorch Lightning has its AttributeDict, a dict in which hyper-parameters are kept.
+LIGHTNING = "pytorch_lightning.utilities.parsing", "lightning_fabric.utilities.data", "lightning.fabric.utilities.data"
 DTYPES = {f"{kind}Storage": np.dtype(dtype) for kind, dtype in KINDS.items()}
 
 
@@ -75,6 +77,7 @@ class _Unpickler(pickle.Unpickler):
             "torch._utils._rebuild_tensor_v2": self.tensor,
             "torch._utils._rebuild_parameter": self.parameter,
             "torch._utils._rebuild_parameter_with_state": self.parameter,
+            **{f"{module}.AttributeDict": _OrderedDict for module in LIGHTNING},
         }
 
     def find_class(self, module: str, name: str) -> Any:

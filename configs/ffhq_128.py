@@ -1,0 +1,26 @@
+"""FFHQ at 128 x 128, as in the authors' code (main/configs/dataset/ffhq/train.yaml).
+
+    python -m vaedm_jax.main --config=configs/ffhq_128.py --config.data.path=ffhq \
+        --workdir=runs/ffhq_128 --mode=train
+
+The VAE has 21,098,275 parameters, the U-Net (conditioned on x_hat) 87,903,747.
+That file has no length of training but a limit of 5,000 epochs; here it is 1,000 epochs of the VAE, and 500,000 steps
+of the U-Net, as the DDPM paper took for CelebA-HQ at 256 x 256.
+"""
+
+from vaedm_jax.config import published_config
+from vaedm_jax.published import VAES
+
+
+def get_config(variant="form1"):
+    c = published_config(variant)
+    c.data.path, c.data.image_size, c.data.held_out = "ffhq", 128, 0.0
+
+    c.vae.enc_block, c.vae.dec_block, c.vae.channels = VAES["celebamaskhq128"].blocks
+    c.vae.batch_size, c.vae.epochs = 16, 1000.0
+
+    c.ddpm.multipliers, c.ddpm.attention, c.ddpm.dropout = (1, 1, 2, 3, 4), (16,), 0.1
+    c.ddpm.batch_size, c.ddpm.steps, c.ddpm.learning_rate = 16, 500_000, 2e-5
+    c.plan.images = 70_000
+    c.log.pictures, c.log.sample_steps, c.checkpoint.every = 5000, 100, 5000
+    return c.lock()

@@ -1,0 +1,38 @@
+"""The architecture of a published U-Net, as far as the names and shapes of its parameters tell it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vaedm_jax.errors import UserError
+
+
+def unet_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], bool]:
+    """The settings of the section `ddpm`, and whether the network is shown x_hat; UserError where it is none.
+
+    The number of heads is in no name or shape, nor is the formulation.
+    """
+    try:
+        first = shapes["input_blocks.0.0.weight"]
+        width = first[0]
+        blocks, widths, attention, i = [0], [], set(), 1
+        while any(name.startswith(f"input_blocks.{i}.") for name in shapes):
+            if f"input_blocks.{i}.0.op.weight" in shapes:
+                blocks.append(0)
+            else:
+                blocks[-1] += 1
+                widths[len(blocks) - 1 :] = [shapes[f"input_blocks.{i}.0.out_layers.3.weight"][0]]
+                if f"input_blocks.{i}.1.qkv.weight" in shapes:
+                    attention.add(2 ** (len(blocks) - 1))
+            i += 1
+        rows = shapes["input_blocks.1.0.emb_layers.1.weight"][0]
+    except (KeyError, IndexError) as error:
+        raise UserError(f"a U-Net of another kind: {error} is missing or has another shape") from error
+    settings = {
+        "channels": width,
+        "multipliers": tuple(w // width for w in widths),
+        "blocks": max(blocks),
+        "attention": tuple(sorted(attention)),
+        "z_conditioning": "proj.0.weight" in shapes,
+        "scale_shift": rows == 2 * widths[0],
+    }
+    return settings, first[1] == 6
