@@ -54,7 +54,7 @@ class Cost(NamedTuple):
       flops, moved: operations, and bytes that go to and from memory. A loop's body counts once.
       held, temporary: bytes of arguments, and of what lies beside them while it runs.
       collectives: exchanges with other devices; exchanged: bytes of their results.
-      seconds: the compiler's own estimate, None where it gives none.
+      seconds: the compiler's own estimate, None where it gives no sensible one.
     """
 
     flops: float
@@ -109,7 +109,7 @@ def compile_for(lower: Callable[[], Any]) -> Cost | str:
         used = re.search(r"Used (\S+) of (\S+) hbm", str(error))
         return f"does not fit: {used[1]} of {used[2]}" if used else "does not fit"
     found, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    collectives = list(exchanges(compiled.as_text()))
+    collectives, seconds = list(exchanges(compiled.as_text())), found.get("optimal_seconds", 0.0)
     return Cost(
         found.get("flops", 0.0),
         found.get("bytes accessed", 0.0),
@@ -117,7 +117,7 @@ def compile_for(lower: Callable[[], Any]) -> Cost | str:
         memory.temp_size_in_bytes,
         len(collectives),
         sum(collectives),
-        found.get("optimal_seconds") or None,
+        seconds if seconds > 0 else None,  # for some targets it is below zero
     )
 
 
