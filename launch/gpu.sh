@@ -29,19 +29,23 @@ hosts=() processes='' port=12355 python='' arguments=()
 for argument in "$@"; do
   value=${argument#*=}
   case $argument in
-    --hosts=*) IFS=, read -r -a hosts <<<"$value" ;;
+    --hosts=*)
+      IFS=, read -r -a hosts <<<"$value"
+      [ -n "$value" ] || fail "--hosts= names no machine; leave it out for this one"
+      ;;
     --processes=*) processes=$value ;;
     --port=*) port=$value ;;
     --python=*) python=$value ;;
     --dry-run) dry=yes ;;
     -h | --help) echo "$usage"; exit 0 ;;
+    --hosts | --processes | --port | --python) fail "$argument needs its value behind a '=': $argument=..." ;;
     --distributed*) fail "$argument: the launcher says that itself; give --hosts=A,B or --processes=N" ;;
     *) arguments+=("$argument") ;;
   esac
 done
 [ "${#arguments[@]}" -gt 0 ] || fail "give --config=FILE --workdir=DIR, as to vaedm_jax.main (--help says more)"
 [[ ${processes:-1} =~ ^[1-9][0-9]{0,2}$ ]] || fail "--processes=$processes: it must be a number from 1 to 999"
-[[ $port =~ ^[1-9][0-9]{0,4}$ ]] || fail "--port=$port: it must be a number from 1 to 65535"
+[[ $port =~ ^[1-9][0-9]{0,4}$ ]] && ((port < 65536)) || fail "--port=$port: it must be a number from 1 to 65535"
 if [ -n "$processes" ] && [ "${#hosts[@]}" -gt 0 ]; then fail "--hosts has one process on each; leave --processes out"; fi
 
 if [ -z "$python" ]; then

@@ -119,10 +119,20 @@ ensure() { # wait until the TPU is there; ask for it, or for another where it wa
   return 1
 }
 
+files() { # of this checkout, but for those that git ignores
+  local file
+  {
+    git ls-files --cached --others --exclude-standard 2>/dev/null ||
+      find . -type f -not -path './.*' -not -path './runs/*' -not -path '*/__pycache__/*'
+  } | sort | while read -r file; do
+    if [ -f "$file" ]; then echo "$file"; fi
+  done
+}
 copy() { # this checkout, without what is made in it, to all machines that do not have it as it is now
-  local archive=$scratch/vaedm_jax.tgz sum=CHECKSUM
-  run tar -czf "$archive" --exclude=./.git --exclude=./.venv --exclude=./runs --exclude=__pycache__ . || return 1
-  if [ -z "$dry" ]; then sum=$(gzip -dc "$archive" | cksum | tr ' ' -); fi
+  local archive=$scratch/vaedm_jax.tgz list=$scratch/files sum=CHECKSUM
+  files >"$list"
+  run tar -czf "$archive" --files-from="$list" || return 1
+  if [ -z "$dry" ]; then sum=$(tr '\n' '\0' <"$list" | xargs -0 cksum | cksum | tr ' ' -); fi
   if on_all "grep -qx $sum vaedm_jax/.copied" && [ -z "$dry" ]; then return 0; fi
   stop || return 1 # a training would go on with half of the old files; it continues with the new ones
   run gcloud compute tpus tpu-vm scp "$archive" "$name:vaedm_jax.tgz" --zone="$zone" --worker=all --quiet || return 1

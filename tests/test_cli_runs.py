@@ -8,6 +8,7 @@ import pytest
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
 from tests.tiny import tiny_config
 from vaedm_jax import hosts, rundir
+from vaedm_jax.errors import UserError
 from vaedm_jax.main import MODES, main
 
 
@@ -38,6 +39,21 @@ def test_a_vae_of_another_run_must_be_there_and_fit(refused, run):
 def test_a_directory_refuses_another_run_naming_the_settings(refused, run, mode, change, words):
     refused(f"--config={{configs}}/tiny.py --workdir={{run}} --mode={mode} {change}", "{run} holds another run", words)
     refused(f"--workdir={{run}} --mode={mode} {change}", "{run} holds another run", words)
+
+
+def test_the_folder_of_the_images_may_be_another_where_they_are_the_same(tmp_path):
+    def config(path):
+        return tiny_config(**{"data.path": str(path), "data.category": ""})
+
+    images = {"train": {"content": "a"}}
+    rundir.claim(tmp_path, config(tmp_path / "images"), images)
+    rundir.claim(tmp_path, config(tmp_path / "run" / ".." / "images"), {"train": {"content": "added to"}})
+    rundir.claim(tmp_path, config(tmp_path / "moved"), {"train": {"content": "added to"}})
+    with pytest.raises(UserError, match=r"data.path was '.*moved', is now '.*other'"):
+        rundir.claim(tmp_path, config(tmp_path / "other"), images)
+    with pytest.raises(UserError, match=r"data.path was '.*moved', is now ''"):
+        rundir.refuse_another(tmp_path, config(""))
+    assert rundir.refuse_another(tmp_path, config("elsewhere")), "what does not train may look for them anywhere"
 
 
 def test_many_differences_are_counted(refused, run):

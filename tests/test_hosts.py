@@ -133,10 +133,23 @@ def test_processes_that_see_other_data_are_refused_before_anything_is_compiled(t
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("spec", ["2/2@127.0.0.1:1", "0/2", "0/2@host", "two", "-1/2@host:1"])
+@pytest.mark.parametrize("spec", ["2/2@127.0.0.1:1", "0/2", "0/2@host", "two", "-1/2@host:1", "0/2@host:65536"])
 def test_a_process_that_is_not_named_clearly_is_refused(spec):
     with pytest.raises(UserError, match=r"it must be 'auto', or K/N@HOST:PORT with K < N, such as 0/2@10.0.0.1:1234"):
         hosts.join(spec)
+
+
+def test_processes_that_cannot_meet_are_told_so(monkeypatch, capsys):
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} of localhost is taken"):
+            hosts.join(f"0/2@localhost:{port}")
+    monkeypatch.setattr(hosts, "PATIENCE", 0.5)
+    with pytest.raises(hosts.Alone, match=f"process 0 does not listen at localhost:{port}") as alone:
+        hosts.join(f"1/2@localhost:{port}")
+    assert alone.value.status == os.EX_TEMPFAIL
 
 
 @pytest.mark.parametrize(

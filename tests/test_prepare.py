@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from tests.cli_fixtures import ROOT, TINY, files
 from tests.loading import data_config, load_error
 from tests.pictures import noise, save
 from vaedm_jax import data
+from vaedm_jax.errors import UserError
 from vaedm_jax.main import main
 
 
@@ -150,6 +153,25 @@ def test_records_that_do_not_fit_are_an_error_that_says_what_would(config, made,
     (tmp_path / "elsewhere").rename(shard)
 
 
+@pytest.mark.parametrize("damage", ["torn", "flipped"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_records_are_an_error_that_names_them(made, tmp_path, damage, workers):
+    records = shutil.copytree(made[1], tmp_path / "records")
+    for shard in records.glob("images-*"):
+        whole = shard.read_bytes()
+        shard.write_bytes(whole[:1000] if damage == "torn" else bytes(b ^ 1 for b in whole[:9000]) + whole[9000:])
+    with pytest.raises(UserError, match=r"data.path: .*records.* cannot be read .* prepare the data anew"):
+        train = data.load(data_config(path=str(records), image_size=16)).train
+        with closing(data.batches(train, 4, 0, False, workers=workers)) as batches:
+            next(batches)
+
+
+def test_records_without_the_names_of_their_images_are_refused(made, tmp_path):
+    records = shutil.copytree(made[1], tmp_path / "records")
+    (records / "folder.json").unlink()
+    assert "folder.json is missing" in load_error(path=str(records), image_size=16)
+
+
 def test_beam_writes_the_same_files(config, made, tmp_path):
     pytest.importorskip("apache_beam")
     targets = [tmp_path / "processes", tmp_path / "beam"]
@@ -165,4 +187,4 @@ def test_beam_writes_the_same_files(config, made, tmp_path):
 def test_without_beam_it_is_said_what_to_install(config, made, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
     assert main(arguments(config, made[0], tmp_path / "new", "--config.prepare.beam=runner=DirectRunner")) == 2
-    assert "vaedm_jax[beam]" in capsys.readouterr().err
+    assert "'.[beam]'" in capsys.readouterr().err

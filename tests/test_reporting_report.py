@@ -98,7 +98,7 @@ def test_report_shows_what_the_run_left(tmp_path):
         "1 x <cpu>",
         "250",
         "steps 100",
-        "last loss 10",
+        "last mean loss 10",
         "seed 7",
         "32x7,<script>",
         "0.0001",

@@ -43,7 +43,7 @@ ROOMS = {
         *("errors", "diffusion", "data", "reporting", "hosts", "evaluation", "config", "api", "store", "likelihood"),
     },
     "restoration": {"errors", "diffusion", "api"},
-    "restore": {"data", "diffusion", "evaluation", "reporting", "config", "api", "restoration"},
+    "restore": {"errors", "data", "diffusion", "evaluation", "reporting", "config", "api", "restoration"},
     "figures": {"diffusion", "data", "evaluation", "reporting", "config", "api", "evaluate", "restoration"},
     "explore": {"errors", "diffusion", "data", "reporting", "config", "api", "restoration"},
     "targets": {"errors"},

@@ -87,7 +87,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
     # What pictures have lost: "super": they were reduced by `factor`; "denoise": noise of deviation `sigma` was added.
     c.restore = ConfigDict({"task": "super", "factor": 2, "sigma": 0.1})
     c.restore.files = ""  # a folder of such pictures; empty: held-out images are damaged so, restored, and scored
-    c.restore.n = 0  # so many of them; 0: all
+    c.restore.n = 0  # so many of either; 0: all
     c.restore.pixels = 256 * 256  # larger ones are refused: attention takes memory by the square of their number
 
     # Images in a row; numbers of steps that are compared; z, and x_T, whose shares of the variance are estimated.

@@ -82,6 +82,8 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
         config = load(values.config)
     elif values.mode in FILES:
         config = FILES[values.mode]()
+    elif values.mode in ("plan", "prepare") and not (workdir / rundir.FILE).is_file():
+        raise UserError(f"--config=FILE is missing: mode '{values.mode}' needs one, such as configs/cifar10.py")
     else:
         config = rundir.config_of(named) if (named := named_model(rest)) else rundir.read_config(workdir)
     override(config, rest)

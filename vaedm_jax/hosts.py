@@ -6,18 +6,28 @@ A process alone is the first of one, and nothing here waits for anybody then.
 import os
 import re
 import signal
+import socket
 import sys
+import time
+from contextlib import suppress
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import RunError, UserError
 
+PATIENCE = 300  # seconds that the others wait for the first
 HEARTBEAT = 20  # seconds after which a process that says nothing is taken for dead
 EXAMPLE = "0/2@10.0.0.1:1234"
 GONE = "another process has probably ended; start all of them again, and the same command continues"
+
+
+class Alone(RunError):
+    """The other processes are not there; the same command may find them later."""
+
+    status = os.EX_TEMPFAIL
 
 
 def join(spec: str) -> None:
@@ -28,10 +38,11 @@ def join(spec: str) -> None:
         out (Slurm, Open MPI, Kubernetes, TPU pods).
     """
     found = re.fullmatch(r"(\d+)/(\d+)@(.+:\d+)", spec)
-    if spec != "auto" and not (found and int(found[1]) < int(found[2])):
+    if spec != "auto" and not (found and int(found[1]) < int(found[2]) and int(spec.rpartition(":")[2]) < 2**16):
         raise UserError(f"--distributed={spec}: it must be 'auto', or K/N@HOST:PORT with K < N, such as {EXAMPLE}")
     who = {}
     if found:
+        find_the_first(int(found[1]), found[3])
         who = {"process_id": int(found[1]), "num_processes": int(found[2]), "coordinator_address": found[3]}
         who["cluster_detection_method"] = "deactivate"
     try:
@@ -41,6 +52,29 @@ def join(spec: str) -> None:
         raise UserError(f"--distributed={spec}: the processes do not meet ({error}){remedy}") from error
     # JAX has set a handler of its own, which would keep SIGTERM to itself; see training/stop.py.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def find_the_first(process: int, address: str) -> None:
+    """Wait until process 0 listens, or make sure that process 0 can: JAX ends without a word where either fails."""
+    host, _, port = address.rpartition(":")
+    if not process:
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(("", int(port)))
+            except OSError as error:
+                raise UserError(
+                    f"port {port} of {host} is taken ({error.strerror}); let them meet at another"
+                ) from error
+        return
+    began, told = time.monotonic(), False
+    while (waited := time.monotonic() - began) < PATIENCE:
+        with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+            return
+        if waited > 5 and not told:
+            told = not print(f"vaedm: process {process} waits for process 0 at {address}", file=sys.stderr, flush=True)
+        time.sleep(0.2)
+    raise Alone(f"process 0 does not listen at {address} for {PATIENCE} s; start it, and open the port to the others")
 
 
 def leave(status: int) -> None:

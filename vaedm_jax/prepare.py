@@ -117,7 +117,9 @@ def by_beam(plan: Plan, target: Path, options: str) -> None:
     try:
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
     except ImportError as error:
-        raise UserError(f"prepare.beam needs Apache Beam: pip install 'vaedm_jax[beam]' ({reason(error)})") from error
+        raise UserError(
+            f"prepare.beam needs Apache Beam: pip install '.[beam]', as docs/data.md has it ({reason(error)})"
+        ) from error
     import tensorflow_datasets as tfds
 
     from vaedm_jax.shards import Images

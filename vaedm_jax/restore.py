@@ -14,6 +14,7 @@ from vaedm_jax.config import chain_of, check, data_of
 from vaedm_jax.data import Dataset, load, pictures, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
+from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.reporting import Progress, grid, save_png, to_uint8, write_report
@@ -43,7 +44,7 @@ def restore(config: ConfigDict, workdir: Path) -> None:
 
 def restore_files(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, folder: Path) -> None:
     """Each picture of a folder by itself, at its own size, or `factor` times that; all are looked at beforehand."""
-    found = pictures(config.restore.files)
+    found = pictures(config.restore.files)[: config.restore.n or None]
     for name, read in found:
         check_size(name, task, read().shape, config.restore.pixels)
     stems = Counter(Path(name).with_suffix("") for name, _ in found)
@@ -65,6 +66,11 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
     """Damage held-out images, give them back, and write down how near each way comes."""
     seed, batch_size = config.sample.seed, config.sample.batch_size
     truth = some(data.test, config.restore.n)
+    if len(truth) < 2:
+        raise UserError(
+            f"{data.name}: {len(truth)} held-out image (data.held_out, restore.n), and scores need two; "
+            "--config.restore.files=DIR restores pictures of a folder"
+        )
     attempts = ways(model, task, chain, truth, seed, batch_size=batch_size)
     place = target.parents[1] / "evaluation" / "reference"
     judge = judges(config.eval, model.config.data, data, model.mesh, batch_size, place, "random")[0]

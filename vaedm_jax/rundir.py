@@ -18,6 +18,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
 
 FILE = "config.json"
+IMAGES = "images.json"  # what tells the images that a run is trained on from others
 SHIPPED = Path(__file__).parent / "weights"
 
 
@@ -61,10 +62,14 @@ def plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def refuse_another(workdir: Path, config: ConfigDict) -> ConfigDict:
-    """The configuration of the run in a directory; UserError where `config` is that of another, or there is none."""
+def refuse_another(workdir: Path, config: ConfigDict, moved: bool = True) -> ConfigDict:
+    """The configuration of the run in a directory; UserError where `config` is that of another, or there is none.
+
+    `moved`: the folder of its images may be another one.
+    """
     old = read_config(workdir)
-    found = differences(old, config, FREE + TUNABLE)
+    elsewhere = ("data.path",) if moved and old.data.path and config.data.path else ()
+    found = differences(old, config, FREE + TUNABLE + elsewhere)
     # With no average in the checkpoints none can be gone on with, nor can one be left out.
     found |= {key: v for key, v in differences(old, config, FREE).items() if "ema_decay" in key and not all(v)}
     if found:
@@ -74,13 +79,25 @@ def refuse_another(workdir: Path, config: ConfigDict) -> ConfigDict:
     return old
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Make the directory this configuration's, or refuse it where it holds another run (UserError)."""
+def claim(workdir: Path, config: ConfigDict, images: Any = None) -> None:
+    """Make the directory this configuration's, or refuse it where it holds another run (UserError).
+
+    `images` tells those that are trained on from others: their folder may be another where they are the same.
+    """
+    seen, kept = json.dumps(images), workdir / IMAGES
     if (workdir / FILE).exists():
-        old = refuse_another(workdir, config)
+        same_folder = resolved(read_config(workdir).data.path) == resolved(config.data.path)
+        same_images = images is not None and kept.is_file() and kept.read_text() == seen
+        old = refuse_another(workdir, config, moved=same_folder or same_images)
         for key, (a, b) in differences(old, config, FREE).items():
             print(f"note: {key} was {a}, from here on it is {b}")
     write_whole(workdir / FILE, encode_config(config).encode())
+    if images is not None:
+        write_whole(kept, seen.encode())
+
+
+def resolved(path: str) -> Path:
+    return Path(path).expanduser().resolve()
 
 
 def shipped(name: str) -> Path:

@@ -56,8 +56,9 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
             )
     if not uncond and not reuse:
         check_order(config, workdir, stage, total_steps(config.vae, len(data.train)))
-    see_the_same(config, workdir, data)
-    rundir.claim(workdir, config)
+    images = {side: fingerprint(source) for side, source in (("train", data.train), ("held_out", data.test))}
+    see_the_same(config, workdir, f"{data.name} {images}")
+    rundir.claim(workdir, config, images)
     print(f"data: {data.name}, {len(data.train):,} images to train on, {len(data.test):,} held out", flush=True)
 
     def fitted(of: Stage) -> Any:
@@ -77,13 +78,13 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     print(f"the report is in {workdir / 'report.html'}", flush=True)
 
 
-def see_the_same(config: ConfigDict, workdir: Path, data: Dataset) -> None:
+def see_the_same(config: ConfigDict, workdir: Path, images: str) -> None:
     """UserError in all processes unless all have one configuration, one data set and one run directory."""
     if hosts.alone():
         return
     seen = {
         "another configuration": rundir.encode_config(config),
-        "other data": f"{data.name} {fingerprint(data.train)} {fingerprint(data.test)}",
+        "other data": images,
         f"another state of {workdir} (it must be a folder that all share)": str(
             [newest_step(workdir / name) for name in ("vae", "ddpm")]
         ),

@@ -2,8 +2,11 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -51,9 +54,14 @@ def dataset(
             raise UserError(how_to_prepare(builder.name, builder.data_dir_root, obstacle)) from error
         for missing in (file for file in splits[part].filepaths if not file.exists()):
             raise UserError(f"{setting}: {missing} is not there; prepare the data anew")
-        return Lazy(examples, lambda example: decode(io.BytesIO(example["image"]), size))
+        return Lazy(range(len(examples)), partial(read, examples, part))
 
-    train = side("train")
+    def read(examples: Any, part: str, index: int) -> np.ndarray:
+        with readable(f"{setting}: image {index} of '{part}'"):
+            return decode(io.BytesIO(examples[index]["image"]), size)
+
+    with readable(setting):
+        train = side("train")
     for part in ("test", "validation"):
         if part in splits:
             return Dataset(name, train, side(part))
@@ -61,6 +69,17 @@ def dataset(
     if len(keys) != len(train):
         raise UserError(f"{setting} should have {len(keys):,} images and has {len(train):,}; prepare the data anew")
     return Dataset(name, *(Lazy(indices, train.__getitem__) for indices in split(keys, held_out)))
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """UserError for whatever the readers of records raise on damaged ones."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} cannot be read ({reason(error)}); prepare the data anew") from error
 
 
 def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:

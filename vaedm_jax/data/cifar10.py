@@ -5,6 +5,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -76,6 +77,7 @@ def prepared(data_dir: str, archive: str) -> Cifar10Binary:
 
 def download(manager: tfds.download.DownloadManager) -> os.PathLike:
     try:
+        urlopen(Request(URL, method="HEAD"), timeout=20).close()  # tfds would try for minutes
         return manager.download(URL)
     except Exception as error:  # of requests, of the disk, of the checksum
         raise UserError(

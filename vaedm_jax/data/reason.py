@@ -3,4 +3,4 @@
 
 def reason(error: BaseException) -> str:
     """The first line of an exception's message, or else its type."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")

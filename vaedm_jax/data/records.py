@@ -42,6 +42,8 @@ def are_in(path: str | Path) -> bool:
 def read_plan(root: Path, size: int | None = None) -> Plan | None:
     """The plan in a folder, None where there is none; UserError unless its records are whole and of that size."""
     if not (root / PLAN).is_file():
+        if (root / BROKEN).is_file():
+            raise UserError(f"{root / PLAN} is missing, which has the names of the images; prepare the data anew")
         return None
     try:
         plan = Plan(**json.loads((root / PLAN).read_bytes()))

@@ -30,6 +30,10 @@ class Judge:
         source = data.train if split == "train" else data.test
         self.identity = {"data": data.name, "split": split, **fingerprint(source)}
         self.identity |= {"features": space.name, "network": space.identity}
+        if len(source) < 2:
+            raise UserError(
+                f"eval.split = {split!r}: {data.name} has {len(source)} such image; scores need two at least"
+            )
         self.reference = self.refer(source, folder / f"{space.name}_{split}.npz")
 
     def refer(self, source: Source, path: Path) -> Summary:

@@ -55,17 +55,17 @@ class Summary(NamedTuple):
                 summary = cls(halves, arrays["features"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: cannot be read as statistics of features; delete it") from error
-        if theirs != identity:
-            raise UserError(f"{path}: statistics of something else: {difference(theirs, identity)}; delete it")
+        if differing := difference(theirs, identity):
+            raise UserError(f"{path}: statistics of something else: {differing}; delete it")
         check_sound(path, summary)
         return summary
 
 
 def difference(theirs: str, ours: str) -> str:
-    """The first entry in which two identities differ, in words."""
+    """The first entry in which two identities differ, in words; not the name of the data, whose folder may move."""
     a, b = json.loads(theirs), json.loads(ours)
-    name = next(name for name in [*a, *b] if a.get(name) != b.get(name))
-    return f"{name} is {a.get(name)!r} there and {b.get(name)!r} here"
+    name = next((name for name in [*a, *b] if name != "data" and a.get(name) != b.get(name)), None)
+    return "" if name is None else f"{name} is {a.get(name)!r} there and {b.get(name)!r} here"
 
 
 def check_sound(path: Path, summary: Summary) -> None:

@@ -14,8 +14,11 @@ from vaedm_jax.models.vae import VAE
 def build_vae(config: Any) -> VAE:
     """The VAE of a whole configuration. Raises UserError where its block strings do not fit the images."""
     size, vae = config.data.image_size, config.vae
-    check_blocks(vae.enc_block, vae.channels, size, 1)
-    check_blocks(vae.dec_block, vae.channels, 1, size)
+    for name, *ends in (("enc_block", size, 1), ("dec_block", 1, size)):
+        try:
+            check_blocks(vae[name], vae.channels, *ends)
+        except UserError as error:
+            raise UserError(f"vae.{name}, vae.channels: {error}") from error
     how = {name: vae[name] for name in ("precision", "remat", "packed")}
     return VAE(vae.enc_block, vae.dec_block, vae.channels, **how)
 
@@ -29,10 +32,16 @@ def build_unet(config: Any) -> UNet:
             f"data.image_size = {size}: a U-Net of {len(ddpm.multipliers)} levels on patches of {ddpm.patch} needs a "
             f"multiple of {factor}"
         )
+    for number in ddpm.attention:
+        if number & (number - 1):
+            raise UserError(
+                f"ddpm.attention = {tuple(ddpm.attention)}: no level is at 1 / {number} of the size; 2, 4, 8 ..."
+            )
     for width in {ddpm.channels * m for m in (1, *ddpm.multipliers)}:
         if width % 32 or width % ddpm.heads:
             raise UserError(
-                f"ddpm: a width of {width} must be divisible by its 32 norm groups and by {ddpm.heads} heads"
+                f"ddpm.channels, ddpm.multipliers: a width of {width} must be divisible by its 32 norm groups and by "
+                f"ddpm.heads = {ddpm.heads}"
             )
     return UNet(
         channels=ddpm.channels,

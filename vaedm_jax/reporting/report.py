@@ -94,7 +94,7 @@ def _glance(folder: Path) -> str:
     losses, speeds = _column(lines, "loss")[1], _column(lines, "images_per_s")[1]
     facts = {
         "steps": f"{lines[-1]['step']:,}" if lines else None,
-        "last loss": f"{losses[-1]:.4g}" if len(losses) else None,
+        "last mean loss": f"{losses[-1]:.4g}" if len(losses) else None,
         "images/s": f"{np.nanmedian(speeds):,.3g}" if np.isfinite(speeds).any() else None,
         "duration": _duration(lines) if len(lines) > 1 else None,
         "parameters": _count(summary.get("parameters")),

@@ -165,7 +165,7 @@ def _brief(error: Exception) -> str:
     for known in ("No space left on device", "File too large", "Disk quota exceeded"):
         if known in text:
             return known
-    return (text.strip() or type(error).__name__).splitlines()[0][:200]
+    return (text.strip() or type(error).__name__).splitlines()[0].partition(". See full")[0][:200]
 
 
 def _difference(saved: dict[str, list[int]], like: Any) -> str:

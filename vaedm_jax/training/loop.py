@@ -56,7 +56,7 @@ def fit(
     start = 0 if state is None else int(state.step)
     owed = OWED in checkpoints.figures
     if start >= total and not owed:
-        print(f"{stage.name}: done, {start:,} steps (config.{stage.name}.steps asks for more)", flush=True)
+        print(f"{stage.name}: done, {start:,} steps (to train on: --config.{stage.name}.steps=N)", flush=True)
         checkpoints.close()
         return state
     if state is None:
