@@ -1,6 +1,8 @@
 """Published PyTorch files become weights that compute the published outputs, and go back bit for bit."""
 
 import json
+import pickle
+import zipfile
 from pathlib import Path
 
 import jax
@@ -126,6 +128,21 @@ def test_the_hyper_parameters_of_a_file_say_what_its_vae_is(tmp_path, monkeypatc
     monkeypatch.setattr(torch_file, "read", lambda path: content)
     model = imported(tmp_path / "vae.ckpt")
     assert model.config.vae.enc_block == c["enc_block"] and model.networks.vae.z_dim == 24
+
+
+def test_what_a_file_would_run_is_not_run_and_is_reported(tmp_path, configuration, capsys):
+    harm = tmp_path / "harm"
+    with zipfile.ZipFile(write(tmp_path / "whole.ckpt", published())) as whole:
+        entries = {name: whole.read(name) for name in whole.namelist()}
+    state = entries["archive/data.pkl"][2:-1]
+    call = b"cposix\nsystem\n(" + pickle.dumps(f"touch {harm}", 2)[2:-1] + b"tR"
+    names_of = [pickle.dumps(name, 2)[2:-1] for name in ("state_dict", "callbacks")]
+    entries["archive/data.pkl"] = b"\x80\x02}(" + names_of[0] + state + names_of[1] + call + b"u."
+    with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
+    assert imported(tmp_path / "a.ckpt", configuration, "--config.ddpm.heads=1").params["ddpm"]
+    assert not harm.exists() and "callbacks (1)" in capsys.readouterr().out
 
 
 def test_what_is_exported_and_imported_again_is_the_same_bit_for_bit(tmp_path, configuration):
