@@ -25,8 +25,7 @@ def in_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
         valid = isinstance(number, kind) and not isinstance(number, bool) and low <= number <= high
         if not (valid and math.isfinite(number)):
             wanted = f"{low} or more" if high == math.inf else f"from {low} to {high}"
-            which = f"{number!r}" if isinstance(value, tuple) else "it"
-            raise UserError(f"{name} = {value!r}: {which} should be {what}, {wanted}")
+            raise UserError(f"{name} = {value}: {number!r} should be {what}, {wanted}")
 
 
 class RunError(Exception):
