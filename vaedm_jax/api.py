@@ -1,6 +1,7 @@
 """The trained model as an object: generator, refiner and their schedule."""
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import cached_property
@@ -33,6 +34,7 @@ from vaedm_jax.generation import (
     prior,
     sample_keys,
 )
+from vaedm_jax.inputs import between, spread
 from vaedm_jax.mesh import make_mesh, replicated, split_batch, whole_batch
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.rundir import encode_config, read_config, shipped, weights, weights_file
@@ -40,7 +42,6 @@ from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
-PATHS = ("linear", "spherical")
 
 
 def silent(*_: int) -> None:
@@ -62,17 +63,16 @@ class VAEDM:
 
     Attributes:
       config: the whole configuration that it was trained with.
-      params: `vae` and `ddpm`; either may be empty where it was not trained.
+      params: `vae` and `ddpm`; either may be empty where it was not trained. `prior`: see `models.prior`.
       mesh: the devices that share the work; all of them by default.
     """
 
-    def __init__(self, config: ConfigDict, vae_params: Any, ddpm_params: Any, mesh: Mesh | None = None):
+    def __init__(
+        self, config: ConfigDict, vae_params: Any, ddpm_params: Any, mesh: Mesh | None = None, prior: Any = None
+    ):
         self.config, self.mesh = config, mesh or make_mesh()
-        everywhere = replicated(self.mesh)
-        self.params = {
-            "vae": jax.device_put(vae_params, everywhere),
-            "ddpm": jax.device_put(ddpm_params, everywhere),
-        }
+        params = {"vae": vae_params, "ddpm": ddpm_params, "prior": prior or {}}
+        self.params = jax.device_put(params, replicated(self.mesh))
         self.networks = networks_of(config)
 
     @classmethod
@@ -91,7 +91,7 @@ class VAEDM:
         with weights(file) as (config, opened):
             flat = {tuple(name.split("/")): opened.get_tensor(name).astype(np.float32) for name in opened.keys()}
         params = unflatten_dict(flat)
-        return cls(config, params.get("vae", {}), params.get("ddpm", {}))
+        return cls(config, params.get("vae", {}), params.get("ddpm", {}), prior=params.get("prior"))
 
     @classmethod
     def from_run(cls, workdir: str | Path, best: bool = False) -> "VAEDM":
@@ -115,11 +115,27 @@ class VAEDM:
             )
         return cls(config, vae, ddpm or {})
 
-    def computing_as(self, config: ConfigDict) -> "VAEDM":
-        """This model, computing in the precision of a configuration (`vae.precision`, `ddpm.precision`)."""
+    def as_asked(self, config: ConfigDict) -> "VAEDM":
+        """This model in the precisions of a configuration (`*.precision`), with its `sample.prior`."""
         changed = self.config.copy_and_resolve_references()
         changed.vae.precision, changed.ddpm.precision = config.vae.precision, config.ddpm.precision
-        return type(self)(changed, self.params["vae"], self.params["ddpm"], self.mesh)
+        model = type(self)(changed, self.params["vae"], self.params["ddpm"], self.mesh, self.params["prior"])
+        return model.with_prior(config.sample.prior) if config.sample.prior else model
+
+    def with_prior(self, file: str | Path) -> "VAEDM":
+        """This model, with z from what mode `prior` wrote; UserError where it was fitted to another VAE."""
+        self.check_vae()
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                prior = {name: arrays[name] for name in ("logits", "means", "factors")}
+                digest = str(arrays["vae"])
+        except FileNotFoundError as error:
+            raise UserError(f"sample.prior: {file} is not there; --mode=prior makes one") from error
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote") from error
+        if digest != self.vae_digest:
+            raise UserError(f"sample.prior: {file} was fitted to another VAE; fit one to this (--mode=prior)")
+        return type(self)(self.config, self.params["vae"], self.params["ddpm"], self.mesh, prior)
 
     def save(self, file: str | Path, dtype: Any = np.float32) -> None:
         """Write parameters and configuration as one safetensors file, which is the whole model."""
@@ -131,10 +147,12 @@ class VAEDM:
     @cached_property
     def fingerprint(self) -> str:
         """A digest of the parameters and of all else that images depend on, but the chain."""
-        digest = hashlib.sha256(repr(self.networks).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(self.params)):
-            digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
-        return digest.hexdigest()[:16]
+        return digest_of(self.params, repr(self.networks))
+
+    @cached_property
+    def vae_digest(self) -> str:
+        """A digest of the VAE's parameters."""
+        return digest_of(self.params["vae"])
 
     def sample(
         self,
@@ -223,6 +241,16 @@ class VAEDM:
         images = self.check_images(images, "images")
         return self.mapped(lambda x: encode(self.networks, self.params, x)[0], images, batch_size)
 
+    def posterior(self, images: np.ndarray, seed: int = 0, batch_size: int = 64) -> np.ndarray:
+        """A z of q(z | x) for each image, [N, D]."""
+        self.check_vae()
+        images = self.check_images(images, "images")
+        mu, logvar = (
+            self.mapped(lambda x: encode(self.networks, self.params, x)[i], images, batch_size)  # noqa: B023
+            for i in range(2)
+        )
+        return np.float32(mu + np.exp(logvar / 2) * np.random.default_rng(seed).standard_normal(mu.shape))
+
     def decode(self, z: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """x_hat of z [N, D]: images [N, H, W, C]."""
         if np.ndim(z) != 2 or not len(z):
@@ -239,7 +267,7 @@ class VAEDM:
         self.check_vae()
         in_range("n", n, 1)
         in_range("seed", seed, 0, 2**32 - 1)
-        return np.asarray(prior(self.networks, sample_keys(np.uint32(seed), jnp.arange(n))))
+        return np.asarray(prior(self.networks, self.params, sample_keys(np.uint32(seed), jnp.arange(n))))
 
     def sample_x_hat(self, n: int, seed: int = 0) -> np.ndarray:
         """What the VAE generates, [n, H, W, C]: the x_hat of `sample` with the same seed."""
@@ -350,36 +378,9 @@ class VAEDM:
         return images.astype(np.float32)
 
 
-def spread(name: str, values: np.ndarray, n: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Values [n, *shape] as float32, of values [n, *shape], or [*shape] for all; UserError for another shape."""
-    try:
-        values = np.asarray(values, np.float32)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name} is no array of numbers") from error
-    if values.shape not in ((n, *shape), shape):
-        raise UserError(
-            f"{name} of the shape {values.shape}; for {n} images of this model it is {(n, *shape)} or {shape}"
-        )
-    if not np.isfinite(values).all():
-        raise UserError(f"{name} is not finite")
-    return np.broadcast_to(values, (n, *shape))
-
-
-def between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> np.ndarray:
-    """n points from a to b, both included, [n, *a.shape].
-
-    Args:
-      path: `linear`, as in the paper, or `spherical`, along the great circle between them, which keeps the norm of what
-        is drawn from a normal distribution (arXiv 1609.04468, section 2.3).
-    """
-    one_of("path", path, PATHS)
-    in_range("n", n, 1)
-    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-    if a.shape != b.shape:
-        raise UserError(f"from the shape {a.shape} to {b.shape}; the two ends have one shape")
-    s = np.linspace(0, 1, n).reshape(-1, *(1,) * a.ndim)
-    cosine = np.sum(a * b) / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)
-    angle = np.arccos(np.clip(cosine, -1, 1))
-    if path == "linear" or np.sin(angle) < 1e-4:  # the great circle is a line there, or any
-        return np.float32((1 - s) * a + s * b)
-    return np.float32((np.sin((1 - s) * angle) * a + np.sin(s * angle) * b) / np.sin(angle))
+def digest_of(tree: Any, text: str = "") -> str:
+    """A digest of a tree of arrays, and of a text."""
+    digest = hashlib.sha256(text.encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

@@ -42,6 +42,7 @@ FREE = (
     "data.archive",
     "data.workers",
     "prepare.*",
+    "prior.*",
 )
 # What may be changed on purpose in the middle of a run; it is said, and the run goes on.
 TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout", "ddpm.cond_dropout")
@@ -51,13 +52,13 @@ RANGES = (
         "*.image_size", "*.batch_size", "*.microbatches", "ddpm.T", "ddpm.channels", "ddpm.multipliers", "ddpm.blocks",
         "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "eval.steps", "eval.seeds",
         "mesh.model", "restore.pixels", "figures.columns", "figures.steps", "log.every", "log.pictures", "log.images",
-        "log.sample_steps", "checkpoint.every", "checkpoint.keep",
+        "log.sample_steps", "checkpoint.every", "checkpoint.keep", "prior.components",
     )),
     (2, math.inf, ("eval.n", "restore.factor")),
     (3, math.inf, ("figures.z", "figures.x_T")),
     (0, math.inf, (
         "eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "restore.n", "plan.images", "*.workers",
-        "prepare.shards",
+        "prepare.shards", "prior.images",
     )),
     (0, 2**32 - 1, ("seed", "sample.seed")),
     (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight")),
@@ -104,6 +105,9 @@ def base_config(variant: str = "form1") -> ConfigDict:
     # are spread over, 0: one for 4,096 images; Apache Beam's options in place of processes here, such as
     # "runner=FlinkRunner,flink_master=HOST:8081", as `tfds build --beam_pipeline_options` takes them.
     c.prepare = ConfigDict({"workers": 0, "shards": 0, "beam": ""})
+
+    # Mode `prior`: numbers of components that are tried, and images on each side whose z they are fitted to; 0: all.
+    c.prior = ConfigDict({"components": (1, 2, 4, 8, 16, 32, 64), "images": 20_000})
 
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
     c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})
@@ -180,6 +184,8 @@ def sample_defaults() -> ConfigDict:
     c.clip = True  # clip the estimates of the clean image to [-1, 1]
     c.dynamic = 0.0  # or to this quantile of their absolute values, by which they are divided then
     c.temperature = 1.0  # of the noise that the chain begins with
+    c.z_temperature = 1.0  # of z, by which it varies about 0, or about the means of `prior`
+    c.prior = ""  # a file of mode `prior`, which z is drawn from; empty: N(0, I), or what came with the weights
     c.shared = False  # all images have one noise, at the start and on the way
     c.guidance = 0.0  # w of (1 + w) eps(x_hat) - w eps(blank); needs ddpm.cond_dropout; two evaluations a step
     c.variance = "fixedsmall"  # of ddpm; or "fixedlarge"

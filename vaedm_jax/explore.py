@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaedm_jax.api import PATHS, VAEDM, silent
+from vaedm_jax.api import VAEDM, silent
 from vaedm_jax.config import chain_of, check, data_of
 from vaedm_jax.data import load, picture, some
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.errors import UserError
+from vaedm_jax.inputs import PATHS
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.restoration import check_size, restored, task_of
 
@@ -167,7 +168,7 @@ def explore(config: ConfigDict, workdir: Path) -> None:
         import gradio  # noqa: F401
     except ImportError as error:
         raise UserError("--mode=explore needs Gradio: launch/env.sh explore, or pip install '.[explore]'") from error
-    model = VAEDM.open(config.sample.weights or workdir, config.sample.best).computing_as(config)
+    model = VAEDM.open(config.sample.weights or workdir, config.sample.best).as_asked(config)
     explorer = Explorer(model, some(load(data_of(config, model.config)).train, ENCODED), chain_of(config.sample))
     settings = config.explore
     page = build_page(explorer, f"VAEDM, {Path(config.sample.weights or workdir).stem}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from vaedm_jax.api import PATHS, VAEDM, Samples, between, silent
+from vaedm_jax.api import VAEDM, Samples, silent
 from vaedm_jax.config import chain_of, check, data_of, naming
 from vaedm_jax.data import load, some
 from vaedm_jax.diffusion.chain import Chain
@@ -16,6 +16,7 @@ from vaedm_jax.evaluate import open_models
 from vaedm_jax.evaluation.explained import shares_and_errors
 from vaedm_jax.evaluation.features import Extractor
 from vaedm_jax.evaluation.judge import spaces
+from vaedm_jax.inputs import PATHS, between
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
 from vaedm_jax.restoration import Denoising, SuperResolution, ways

@@ -12,6 +12,7 @@ from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS, Formulation, PredictNoise
 from vaedm_jax.diffusion.schedule import Schedule, linear_schedule
 from vaedm_jax.evaluation.bound import chain_terms
+from vaedm_jax.models.prior import draw as draw_z
 from vaedm_jax.models.vae import kl_divergence, reparameterize
 from vaedm_jax.training.stages import draw, to_symmetric, to_unit
 
@@ -126,9 +127,9 @@ def fold(keys: jax.Array, i: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
 
 
-def prior(networks: Networks, keys: jax.Array) -> jax.Array:
-    """z ~ N(0, I) of every sample, [B, D]."""
-    return jax.vmap(lambda key: jax.random.normal(key, (networks.vae.z_dim,)))(fold(keys, 0))
+def prior(networks: Networks, params: Any, keys: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """z of every sample from the prior, [B, D]; see `models.prior`."""
+    return draw_z(params["prior"], fold(keys, 0), networks.vae.z_dim, temperature)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -158,7 +159,7 @@ def generate(
     shown = None
     if networks.form.shown:
         if z is None:
-            z = prior(networks, keys) if x_hat is None else z_of(networks, params, x_hat)
+            z = prior(networks, params, keys, chain.z_temperature) if x_hat is None else z_of(networks, params, x_hat)
         x_hat = decode(networks, params, z) if x_hat is None else x_hat
         shown = to_symmetric(x_hat)
     predict_noise = networks.predict_noise(params, shown, z, chain.guidance)

@@ -6,6 +6,7 @@ python -m vaedm_jax.main --workdir=DIR --mode=evaluate --config.eval.steps=5,10,
 python -m vaedm_jax.main --workdir=DIR --mode=restore --config.restore.task=denoise --config.restore.sigma=0.2
 python -m vaedm_jax.main --workdir=DIR --mode=figures
 python -m vaedm_jax.main --workdir=DIR --mode=explore
+python -m vaedm_jax.main --workdir=DIR --mode=prior
 python -m vaedm_jax.main --config=configs/cifar10.py --workdir=DIR --mode=plan --targets=tpu-v2-8,tpu-v5e-1
 python -m vaedm_jax.main --config=configs/celebamask_hq_128.py --workdir=RECORDS --mode=prepare
 python -m vaedm_jax.main --mode=import --from=PUBLISHED.ckpt --out=WEIGHTS.safetensors
@@ -29,6 +30,7 @@ from vaedm_jax import (
     hosts,
     plan,
     prepare,
+    priors,
     restore,
     rundir,
     sample,
@@ -48,6 +50,7 @@ MODES = {
     "explore": explore.explore,
     "plan": plan.plan,
     "prepare": prepare.prepare,
+    "prior": priors.fit_prior,
 }
 CONVERSIONS = {"import": convert.import_files, "export": convert.export_file}  # of files, with no run directory
 TOGETHER = ("train", "sample", "evaluate")  # modes that several processes can share

@@ -116,7 +116,9 @@ def step(stage: Stage, mesh: Mesh, config: ConfigDict, batch: int) -> Any:
 def reverse(mesh: Mesh, config: ConfigDict, batch: int) -> Any:
     """A chain of one step from noise, lowered for a batch."""
     stages = [ddpm_stage(config, {})] + ([vae_stage(config)] if config.ddpm.variant != "uncond" else [])
-    params = {"vae": {}} | {s.name: lying(abstract_state(s, mesh).params, replicated(mesh)) for s in stages}
+    params = {"vae": {}, "prior": {}} | {
+        s.name: lying(abstract_state(s, mesh).params, replicated(mesh)) for s in stages
+    }
     chain = replace(chain_of(config.sample), steps=1, start="noise", spacing="even")
     indices = Shape((batch,), np.int32, sharding=split_batch(mesh))
     return generate.lower(networks_of(config), chain, params, Shape((), np.int32, sharding=replicated(mesh)), indices)

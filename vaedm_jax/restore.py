@@ -28,7 +28,7 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     """Write `restored/TASK_CHAIN/`, the pictures of a folder, or `.csv` and `.png` on held-out images."""
     check(config, to_train=False)
     task = task_of(config.restore)
-    model = VAEDM.open(config.sample.weights or workdir, config.sample.best).computing_as(config)
+    model = VAEDM.open(config.sample.weights or workdir, config.sample.best).as_asked(config)
     model.check_vae()
     data = cache(lambda: load(data_of(config, model.config)))
     chain = task.begin(chain_of(config.sample), model.networks.full_schedule, lambda: some(data().train, RULE_OF))

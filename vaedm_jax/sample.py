@@ -24,7 +24,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     """
     check(config, to_train=False)
     settings = config.sample
-    model = VAEDM.open(settings.weights or workdir, settings.best).computing_as(config)
+    model = VAEDM.open(settings.weights or workdir, settings.best).as_asked(config)
     (chain,) = store.placed(model, [chain_of(settings)], lambda: load(data_of(config, model.config)).train)
     model.check_chain(chain)
     origin, which = "run", f"run {workdir.name}"
@@ -32,6 +32,8 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         origin, which = Path(settings.weights).stem, f"weights '{settings.weights}', not this run's"
     elif settings.best:
         origin, which = "best", f"{which}, best checkpoint"
+    if settings.prior:
+        origin, which = f"{origin}-{Path(settings.prior).stem}", f"{which}, z from {settings.prior}"
     name = f"{origin}_{chain.label}_seed{settings.seed}"
     kept = workdir / "samples" / f"{name}.parts"
 

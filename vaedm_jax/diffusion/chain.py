@@ -29,7 +29,7 @@ RANGES = (
     (1, math.inf, ("steps",)),
     (0, math.inf, ("t_start",)),
     (0.0, 1.0, ("eta", "dynamic")),
-    (0.0, math.inf, ("temperature", "guidance", "churn", "churn_min", "churn_max", "churn_noise")),
+    (0.0, math.inf, ("temperature", "z_temperature", "guidance", "churn", "churn_min", "churn_max", "churn_noise")),
 )
 OPTIONS = {
     "ddpm": ("variance",),
@@ -46,7 +46,7 @@ class Chain:
       sampler: one of SAMPLERS, with the settings that OPTIONS name.
       steps, start, spacing, t_start: which steps, and from where; see `spacing.timesteps`.
       clip, dynamic: of the estimates of the clean image; see `samplers.limit`.
-      temperature: by which the noise that the chain begins with is multiplied.
+      temperature: by which the noise that the chain begins with is multiplied. z_temperature: and that of z.
       shared: all images have one noise, at the start and on the way. guidance: see `Networks.predict_noise`.
       variance: of ddpm, one of VARIANCES. eta, clip_eps: of ddim. churn...: of heun, see `solvers.heun`.
     """
@@ -59,6 +59,7 @@ class Chain:
     clip: bool = True
     dynamic: float = 0.0
     temperature: float = 1.0
+    z_temperature: float = 1.0
     shared: bool = False
     guidance: float = 0.0
     variance: str = "fixedsmall"
@@ -96,7 +97,8 @@ class Chain:
         start = self.start + (str(self.t_start) if self.start == "warm" else "")
         spacing = "" if self.start == "truncated" else self.spacing.removeprefix("even")
         limit = changed("dynamic") or ("" if self.clip else "unclipped")
-        others = "-".join(filter(None, (limit, changed("temperature"), changed("guidance"), "shared" * self.shared)))
+        noises = changed("temperature"), changed("z_temperature")
+        others = "-".join(filter(None, (limit, *noises, changed("guidance"), "shared" * self.shared)))
         sampler = (self.sampler, *map(changed, OPTIONS.get(self.sampler, ())))
         words = ("-".join(filter(None, sampler)), "-".join(filter(None, (start, spacing))), str(self.steps), others)
         return "_".join(filter(None, words))

@@ -1,0 +1,96 @@
+"""A prior fitted to what the VAE encodes: densities and draws are those of a mixture, and it goes with its VAE only."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
+from tests.tiny import random_params, tiny_config
+from vaedm_jax.api import VAEDM
+from vaedm_jax.main import main
+from vaedm_jax.models.prior import draw, log_prob
+from vaedm_jax.training.stages import ddpm_stage, vae_stage
+
+RNG = np.random.default_rng(0)
+FACTORS = np.tril(RNG.normal(0, 0.3, (2, 3, 3))) + np.eye(3)
+MIXTURE = {
+    "logits": np.float32(np.log([0.2, 0.6])),  # not normalised
+    "means": np.float32([[4, 0, -4], [-4, 1, 0]]),
+    "factors": np.float32(FACTORS),
+}
+
+
+def test_the_density_of_a_mixture_is_the_sum_of_its_components():
+    z = RNG.normal(0, 3, (20, 3))
+    parts = zip((0.25, 0.75), MIXTURE["means"], FACTORS, strict=True)
+    expected = np.log(sum(w * multivariate_normal(mean, L @ L.T).pdf(z) for w, mean, L in parts))
+    np.testing.assert_allclose(log_prob(MIXTURE, np.float32(z)), expected, rtol=1e-4)
+    np.testing.assert_allclose(log_prob({}, np.float32(z)), multivariate_normal(np.zeros(3)).logpdf(z), rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_draws_have_the_moments_of_the_components(temperature):
+    keys = jax.vmap(jax.random.key)(np.arange(20_000))
+    z = np.asarray(draw(MIXTURE, keys, 3, temperature))
+    second = z[:, 0] < 0
+    assert abs(second.mean() - 0.75) < 0.02
+    for k, part in enumerate((z[~second], z[second])):
+        np.testing.assert_allclose(part.mean(0), MIXTURE["means"][k], atol=0.1)
+        np.testing.assert_allclose(np.cov(part.T), temperature**2 * FACTORS[k] @ FACTORS[k].T, atol=0.1)
+    plain = np.asarray(draw({}, keys, 3, temperature))
+    np.testing.assert_allclose(plain.std(0), temperature, atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A tiny model with random weights, as a file, whose z is far from N(0, I)."""
+    file, config = tmp_path_factory.mktemp("weights") / "tiny.safetensors", tiny_config()
+    vae = random_params(vae_stage(config), 1)
+    VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)).save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def fitted(weights, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("prior")
+    command = ["main", "--mode=prior", f"--workdir={workdir}", f"--config.sample.weights={weights}"]
+    assert main([*command, "--config.prior.components=(1,2)"]) == 0
+    return workdir / "prior.npz"
+
+
+def test_the_fitted_prior_makes_held_out_z_likelier_and_is_what_is_drawn_from(weights, fitted, tmp_path):
+    model = VAEDM.open(weights)
+    lines = (fitted.parent / "prior.csv").read_text().splitlines()
+    figures = [float(line.split(",")[-1]) for line in lines[1:]]
+    assert len(figures) == 5 and max(figures) > figures[0], "two kinds of two, after N(0, I)"
+    other = model.with_prior(fitted)
+    assert other.fingerprint != model.fingerprint
+    z, plain = other.sample_z(4000), model.sample_z(4000)
+    assert abs(plain.std() - 1) < 0.02 and np.abs(z.std(0) - plain.std(0)).max() > 0.1
+    np.testing.assert_allclose(other.sample(2, steps=2).x_hat, other.decode(z[:2]), atol=1e-5)
+    other.save(tmp_path / "with.safetensors")
+    np.testing.assert_array_equal(VAEDM.open(tmp_path / "with.safetensors").sample_z(8), other.sample_z(8))
+
+
+def test_the_command_line_samples_from_the_fitted_prior(weights, fitted, tmp_path):
+    command = ["main", "--mode=sample", f"--workdir={tmp_path}", f"--config.sample.weights={weights}"]
+    settings = [f"--config.sample.prior={fitted}", "--config.sample.n=2", "--config.sample.z_temperature=0.5"]
+    assert main([*command, *settings, "--config.sample.steps=2"]) == 0
+    (file,) = (tmp_path / "samples").glob("tiny-prior_*ztemperature0.5*.npz")
+    expected = VAEDM.open(weights).with_prior(fitted).sample(2, steps=2, z_temperature=0.5).x_hat
+    with np.load(file) as arrays:
+        np.testing.assert_allclose(arrays["x_hat"] / 255, expected, atol=1 / 255)
+
+
+def test_a_prior_that_does_not_fit_is_refused(refused, weights, fitted, tmp_path):
+    config = tiny_config()
+    vae = random_params(vae_stage(config), 3)
+    VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)).save(tmp_path / "other.safetensors")
+    (tmp_path / "torn.npz").write_bytes(fitted.read_bytes()[:100])
+    command = f"--mode=sample --workdir={{new}} --config.sample.weights={weights} --config.sample.prior="
+    refused(command + "{tmp}/none.npz", "{tmp}/none.npz is not there", "--mode=prior")
+    refused(command + "{tmp}/torn.npz", "{tmp}/torn.npz is no whole file")
+    refused(command.replace(str(weights), "{tmp}/other.safetensors") + str(fitted), "fitted to another VAE")
+    uncond = "--mode=prior --workdir={new} --config.sample.weights=emoji-uncond"
+    refused(uncond, "has no VAE")

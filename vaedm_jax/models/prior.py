@@ -1,0 +1,36 @@
+"""Priors of z: the standard normal, which the VAE is trained with, or a mixture of Gaussians.
+
+The parameters of a mixture of K are `logits` [K], of the weights, `means` [K, D] and `factors` [K, D, D], which are
+lower triangular: component k is means[k] + factors[k] N(0, I). Those of the standard normal are empty.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+Params = Mapping[str, jax.Array]
+
+
+def draw(params: Params, keys: jax.Array, D: int, temperature: float = 1.0) -> jax.Array:
+    """z of every key, [B, D]; the deviation, of a mixture within its components, is multiplied by the temperature."""
+    noise = temperature * jax.vmap(lambda key: jax.random.normal(key, (D,)))(keys)
+    if not params:
+        return noise
+    k = jax.vmap(lambda key: jax.random.categorical(jax.random.fold_in(key, 1), params["logits"]))(keys)
+    return params["means"][k] + jnp.einsum("bij,bj->bi", params["factors"][k], noise)
+
+
+def log_prob(params: Params, z: jax.Array) -> jax.Array:
+    """The log density of z [B, D] in nats, [B]."""
+    D = z.shape[-1]
+    if not params:
+        params = {"logits": jnp.zeros(1), "means": jnp.zeros((1, D)), "factors": jnp.eye(D)[None]}
+
+    def component(logit: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.Array:
+        white = jax.scipy.linalg.solve_triangular(factor, (z - mean.reshape(1, -1)).T, lower=True)
+        size = jnp.sum(jnp.log(jnp.diagonal(factor))) + D / 2 * jnp.log(2 * jnp.pi)
+        return logit - size - 0.5 * jnp.sum(white**2, axis=0)
+
+    logits = jax.nn.log_softmax(params["logits"])
+    return jax.nn.logsumexp(jax.vmap(component)(logits, params["means"], params["factors"]), axis=0)
