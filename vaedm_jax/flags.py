@@ -39,8 +39,8 @@ class Command(NamedTuple):
     out: str | None
 
 
-def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) -> Command | str:
-    """The command in argv, of which the first is the program's name; the text to show where help is asked for."""
+def defined(modes: Collection[str], stages: Collection[str]) -> flags.FlagValues:
+    """All flags but those of the settings."""
     values = flags.FlagValues()
     flags.DEFINE_enum("mode", "train", modes, "What to do.", flag_values=values)
     flags.DEFINE_enum("stage", None, stages, "Which stages to train (default: all).", flag_values=values)
@@ -63,6 +63,12 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     )  # fmt: skip
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     values.set_gnu_getopt(True)
+    return values
+
+
+def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) -> Command | str:
+    """The command in argv, of which the first is the program's name; the text to show where help is asked for."""
+    values = defined(modes, stages)
     try:
         # The settings that may follow --config. are known once the configuration is.
         rest = values(argv, known_only=True)
@@ -78,18 +84,24 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     else:
         workdir = directory(values.workdir)
     check_names(rest)
-    if values.config:
-        config = load(values.config)
-    elif values.mode in FILES:
-        config = FILES[values.mode]()
-    elif values.mode in ("plan", "prepare") and not (workdir / rundir.FILE).is_file():
-        raise UserError(f"--config=FILE is missing: mode '{values.mode}' needs one, such as configs/cifar10.py")
-    else:
-        config = rundir.config_of(named) if (named := named_model(rest)) else rundir.read_config(workdir)
+    config = begun(values.mode, values.config, workdir, named_model(rest))
     override(config, rest)
     if values.targets:
         config.plan.targets = values.targets
     return Command(values.mode, values.stage, values.distributed, config, workdir, values["from"].value, values.out)
+
+
+def begun(mode: str, spec: str | None, workdir: Path | None, model: str) -> ConfigDict:
+    """The configuration that the settings change: that of a file, of a model that is named, or of the run."""
+    if spec:
+        return load(spec)
+    if mode in FILES:
+        return FILES[mode]()
+    if model:
+        return rundir.config_of(model)
+    if mode in ("plan", "prepare") and not (workdir / rundir.FILE).is_file():
+        raise UserError(f"--config=FILE is missing: mode '{mode}' needs one, such as configs/cifar10.py")
+    return rundir.read_config(workdir)
 
 
 def directory(workdir: str | None) -> Path:
