@@ -1,15 +1,19 @@
 """A prior fitted to what the VAE encodes: densities and draws are those of a mixture, and it goes with its VAE only."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
-from tests.tiny import random_params, tiny_config
+from tests.tiny import in_float64, random_params, tiny_config
 from vaedm_jax.api import VAEDM
 from vaedm_jax.main import main
+from vaedm_jax.models.flow import forward, init_flow
 from vaedm_jax.models.prior import draw, log_prob
+from vaedm_jax.priors import fit_flow
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 RNG = np.random.default_rng(0)
@@ -42,6 +46,32 @@ def test_draws_have_the_moments_of_the_components(temperature):
     np.testing.assert_allclose(plain.std(0), temperature, atol=0.02)
 
 
+def test_the_density_of_a_flow_is_that_of_its_draws():
+    D, rng = 4, np.random.default_rng(1)
+    with in_float64():
+        params = init_flow(jax.random.key(0), rng.normal(size=D), np.eye(D) + np.tri(D) / 4)
+        noise = rng.normal(size=(5, D))
+        gaussian = multivariate_normal(params["mean"], params["factor"] @ params["factor"].T)
+        np.testing.assert_allclose(log_prob(params, noise), gaussian.logpdf(noise), rtol=1e-9)  # as it begins
+
+        for name in ("w_out", "b_out"):
+            params[name] = rng.normal(0, 0.3, params[name].shape)
+        z = jax.vmap(partial(forward, params))(noise)
+        jacobians = jax.vmap(jax.jacobian(partial(forward, params)))(noise)
+        expected = multivariate_normal(np.zeros(D)).logpdf(noise) - np.linalg.slogdet(jacobians)[1]
+        np.testing.assert_allclose(log_prob(params, z), expected, rtol=1e-9)
+        assert np.abs(expected - gaussian.logpdf(z)).max() > 0.1, "it is not the Gaussian any more"
+
+
+def test_a_flow_learns_what_no_gaussian_is():
+    rng = np.random.default_rng(0)
+    ring = rng.uniform(0, 2 * np.pi, 4000)
+    z = np.float32(np.stack([3 * np.cos(ring), 3 * np.sin(ring)], 1))
+    flow = fit_flow((z[:3000], np.full((3000, 2), -4.0, np.float32)), z[3000:], 600, 0)
+    gaussian = multivariate_normal(z.mean(0), np.cov(z.T)).logpdf(z[3000:]).mean()
+    assert log_prob(flow, z[3000:]).mean() > gaussian + 0.3
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A tiny model with random weights, as a file, whose z is far from N(0, I)."""
@@ -55,7 +85,7 @@ def weights(tmp_path_factory):
 def fitted(weights, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("prior")
     command = ["main", "--mode=prior", f"--workdir={workdir}", f"--config.sample.weights={weights}"]
-    assert main([*command, "--config.prior.components=(1,2)"]) == 0
+    assert main([*command, "--config.prior.components=(1,2)", "--config.prior.steps=100"]) == 0
     return workdir / "prior.npz"
 
 
@@ -63,7 +93,7 @@ def test_the_fitted_prior_makes_held_out_z_likelier_and_is_what_is_drawn_from(we
     model = VAEDM.open(weights)
     lines = (fitted.parent / "prior.csv").read_text().splitlines()
     figures = [float(line.split(",")[-1]) for line in lines[1:]]
-    assert len(figures) == 5 and max(figures) > figures[0], "two kinds of two, after N(0, I)"
+    assert len(figures) == 6 and max(figures) > figures[0], "two kinds of two, and the flow, after N(0, I)"
     other = model.with_prior(fitted)
     assert other.fingerprint != model.fingerprint
     z, plain = other.sample_z(4000), model.sample_z(4000)
@@ -92,5 +122,6 @@ def test_a_prior_that_does_not_fit_is_refused(refused, weights, fitted, tmp_path
     refused(command + "{tmp}/none.npz", "{tmp}/none.npz is not there", "--mode=prior")
     refused(command + "{tmp}/torn.npz", "{tmp}/torn.npz is no whole file")
     refused(command.replace(str(weights), "{tmp}/other.safetensors") + str(fitted), "fitted to another VAE")
+    refused(f"--mode=prior --workdir={{new}} --config.sample.weights={weights} --config.prior.kinds=gmm", "gmm", "flow")
     uncond = "--mode=prior --workdir={new} --config.sample.weights=emoji-uncond"
     refused(uncond, "has no VAE")

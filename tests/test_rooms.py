@@ -50,7 +50,7 @@ ROOMS = {
         *("diffusion", "data", "evaluation", "reporting", "config", "inputs", "api", "evaluate", "restoration"),
     },
     "explore": {"errors", "diffusion", "data", "reporting", "config", "inputs", "api", "restoration"},
-    "priors": {"errors", "models", "data", "reporting", "config", "api"},
+    "priors": {"errors", "models", "data", "reporting", "evaluation", "config", "api"},
     "targets": {"errors"},
     "plan": {
         *("errors", "data", "evaluation", "config", "generation", "mesh", "reporting", "targets", "training"),

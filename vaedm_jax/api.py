@@ -127,7 +127,7 @@ class VAEDM:
         self.check_vae()
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                prior = {name: arrays[name] for name in ("logits", "means", "factors")}
+                prior = {name: arrays[name] for name in arrays if name != "vae"}
                 digest = str(arrays["vae"])
         except FileNotFoundError as error:
             raise UserError(f"sample.prior: {file} is not there; --mode=prior makes one") from error
@@ -235,21 +235,16 @@ class VAEDM:
         ends = [self.encode(np.asarray(end)[None])[0] if np.ndim(end) == 3 else end for end in (a, b)]
         return self.sample(n, seed, z=between(*ends, n, path), **{"shared": True, **how})
 
+    def moments(self, images: np.ndarray, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+        """mu and logvar of q(z | x) of images, [N, D] each."""
+        self.check_vae()
+        batches = self.on_devices(self.check_images(images, "images"), batch_size)
+        parts = [[a[:n] for a in hosts.fetch(encode(self.networks, self.params, x))] for n, x in batches]
+        return tuple(np.concatenate(a) for a in zip(*parts, strict=True))
+
     def encode(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """The mean of q(z | x) of images, [N, D]."""
-        self.check_vae()
-        images = self.check_images(images, "images")
-        return self.mapped(lambda x: encode(self.networks, self.params, x)[0], images, batch_size)
-
-    def posterior(self, images: np.ndarray, seed: int = 0, batch_size: int = 64) -> np.ndarray:
-        """A z of q(z | x) for each image, [N, D]."""
-        self.check_vae()
-        images = self.check_images(images, "images")
-        mu, logvar = (
-            self.mapped(lambda x: encode(self.networks, self.params, x)[i], images, batch_size)  # noqa: B023
-            for i in range(2)
-        )
-        return np.float32(mu + np.exp(logvar / 2) * np.random.default_rng(seed).standard_normal(mu.shape))
+        return self.moments(images, batch_size)[0]
 
     def decode(self, z: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """x_hat of z [N, D]: images [N, H, W, C]."""

@@ -52,7 +52,7 @@ RANGES = (
         "*.image_size", "*.batch_size", "*.microbatches", "ddpm.T", "ddpm.channels", "ddpm.multipliers", "ddpm.blocks",
         "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "eval.steps", "eval.seeds",
         "mesh.model", "restore.pixels", "figures.columns", "figures.steps", "log.every", "log.pictures", "log.images",
-        "log.sample_steps", "checkpoint.every", "checkpoint.keep", "prior.components",
+        "log.sample_steps", "checkpoint.every", "checkpoint.keep", "prior.components", "prior.steps",
     )),
     (2, math.inf, ("eval.n", "restore.factor")),
     (3, math.inf, ("figures.z", "figures.x_T")),
@@ -106,8 +106,10 @@ def base_config(variant: str = "form1") -> ConfigDict:
     # "runner=FlinkRunner,flink_master=HOST:8081", as `tfds build --beam_pipeline_options` takes them.
     c.prepare = ConfigDict({"workers": 0, "shards": 0, "beam": ""})
 
-    # Mode `prior`: numbers of components that are tried, and images on each side whose z they are fitted to; 0: all.
-    c.prior = ConfigDict({"components": (1, 2, 4, 8, 16, 32, 64), "images": 20_000})
+    # Mode `prior`: what is tried, mixtures of "full" or "diag" covariances, "flow"; numbers of components; steps that
+    # the flow is trained for; images whose z they are fitted to, 0: all.
+    c.prior = ConfigDict({"kinds": "full,diag,flow", "components": (1, 2, 4, 8, 16, 32, 64), "steps": 3000})
+    c.prior.images = 20_000
 
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.
     c.log = ConfigDict({"every": 50, "pictures": 1000, "images": 16, "sample_steps": 10})

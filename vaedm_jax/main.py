@@ -6,7 +6,7 @@ python -m vaedm_jax.main --workdir=DIR --mode=evaluate --config.eval.steps=5,10,
 python -m vaedm_jax.main --workdir=DIR --mode=restore --config.restore.task=denoise --config.restore.sigma=0.2
 python -m vaedm_jax.main --workdir=DIR --mode=figures
 python -m vaedm_jax.main --workdir=DIR --mode=explore
-python -m vaedm_jax.main --workdir=DIR --mode=prior
+python -m vaedm_jax.main --workdir=DIR --mode=prior --config.prior.kinds=flow
 python -m vaedm_jax.main --config=configs/cifar10.py --workdir=DIR --mode=plan --targets=tpu-v2-8,tpu-v5e-1
 python -m vaedm_jax.main --config=configs/celebamask_hq_128.py --workdir=RECORDS --mode=prepare
 python -m vaedm_jax.main --mode=import --from=PUBLISHED.ckpt --out=WEIGHTS.safetensors

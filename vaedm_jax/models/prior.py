@@ -1,13 +1,17 @@
-"""Priors of z: the standard normal, which the VAE is trained with, or a mixture of Gaussians.
+"""Priors of z: the standard normal, which the VAE is trained with, a mixture of Gaussians, or a flow.
 
 The parameters of a mixture of K are `logits` [K], of the weights, `means` [K, D] and `factors` [K, D, D], which are
-lower triangular: component k is means[k] + factors[k] N(0, I). Those of the standard normal are empty.
+lower triangular: component k is means[k] + factors[k] N(0, I). Those of a flow are in `models.flow`, and those of the
+standard normal are empty.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+from vaedm_jax.models import flow
 
 Params = Mapping[str, jax.Array]
 
@@ -17,6 +21,8 @@ def draw(params: Params, keys: jax.Array, D: int, temperature: float = 1.0) -> j
     noise = temperature * jax.vmap(lambda key: jax.random.normal(key, (D,)))(keys)
     if not params:
         return noise
+    if "w_in" in params:
+        return jax.vmap(partial(flow.forward, params))(noise)
     k = jax.vmap(lambda key: jax.random.categorical(jax.random.fold_in(key, 1), params["logits"]))(keys)
     return params["means"][k] + jnp.einsum("bij,bj->bi", params["factors"][k], noise)
 
@@ -24,6 +30,8 @@ def draw(params: Params, keys: jax.Array, D: int, temperature: float = 1.0) -> j
 def log_prob(params: Params, z: jax.Array) -> jax.Array:
     """The log density of z [B, D] in nats, [B]."""
     D = z.shape[-1]
+    if "w_in" in params:
+        return jax.vmap(partial(flow.log_density, params))(z)
     if not params:
         params = {"logits": jnp.zeros(1), "means": jnp.zeros((1, D)), "factors": jnp.eye(D)[None]}
 
