@@ -234,8 +234,8 @@ def test_conditions_are_dropped_image_by_image_and_in_training_alone(variant):
 
 def test_dropout_blanks_its_share_of_elements_each_by_itself_and_keeps_the_mean():
     rate, x = 0.1, jnp.ones((64, 16, 16, 8))
-    words = jax.random.bits(jax.random.key(0), (4, 2), jnp.uint32)
-    kept = np.asarray(jax.jit(lambda words: jnp.stack([dropout(x, rate, pair) for pair in words]))(words))
+    words = jax.random.bits(jax.random.key(0), (4, len(x), 2), jnp.uint32)
+    kept = np.asarray(jax.jit(lambda words: jnp.stack([dropout(x, rate, pairs) for pairs in words]))(words))
     assert {*np.unique(kept)} == {np.float32(0), np.float32(1 / (1 - rate))}
     centred = ((kept == 0) - rate) / np.sqrt(rate * (1 - rate))
     within = 5 / np.sqrt(kept.size)

@@ -41,13 +41,15 @@ def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
 
 
 def dropout(x: jax.Array, rate: float, words: jax.Array) -> jax.Array:
-    """x with zeros in a share `rate` of its places and the others scaled up, by two random words [2], uint32.
+    """x [B, H, W, C] with zeros in a share `rate` of its places and the others scaled up, by two words [B, 2], uint32.
 
-    The bits of a place are a hash of it and of the words (triple32 of https://github.com/skeeto/hash-prospector), the
-    same on any devices. Those of Threefry take a sixth of a train step on a TPU, since each gradient draws them anew.
+    The bits of a place in an image are a hash of it and of the image's words (triple32 of
+    https://github.com/skeeto/hash-prospector). Those of Threefry take a sixth of a train step on a TPU, since each
+    gradient draws them anew.
     """
-    bits = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape) + words[0]
-    bits = ((bits ^ (bits >> 17)) * jnp.uint32(0xED5AD4BB)) ^ words[1]
+    first, second = (words[:, i].reshape(-1, 1, 1, 1) for i in range(2))
+    bits = jax.lax.iota(jnp.uint32, x[0].size).reshape(1, *x.shape[1:]) + first
+    bits = ((bits ^ (bits >> 17)) * jnp.uint32(0xED5AD4BB)) ^ second
     bits = (bits ^ (bits >> 11)) * jnp.uint32(0xAC4C1B51)
     bits = (bits ^ (bits >> 15)) * jnp.uint32(0x31848BAB)
     kept = (bits ^ (bits >> 14)) > jnp.uint32(rate * (2**32 - 1))
@@ -211,7 +213,7 @@ class UNet(nn.Module):
         t: jax.Array,
         x_hat: jax.Array | None = None,
         z: jax.Array | None = None,
-        train: bool = False,
+        keys: jax.Array | None = None,
     ) -> jax.Array:
         """Noise in the image that it is shown.
 
@@ -219,7 +221,7 @@ class UNet(nn.Module):
           x: noisy images [B, H, W, C]; H and W are divisible by patch * 2**(levels - 1).
           t: steps [B] of the T-step chain, from 0; may be fractional.
           x_hat: images [B, H, W, C] concatenated to x; z: latents [B, D] added to the time embedding.
-          train: dropout on; needs the rng "dropout".
+          keys: [B], which draw the masks of dropout; without them there is none.
         Returns: [B, H, W, C].
         """
         widths = [self.channels * m for m in self.multipliers]
@@ -228,9 +230,9 @@ class UNet(nn.Module):
         res = partial(block, dropout=self.dropout, scale_shift=self.scale_shift)
         attention = partial(Attention, self.heads)
         words = repeat(None)
-        if train and self.dropout:  # two for each residual block, drawn at once
+        if keys is not None and self.dropout:  # two for each residual block of each image, drawn at once
             n = 2 + len(widths) * (2 * self.blocks + 1)
-            words = iter(jax.random.bits(self.make_rng("dropout"), (n, 2), jnp.uint32))
+            words = iter(jax.vmap(lambda key: jax.random.bits(key, (n, 2), jnp.uint32), out_axes=1)(keys))
 
         emb = Dense(4 * self.channels, name="time_0")(timestep_embedding(t, self.channels).astype(self.precision))
         emb = Dense(4 * self.channels, name="time_1")(nn.silu(emb))

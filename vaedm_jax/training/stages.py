@@ -28,7 +28,7 @@ class Stage:
       settings: that section.
       init: key -> parameters.
       loss: (params, frozen, images uint8 [B, H, W, C], keys [B], train) -> (mean loss, means of other figures). Image i
-        uses keys[i]; dropout, whose mask spans the batch, uses the first.
+        uses keys[i].
       held_out: (params, frozen, images, keys) -> figures of images that are not trained on, `loss` among them.
       frozen: parameters that the loss needs and does not train; empty for the VAE.
     """
@@ -109,10 +109,10 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
         z, x_hat = reconstruct(frozen, x, keys) if form.shown else (None, None)
         if train and form.shown and ddpm.cond_dropout:
             z, x_hat = blank(keys, z, x_hat)
-        dropout = jax.random.fold_in(keys[0], 3)
+        masks = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 3) if train else None
 
         def network(x_t, t, x_hat, z):
-            return models.apply(unet, params, x_t, t, x_hat, z, train=train, rngs={"dropout": dropout})
+            return models.apply(unet, params, x_t, t, x_hat, z, masks)
 
         predict_noise = form.predict_noise(network, x_hat, z=z if z_dim else None)
         return noise_loss(schedule, predict_noise, to_symmetric(x), t, draw(keys, 2, x.shape[1:]))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from vaedm_jax.mesh import placement, replicated, split_batch
 from vaedm_jax.training.stages import Loss, Stage
@@ -38,6 +38,31 @@ def gradients(
     return jax.tree.map(lambda a: a / microbatches, total)
 
 
+def by_parts(loss: Loss, mesh: Mesh, lies: Any, precision: str) -> Loss:
+    """The loss of parameters that are cut over `data`, where each device takes its part of the batch.
+
+    A device gathers them as it needs them, in the precision of the network. So a gradient is summed over the devices,
+    and cut, as soon as it is there, where XLA would else keep all of them whole until the end.
+    """
+    cuts = jax.tree.map(lambda place: [i for i, axis in enumerate(place.spec) if axis == "data"], lies)
+    specs = jax.tree.map(lambda place: PartitionSpec(*(a if a == "data" else None for a in place.spec)), lies)
+
+    def whole(array: jax.Array, axes: list[int]) -> jax.Array:
+        array = array.astype(precision)
+        return jax.lax.all_gather(array, "data", axis=axes[0], tiled=True) if axes else array
+
+    def of_all(params: Any, frozen: Any, images: jax.Array, keys: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
+        def of_part(params: Any, *inputs: Any) -> tuple[jax.Array, Metrics]:
+            return jax.lax.pmean(loss(jax.tree.map(whole, params, cuts), *inputs, train), "data")
+
+        split, everywhere = PartitionSpec("data"), PartitionSpec()
+        inputs = specs, everywhere, split, split
+        mapped = jax.shard_map(of_part, mesh=mesh, in_specs=inputs, out_specs=everywhere, axis_names={"data"})
+        return mapped(params, frozen, images, keys)
+
+    return of_all
+
+
 def state_shapes(stage: Stage) -> TrainState:
     """The shapes of a stage's state, without making it."""
     return jax.eval_shape(lambda key: create_state(stage.init(key), stage.settings), jax.random.key(0))
@@ -51,10 +76,12 @@ def make_train_step(stage: Stage, mesh: Mesh, total: int, fsdp: bool = False) ->
       fsdp: the state is cut over `data`; see `mesh.RULES`.
     """
     settings, tx = stage.settings, optimizer(stage.settings)
+    everywhere, lies = replicated(mesh), placement(mesh, state_shapes(stage), fsdp)
+    loss = by_parts(stage.loss, mesh, lies.params, settings.precision) if fsdp else stage.loss
 
     def step(state: TrainState, frozen: Any, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
         keys = batch_keys(key, state.step, len(images))
-        grads, metrics = gradients(stage.loss, state.params, frozen, images, keys, settings.microbatches)
+        grads, metrics = gradients(loss, state.params, frozen, images, keys, settings.microbatches)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         n = state.step + 1
@@ -63,7 +90,6 @@ def make_train_step(stage: Stage, mesh: Mesh, total: int, fsdp: bool = False) ->
         metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(n, params, ema, opt_state), metrics
 
-    everywhere, lies = replicated(mesh), placement(mesh, state_shapes(stage), fsdp)
     return jax.jit(
         step,
         in_shardings=(lies, placement(mesh, stage.frozen, fsdp), split_batch(mesh), everywhere),
