@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from vaedm_jax import hosts
+from vaedm_jax.conditions import has_vae
 from vaedm_jax.config import BEST_BY, chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import principal_variance
@@ -33,6 +34,7 @@ from vaedm_jax.generation import (
     networks_of,
     prior,
     sample_keys,
+    shown_of,
 )
 from vaedm_jax.inputs import between, spread
 from vaedm_jax.mesh import make_mesh, replicated, split_batch, whole_batch
@@ -103,7 +105,7 @@ class VAEDM:
         workdir, mesh = Path(workdir), make_mesh()
         config = read_config(workdir)
         vae = {}
-        if config.ddpm.variant != "uncond":
+        if has_vae(config.ddpm):
             vae = restore_average(vae_stage(config), workdir, mesh)
             if vae is None:
                 raise UserError(f"{workdir} holds no trained VAE yet; train it first (--mode=train)")
@@ -175,7 +177,8 @@ class VAEDM:
           z: [n, D], or [D] for all: what the VAE decodes; by default it is drawn from the prior.
           x_T: [n, H, W, C], or [H, W, C] for all: the noise that the chain begins with, or that noises x_hat for a warm
             start; by default it is drawn too. (`shared=True` gives all images one x_T, and one noise on the way.)
-          x_hat: [n, H, W, C], images that the refiner is shown in place of what z decodes to.
+          x_hat: [n, H, W, C], images that the refiner is shown in place of what z decodes to. One that was trained
+            on what a condition leaves of images (`ddpm.condition`) needs them; see `condition`.
           progress: is called with the images that are done and n, after each batch; by default a bar tells.
           chain, settings: how to sample: a chain, by default that of the configuration, and what to change of it, such
             as sampler="unipc2", steps=5, start="warm", temperature=0.9; see `Chain`.
@@ -253,6 +256,19 @@ class VAEDM:
         z = self.check_given(Given(z), len(z)).z
         return self.mapped(lambda z: decode(self.networks, self.params, z), z, batch_size)
 
+    def condition(self, images: np.ndarray, seed: int = 0, first: int = 0, batch_size: int = 64) -> np.ndarray:
+        """The x_hat of images, [N, H, W, C]: their reconstructions, or what `ddpm.condition` leaves of them.
+
+        Args:
+          seed, first: image i is that of index first + i, where chance has a part.
+        """
+        self.check_shown()
+        images = self.check_images(images, "images")
+        batches = self.on_devices((images, np.arange(first, first + len(images))), batch_size)
+        return np.concatenate(
+            [hosts.fetch(shown_of(self.networks, self.params, x, np.uint32(seed), i))[:n] for n, (x, i) in batches]
+        )
+
     def reconstruct(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """The VAE's reconstructions, decoded from what `encode` gives: [N, H, W, C]."""
         return self.decode(self.encode(images, batch_size), batch_size)
@@ -275,7 +291,7 @@ class VAEDM:
           images: that the refiner was trained on, since it adds to x_hat what these lack; some hundred are enough.
         """
         truth = self.check_images(images, "images")
-        return principal_variance(2 * (self.reconstruct(truth) - truth))
+        return principal_variance(2 * (self.condition(truth) - truth))
 
     def bound(
         self, images: np.ndarray, seed: int = 0, first: int = 0, chain: Chain | None = None, batch_size: int = 64
@@ -315,16 +331,22 @@ class VAEDM:
         """function(array) for an array [N, ...], batch by batch."""
         return np.concatenate([hosts.fetch(function(a))[:count] for count, a in self.on_devices(array, batch_size)])
 
-    def check_vae(self) -> None:
-        if not self.networks.vae:
+    def check_shown(self) -> None:
+        if not self.networks.form.shown:
             raise UserError("this model is a plain DDPM and has no VAE, hence neither z nor x_hat; take form1 or form2")
+
+    def check_vae(self) -> None:
+        self.check_shown()
+        if not self.networks.vae:
+            name = self.config.ddpm.condition
+            raise UserError(f"this model has no VAE, hence no z: it was trained with ddpm.condition = {name!r}")
 
     def check_chain(self, chain: Chain) -> None:
         """UserError where this model cannot be sampled by a chain."""
         if not self.params["ddpm"]:
             raise UserError(UNTRAINED)
         if chain.start == "warm" and not self.networks.form.shown:
-            raise UserError("start = 'warm' begins at the VAE's image, and this model has none; start from 'noise'")
+            raise UserError("start = 'warm' begins at x_hat, and this model has none; start from 'noise'")
         if chain.guidance and not self.config.ddpm.cond_dropout:
             raise UserError(
                 f"guidance = {chain.guidance:g} needs a refiner that also knows the image without its condition; train "
@@ -335,8 +357,15 @@ class VAEDM:
     def check_given(self, given: Given, n: int) -> Given:
         """What is given for n images, as float32 arrays of one entry each; UserError where they do not fit."""
         z, x_hat, x_T = given
-        if z is not None or x_hat is not None:
+        if z is not None:
             self.check_vae()
+        if x_hat is not None:
+            self.check_shown()
+        elif self.networks.condition:
+            raise UserError(
+                f"this model needs x_hat, which ddpm.condition = {self.config.ddpm.condition!r} leaves of images: "
+                "model.sample(len(images), x_hat=model.condition(images))"
+            )
         if z is not None and x_hat is not None:
             raise UserError("z and x_hat are both given; give one of them, since x_hat is what z decodes to")
         if x_hat is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from vaedm_jax.conditions import condition_of, has_vae
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import linear_schedule
@@ -86,7 +87,8 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.mesh = ConfigDict({"model": 1, "fsdp": False})
 
     # What pictures have lost: "super": they were reduced by `factor`; "denoise": noise of deviation `sigma` was added.
-    c.restore = ConfigDict({"task": "super", "factor": 2, "sigma": 0.1})
+    # Empty: what `ddpm.condition` takes from them, or "super" where that is "vae".
+    c.restore = ConfigDict({"task": "", "factor": 2, "sigma": 0.1})
     c.restore.files = ""  # a folder of such pictures; empty: held-out images are damaged so, restored, and scored
     c.restore.n = 0  # so many of either; 0: all
     c.restore.pixels = 256 * 256  # larger ones are refused: attention takes memory by the square of their number
@@ -161,6 +163,9 @@ def ddpm_defaults(variant: str) -> ConfigDict:
     c.warmup, c.clip = 5000, 1.0
     c.ema_decay, c.ema_schedule = 0.9999, "byol"
     c.variant = variant
+    # What x_hat is: decoded from z by the VAE, or what is left of the image itself: "downsample4", "grayscale",
+    # "mask0.5", "blur2" (vaedm_jax/conditions.py).
+    c.condition = "vae"
     c.T, c.beta_1, c.beta_T = 1000, 1e-4, 0.02
     c.channels, c.multipliers, c.blocks = 128, (1, 2, 2, 2), 2
     c.attention = (2,)  # downsampling factors of the levels that attend
@@ -264,12 +269,9 @@ def check(config: ConfigDict, to_train: bool = True) -> None:
         chain = chain_of(config.sample)
     if not config.ddpm.multipliers:
         raise UserError("ddpm.multipliers = (): there must be at least one, that of the first level's width")
-    uncond = config.ddpm.variant == "uncond"
-    if uncond and (config.sample.start == "warm" or config.ddpm.z_conditioning):
-        setting = "ddpm.z_conditioning" if config.ddpm.z_conditioning else "sample.start = 'warm'"
-        raise UserError(f"{setting} needs a VAE, and ddpm.variant = 'uncond' has none; use form1 or form2")
+    check_condition(config)
     check_ranges(config)
-    for name in ("ddpm",) if uncond else ("vae", "ddpm"):
+    for name in ("vae", "ddpm") if has_vae(config.ddpm) else ("ddpm",):
         one_of(f"{name}.ema_schedule", config[name].ema_schedule, EMA_SCHEDULES)
         one_of(f"{name}.precision", config[name].precision, PRECISIONS)
         if to_train:
@@ -287,6 +289,20 @@ def check(config: ConfigDict, to_train: bool = True) -> None:
             chain.schedule(full)
         with naming("log.sample_steps: "):
             picture_chain(config).schedule(full)
+
+
+def check_condition(config: ConfigDict) -> None:
+    """UserError where something is asked for that the refiner is not shown."""
+    ddpm, size = config.ddpm, config.data.image_size
+    condition, named = condition_of(ddpm.condition), f"ddpm.condition = {ddpm.condition!r}"
+    if ddpm.variant == "uncond" and (condition or config.sample.start == "warm"):
+        setting = named if condition else "sample.start = 'warm'"
+        raise UserError(f"{setting}: ddpm.variant = 'uncond' is shown nothing; use form1 or form2")
+    if ddpm.z_conditioning and not has_vae(ddpm):
+        why = named if condition else "ddpm.variant = 'uncond'"
+        raise UserError(f"ddpm.z_conditioning needs a VAE, and {why} has none")
+    if condition and size % condition.factor:
+        raise UserError(f"{named}: it must divide data.image_size = {size}")
 
 
 def check_ranges(config: ConfigDict) -> None:

@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
+from vaedm_jax.conditions import has_vae
 from vaedm_jax.config import base_config, check
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.errors import UserError
@@ -35,7 +36,7 @@ def import_files(config: ConfigDict, source: str, out: str) -> None:
         told.append(set_vae(config, vae, hyper))
     if unet:
         told += [set_unet(config, unet), set_schedule(config, betas)]
-        if config.ddpm.variant != "uncond" and not vae:
+        if has_vae(config.ddpm) and not vae:
             raise UserError(
                 f"{sources[0]}: its U-Net is shown x_hat, and there is no VAE; --from={sources[0]},VAE.ckpt"
             )

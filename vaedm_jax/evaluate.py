@@ -22,7 +22,7 @@ from vaedm_jax.likelihood import bits_per_dimension
 from vaedm_jax.reporting import Progress, write_report
 from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.files import write_whole, writes
-from vaedm_jax.store import placed, stored
+from vaedm_jax.store import given_of, placed, stored
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Scorer:
 
     def __init__(self, config: ConfigDict, model: VAEDM, data: Dataset, folder: Path):
         self.n, self.batch_size, self.keep_images = config.eval.n, config.sample.batch_size, config.eval.keep_images
-        self.folder, place = folder, folder / "reference"
+        self.folder, self.test, place = folder, data.test, folder / "reference"
         self.judges = judges(config.eval, model.config.data, data, model.mesh, self.batch_size, place)
         self.judged = [judge.identity for judge in self.judges]
         for reason in filter(None, (judge.too_few(self.n) for judge in self.judges)):
@@ -174,7 +174,8 @@ class Scorer:
         """Draw the cell's images and store its result; yields how many images each batch was."""
         images = self.folder / "images" / cell.label
         summaries = [None] * len(self.judges)
-        for part in stored(cell.model, self.n, cell.seed, cell.chain, self.batch_size, images):
+        given = given_of(cell.model, lambda: self.test, cell.seed)
+        for part in stored(cell.model, self.n, cell.seed, cell.chain, self.batch_size, images, given):
             summaries = [judge.add(s, part.images) for s, judge in zip(summaries, self.judges, strict=True)]
             yield len(part.images)
         row = cell.facts() | {"n": self.n}

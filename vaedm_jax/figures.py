@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM, Samples, silent
 from vaedm_jax.config import chain_of, check, data_of, naming
-from vaedm_jax.data import load, some
+from vaedm_jax.data import Dataset, load, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.evaluate import open_models
@@ -19,7 +20,8 @@ from vaedm_jax.evaluation.judge import spaces
 from vaedm_jax.inputs import PATHS, between
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
-from vaedm_jax.restoration import Denoising, SuperResolution, ways
+from vaedm_jax.restoration import Denoising, SuperResolution, task_of, ways
+from vaedm_jax.store import cycled, given_of
 
 TEMPERATURES = (0.8, 0.9, 1.0, 1.1)
 GUIDANCE = (0.0, 0.5, 1.0, 2.0)
@@ -40,10 +42,16 @@ class Album:
     def columns(self) -> int:
         return self.config.figures.columns
 
-    def sample(self, n: int, seed: int | None = None, **how) -> Samples:
-        settings = self.config.sample
-        how = {"chain": self.chain, "batch_size": settings.batch_size, **how}
-        return self.model.sample(n, settings.seed if seed is None else seed, progress=silent, **how)
+    @cached_property
+    def data(self) -> Dataset:
+        return load(data_of(self.config, self.model.config))
+
+    def sample(self, n: int, seed: int | None = None, model: VAEDM | None = None, **how) -> Samples:
+        model, settings = model or self.model, self.config.sample
+        seed = settings.seed if seed is None else seed
+        x_hat = given_of(model, lambda: self.data.test, seed)(0, n).x_hat
+        how = {"chain": self.chain, "batch_size": settings.batch_size, "x_hat": x_hat, **how}
+        return model.sample(n, seed, progress=silent, **how)
 
 
 def figures(config: ConfigDict, workdir: Path) -> None:
@@ -71,28 +79,33 @@ def figures(config: ConfigDict, workdir: Path) -> None:
 
 def applies(name: str, model: VAEDM) -> bool:
     """Whether a model has what a figure shows."""
+    networks = model.networks
     if name == "guidance":
-        return bool(model.networks.vae and model.config.ddpm.cond_dropout)
-    return name in ("steps", "x_T", "temperature") or model.networks.vae is not None
+        return bool(networks.form.shown and model.config.ddpm.cond_dropout)
+    if name in ("z", "variance"):
+        return networks.vae is not None
+    return name in ("steps", "x_T", "temperature") or networks.form.shown
 
 
 def refinement(album: Album) -> tuple[str, Rows]:
     """Figures 1a, 4 and 5 of the paper."""
-    samples = album.sample(2 * album.columns)
-    return f"what the VAE generates, and what is refined from it: {album.chain.label}", sample_rows(
-        *samples, columns=album.columns
-    )
+    n, below, what = 2 * album.columns, {}, "what the VAE generates, and what is refined from it"
+    samples = album.sample(n)
+    if album.model.networks.condition:
+        again = album.sample(n, album.config.sample.seed + 1, x_hat=samples.x_hat)
+        below = {"another_seed": again.images, "held_out": cycled(album.data.test, 0, n)}
+        what = f"{album.model.config.ddpm.condition} of held-out images, and what is refined from it"
+    return f"{what}: {album.chain.label}", sample_rows(*samples, columns=album.columns, **below)
 
 
 def steps(album: Album) -> tuple[str, Rows]:
     """Figure 1b: the same samples by fewer and by more steps, of each model."""
     rows = []
     for name, model in album.models.items():
-        start = album.chain.start if model.networks.vae or album.chain.start != "warm" else "noise"
+        start = album.chain.start if model.networks.form.shown or album.chain.start != "warm" else "noise"
         for n in album.config.figures.steps:
             chain = replace(album.chain, steps=n, start=start)
-            samples = model.sample(album.columns, album.config.sample.seed, chain=chain, progress=silent)
-            rows.append((f"{name}, {n}", samples.images))
+            rows.append((f"{name}, {n}", album.sample(album.columns, model=model, chain=chain).images))
     return f"samples by the number of steps: {album.chain.sampler}; refiners from {album.chain.start}", rows
 
 
@@ -107,19 +120,23 @@ def along_z(album: Album) -> tuple[str, Rows]:
 
 
 def along_x_T(album: Album) -> tuple[str, Rows]:
-    """Figure 2, right: x_T on the way between two, with one z."""
+    """Figure 2, right: x_T on the way between two, with one z, or one x_hat where there is no VAE."""
     model, rng = album.model, np.random.default_rng(album.config.sample.seed)
     a, b = rng.standard_normal((2, *model.networks.shape))
-    zs = model.sample_z(2, album.config.sample.seed) if model.networks.vae else [None]
+    kept = [{}]
+    if model.networks.condition:
+        kept = [{"x_hat": np.repeat(x_hat[None], album.columns, axis=0)} for x_hat in album.sample(2).x_hat]
+    elif model.networks.vae:
+        kept = [{"z": z} for z in model.sample_z(2, album.config.sample.seed)]
     rows = [
         (
-            f"z {i + 1}, {path}",
-            album.sample(album.columns, z=z, x_T=between(a, b, album.columns, path), shared=True).images,
+            f"{next(iter(given), 'sampled')} {i + 1}, {path}",
+            album.sample(album.columns, x_T=between(a, b, album.columns, path), shared=True, **given).images,
         )
-        for i, z in enumerate(zs)
+        for i, given in enumerate(kept)
         for path in PATHS
     ]
-    return f"x_T on the way between two, z fixed: {album.chain.label}", rows
+    return f"x_T on the way between two, all else fixed: {album.chain.label}", rows
 
 
 def variance(album: Album) -> tuple[str, Rows]:
@@ -156,12 +173,13 @@ def settings_of(album: Album, name: str, values: tuple, **how) -> Rows:
 
 def restoration(album: Album) -> tuple[str, Rows]:
     """Figure 3b: what was reduced, or is noisy, in place of x_hat; see `restoration.ways`."""
-    data, rows = load(data_of(album.config, album.model.config)), []
-    truth, train = some(data.test, album.columns), some(data.train, RULE_OF)
-    for task in (SuperResolution(album.config.restore.factor), Denoising(album.config.restore.sigma)):
+    rows, settings, name = [], album.config.restore, album.model.config.ddpm.condition
+    truth, train = some(album.data.test, album.columns), some(album.data.train, RULE_OF)
+    tasks = [SuperResolution(settings.factor), Denoising(settings.sigma)]
+    for task in [task_of(settings, name)] if album.model.networks.condition else tasks:
         chain = task.begin(album.chain, album.model.networks.full_schedule, lambda: train)
         rows += [(way, made()) for way, made in ways(album.model, task, chain, truth, progress=silent).items()]
-    return f"held-out images, reduced and noisy, and what is given back; {album.chain.sampler}, {album.chain.steps}", [
+    return f"held-out images, damaged, and what is given back; {album.chain.sampler}, {album.chain.steps}", [
         ("held out", truth),
         *rows,
     ]

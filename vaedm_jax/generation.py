@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaedm_jax import models
+from vaedm_jax.conditions import Condition, condition_of, has_vae
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS, Formulation, PredictNoise
 from vaedm_jax.diffusion.schedule import Schedule, linear_schedule
 from vaedm_jax.evaluation.bound import chain_terms
 from vaedm_jax.models.prior import draw as draw_z
 from vaedm_jax.models.vae import kl_divergence, reparameterize
-from vaedm_jax.training.stages import draw, to_symmetric, to_unit
+from vaedm_jax.training.stages import draw, fold, to_symmetric, to_unit
 
 
 class Given(NamedTuple):
@@ -22,7 +23,7 @@ class Given(NamedTuple):
 
     Attributes:
       z: [B, D]; without it, it is drawn from the prior, or encoded from x_hat where that is given.
-      x_hat: [B, H, W, C] in [0, 1], shown to the refiner in place of what z decodes to.
+      x_hat: [B, H, W, C] in [0, 1], shown to the refiner in place of what z decodes to; without a VAE it must be given.
       x_T: [B, H, W, C], the noise that the chain begins with; a warm start noises x_hat with it.
     """
 
@@ -38,7 +39,7 @@ class Bound(NamedTuple):
     """-log p(x_0) <= z + prior + sum of steps + decoder of N images, in bits per dimension (docs/samplers.md).
 
     Attributes:
-      z: [N], KL(q(z | x_0) || p(z)); 0 without a VAE.
+      z: [N], KL(q(z | x_0) || p(z)); 0 without a VAE. What a condition leaves of the image is given then, at no cost.
       prior, decoder: [N]; steps: [T - 1, N]; see `bound.Terms`.
       condition: [N], -log p(y | z) of y = x_0 in 256 levels, of variance 1/2: the VAE was trained by a summed squared
         error. Eq. 3 bounds the joint (x_0, y) by all five, and so counts the image twice.
@@ -60,6 +61,7 @@ class Networks(NamedTuple):
     """What a compiled program depends on, hashable."""
 
     vae: models.VAE | None
+    condition: Condition | None
     unet: models.UNet
     variant: str
     betas: tuple[int, float, float]
@@ -109,7 +111,8 @@ class Networks(NamedTuple):
 def networks_of(config: Any) -> Networks:
     """The networks of a whole configuration."""
     return Networks(
-        models.build_vae(config) if config.ddpm.variant != "uncond" else None,
+        models.build_vae(config) if has_vae(config.ddpm) else None,
+        condition_of(config.ddpm.condition),
         models.build_unet(config),
         config.ddpm.variant,
         (config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T),
@@ -121,10 +124,6 @@ def networks_of(config: Any) -> Networks:
 def sample_keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
     """The key of every sample, from the seed and its index."""
     return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(indices)
-
-
-def fold(keys: jax.Array, i: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
 
 
 def prior(networks: Networks, params: Any, keys: jax.Array, temperature: float = 1.0) -> jax.Array:
@@ -144,6 +143,14 @@ def decode(networks: Networks, params: Any, z: jax.Array) -> jax.Array:
     return models.apply(networks.vae, params["vae"], z, method="decode")
 
 
+@partial(jax.jit, static_argnums=0)
+def shown_of(networks: Networks, params: Any, x: jax.Array, seed: jax.Array, indices: jax.Array) -> jax.Array:
+    """x_hat of images x [B, H, W, C] in [0, 1]: the VAE's reconstructions, or what the condition leaves of them."""
+    if networks.condition:
+        return networks.condition.shown(x, fold(sample_keys(seed, indices), 2))
+    return decode(networks, params, encode(networks, params, x)[0])
+
+
 def z_of(networks: Networks, params: Any, x_hat: jax.Array) -> jax.Array | None:
     """The z of an image in place of x_hat, where the refiner takes one; the VAE has one size, the U-Net any."""
     return encode(networks, params, x_hat)[0] if networks.z_conditioning else None
@@ -153,12 +160,13 @@ def z_of(networks: Networks, params: Any, x_hat: jax.Array) -> jax.Array | None:
 def generate(
     networks: Networks, chain: Chain, params: Any, seed: jax.Array, indices: jax.Array, given: Given = NOTHING
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Images of a seed by index [B], and their x_hat: z from the prior, x_hat from z, the chain from both."""
+    """Images of a seed by index [B], and their x_hat: z from the prior, x_hat from z where it is not given, the chain
+    from both."""
     keys = sample_keys(seed, indices)
     z, x_hat, x_T = given
     shown = None
     if networks.form.shown:
-        if z is None:
+        if z is None and networks.vae:
             z = prior(networks, params, keys, chain.z_temperature) if x_hat is None else z_of(networks, params, x_hat)
         x_hat = decode(networks, params, z) if x_hat is None else x_hat
         shown = to_symmetric(x_hat)
@@ -177,7 +185,9 @@ def bound_terms(
     keys, x = sample_keys(seed, indices), to_unit(images)
     z = x_hat = None
     kl = error = jnp.zeros(len(x))
-    if networks.form.shown:
+    if networks.condition:
+        x_hat = to_symmetric(networks.condition.shown(x, fold(keys, 2)))
+    elif networks.form.shown:
         mu, logvar = encode(networks, params, x)
         z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
         decoded = decode(networks, params, z)

@@ -12,11 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vaedm_jax.conditions import has_vae
 from vaedm_jax.config import chain_of, check
 from vaedm_jax.data import load
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.judge import names
-from vaedm_jax.generation import generate, networks_of
+from vaedm_jax.generation import Given, generate, networks_of
 from vaedm_jax.mesh import make_mesh, replicated, split_batch, whole_batch
 from vaedm_jax.reporting import Progress
 from vaedm_jax.reporting.comparison import write_csv
@@ -85,7 +86,7 @@ class Program(NamedTuple):
 def programs(name: str, mesh: Mesh, config: ConfigDict, images: int) -> list[Program]:
     """The train step of each stage, and one reverse step; UserError where their batches cannot be shared."""
     share, fsdp, found = mesh.shape["data"], config.mesh.fsdp, []
-    stages = [] if config.ddpm.variant == "uncond" else [vae_stage(config)]
+    stages = [vae_stage(config)] if has_vae(config.ddpm) else []
     stages.append(ddpm_stage(config, abstract_state(stages[0], mesh, fsdp).params if stages else {}))
     for stage in stages:
         settings = stage.settings
@@ -115,13 +116,14 @@ def step(stage: Stage, mesh: Mesh, config: ConfigDict, batch: int) -> Any:
 
 def reverse(mesh: Mesh, config: ConfigDict, batch: int) -> Any:
     """A chain of one step from noise, lowered for a batch."""
-    stages = [ddpm_stage(config, {})] + ([vae_stage(config)] if config.ddpm.variant != "uncond" else [])
+    stages = [ddpm_stage(config, {})] + ([vae_stage(config)] if has_vae(config.ddpm) else [])
     params = {"vae": {}, "prior": {}} | {
         s.name: lying(abstract_state(s, mesh).params, replicated(mesh)) for s in stages
     }
     chain = replace(chain_of(config.sample), steps=1, start="noise", spacing="even")
-    indices = Shape((batch,), np.int32, sharding=split_batch(mesh))
-    return generate.lower(networks_of(config), chain, params, Shape((), np.int32, sharding=replicated(mesh)), indices)
+    networks, share, seed = networks_of(config), split_batch(mesh), Shape((), np.int32, sharding=replicated(mesh))
+    x_hat = Shape((batch, *networks.shape), np.float32, sharding=share) if networks.condition else None
+    return generate.lower(networks, chain, params, seed, Shape((batch,), np.int32, sharding=share), Given(x_hat=x_hat))
 
 
 def lying(tree: Any, place: Any) -> Any:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from vaedm_jax.api import VAEDM
+from vaedm_jax.conditions import Condition, Downsample, condition_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance, warm_step
@@ -43,43 +45,50 @@ class Task(Protocol):
         """The images nearest to `images` that would have been damaged to `damaged`."""
 
 
-@dataclass(frozen=True)
-class SuperResolution:
-    """Images that were reduced by a factor: each pixel is the mean of factor x factor."""
+class Conditioned:
+    """What a condition takes from images, for a refiner that was trained on what it leaves."""
 
-    factor: int
-    input_name = "bicubic"
+    input_name = "x̂"
 
-    def __post_init__(self):
-        in_range("restore.factor", self.factor, 2)
-
-    @property
-    def label(self) -> str:
-        return f"super{self.factor}"
+    def __init__(self, condition: Condition, label: str):
+        self.condition, self.label, self.factor = condition, label, condition.factor
 
     def corrupt(self, images: Images, seed: int = 0) -> Images:
-        (N, H, W, C), f = images.shape, self.factor
-        if H % f or W % f:
-            raise UserError(f"restore.factor = {f}: it must divide the images' {H} x {W} pixels")
-        return images.reshape(N, H // f, f, W // f, f, C).mean(axis=(2, 4))
+        return np.asarray(
+            self.condition.corrupt(jnp.asarray(images), jax.random.split(jax.random.key(seed), len(images)))
+        )
 
     def lift(self, images: Images) -> Images:
-        return np.stack([enlarge(image, self.factor) for image in images])
+        return np.asarray(self.condition.lift(jnp.asarray(images)))
 
     def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
-        """Where noise hides what bicubic images lack, by the rule that holds for x_hat."""
+        """As it is; a warm start without a t begins where noise hides what x_hat lacks."""
+        if chain.start != "warm" or chain.t_start:
+            return chain
         truth = train()
         H, W = (side // self.factor * self.factor for side in truth.shape[1:3])
         truth = truth[:, :H, :W]
         error = 2 * (self.lift(self.corrupt(truth)) - truth)
-        return replace(chain, start="warm", t_start=warm_step(full, principal_variance(error), chain.steps))
+        return replace(chain, t_start=warm_step(full, principal_variance(error), chain.steps))
 
     def x_T(self, damaged: Images, seed: int = 0) -> None:
         return None
 
     def agree(self, images: Images, damaged: Images) -> Images:
-        missing = damaged - self.corrupt(images)
-        return np.clip(images + missing.repeat(self.factor, axis=1).repeat(self.factor, axis=2), 0, 1)
+        return np.asarray(self.condition.agree(jnp.asarray(images), jnp.asarray(damaged)))
+
+
+class SuperResolution(Conditioned):
+    """Images that were reduced by a factor, for any refiner: each pixel is the mean of factor x factor."""
+
+    input_name = "bicubic"
+
+    def __init__(self, factor: int):
+        super().__init__(Downsample(factor), f"super{factor}")
+
+    def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
+        """Where noise hides what bicubic images lack, by the rule that holds for x_hat."""
+        return super().begin(replace(chain, start="warm", t_start=0), full, train)
 
 
 @dataclass(frozen=True)
@@ -124,10 +133,12 @@ class Denoising:
 TASKS = {"super": lambda s: SuperResolution(s.factor), "denoise": lambda s: Denoising(s.sigma)}
 
 
-def task_of(settings: Any) -> Task:
-    """The task of a `restore` section."""
-    one_of("restore.task", settings.task, TASKS)
-    return TASKS[settings.task](settings)
+def task_of(settings: Any, condition: str = "vae") -> Task:
+    """The task of a `restore` section, for a model of a `ddpm.condition`."""
+    if not settings.task and (own := condition_of(condition)):
+        return Conditioned(own, condition)
+    one_of("restore.task", name := settings.task or "super", TASKS)
+    return TASKS[name](settings)
 
 
 def check_size(name: str, task: Task, shape: tuple[int, ...], most: int) -> None:
@@ -149,20 +160,15 @@ def restored(model: VAEDM, task: Task, chain: Chain, damaged: Images, seed: int 
 def ways(
     model: VAEDM, task: Task, chain: Chain, truth: Images, seed: int = 0, **how: Any
 ) -> dict[str, Callable[[], Images]]:
-    """Ways to give back what `truth` loses by a task, by name: none, the VAE's, the paper's (from noise), ours."""
+    """Ways to give back what `truth` loses by a task, by name: none, the VAE's, the paper's (from noise), and ours."""
     damaged = task.corrupt(truth, seed)
     lifted = task.lift(damaged)
-    return {
+    found = {
         task.input_name: lambda: lifted,
         "VAE": lambda: model.reconstruct(lifted),
         "from noise": lambda: model.refine(lifted, seed, chain=replace(chain, start="noise"), **how),
-        f"from t = {chain.t_start}": lambda: restored(model, task, chain, damaged, seed, **how),
     }
-
-
-def enlarge(image: np.ndarray, factor: int) -> np.ndarray:
-    """An image [H, W, C] in [0, 1], enlarged by bicubic interpolation in floats, channel by channel."""
-    H, W, C = image.shape
-    channels = [Image.fromarray(np.float32(image[..., c])) for c in range(C)]
-    large = [np.asarray(c.resize((W * factor, H * factor), Image.Resampling.BICUBIC)) for c in channels]
-    return np.clip(np.stack(large, axis=-1), 0, 1)
+    if not model.networks.vae:
+        del found["VAE"]
+    ours = f"from t = {chain.t_start}" if chain.start == "warm" else "agreeing"
+    return found | {ours: lambda: restored(model, task, chain, damaged, seed, **how)}

@@ -27,11 +27,13 @@ SHOWN = 8  # images in a row of the picture
 def restore(config: ConfigDict, workdir: Path) -> None:
     """Write `restored/TASK_CHAIN/`, the pictures of a folder, or `.csv` and `.png` on held-out images."""
     check(config, to_train=False)
-    task = task_of(config.restore)
+    task_of(config.restore)
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best).as_asked(config)
-    model.check_vae()
+    model.check_shown()
+    task = task_of(config.restore, model.config.ddpm.condition)
     data = cache(lambda: load(data_of(config, model.config)))
     chain = task.begin(chain_of(config.sample), model.networks.full_schedule, lambda: some(data().train, RULE_OF))
+    model.check_chain(chain)
     print(f"{task.label}: {chain.label}", flush=True)
     which = Path(config.sample.weights).stem if config.sample.weights else "run"
     target = workdir / "restored" / f"{which}_{task.label}_{chain.label}"

@@ -1,6 +1,7 @@
 """Mode `sample`: images from a trained run, or from the weights in the package."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 from vaedm_jax import hosts, store
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import chain_of, check, data_of
-from vaedm_jax.data import Source, load
+from vaedm_jax.data import Dataset, Source, load
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, write_report
 from vaedm_jax.reporting.files import remove
@@ -25,7 +26,8 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     check(config, to_train=False)
     settings = config.sample
     model = VAEDM.open(settings.weights or workdir, settings.best).as_asked(config)
-    (chain,) = store.placed(model, [chain_of(settings)], lambda: load(data_of(config, model.config)).train)
+    data = cache(lambda: load(data_of(config, model.config)))
+    (chain,) = store.placed(model, [chain_of(settings)], lambda: data().train)
     model.check_chain(chain)
     origin, which = "run", f"run {workdir.name}"
     if settings.weights:
@@ -36,13 +38,18 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         origin, which = f"{origin}-{Path(settings.prior).stem}", f"{which}, z from {settings.prior}"
     name = f"{origin}_{chain.label}_seed{settings.seed}"
     kept = workdir / "samples" / f"{name}.parts"
+    given = store.given_of(model, lambda: data().test, settings.seed)
 
     def parts():
-        return store.stored(model, settings.n, settings.seed, chain, settings.batch_size, kept)
+        return store.stored(model, settings.n, settings.seed, chain, settings.batch_size, kept, given)
 
     first = draw_all(parts(), settings.n)
     how = f"{chain.sampler}, {chain.steps} steps from " + {"warm": f"t = {chain.t_start}"}.get(chain.start, chain.start)
-    show(config, model, first, workdir / "samples" / f"{name}.png", f"{which}: {how}")
+    shown = others(config, model, first.images, data)
+    rows = sample_rows(*first, columns=16, **shown)
+    picture = grid([images for _, images in rows], [label for label, _ in rows])
+    caption = f"{which}: {how}; " + ", ".join(dict.fromkeys(label for label, _ in rows))
+    save_png(workdir / "samples" / f"{name}.png", picture, caption)
     if settings.files == "png":
         store.write_pngs(target := workdir / "export" / name, parts)
     else:
@@ -65,17 +72,17 @@ def draw_all(parts: Iterator[Samples], n: int) -> Samples:
     return Samples(*(None if a[0] is None else np.concatenate(a)[:SHOWN] for a in zip(*shown, strict=True)))
 
 
-def show(config: ConfigDict, model: VAEDM, samples: Samples, path: Path, caption: str) -> None:
-    """The grid of some samples, with what they were refined from and what is nearest to them."""
-    nearest = None
+def others(
+    config: ConfigDict, model: VAEDM, images: np.ndarray, data: Callable[[], Dataset]
+) -> dict[str, np.ndarray | None]:
+    """What is shown below some images: what the model was shown something of, and what is nearest to them."""
+    found = {"held_out": store.cycled(data().test, 0, len(images)) if model.networks.condition else None}
     if config.sample.nearest:
         try:
-            nearest = nearest_images(load(data_of(config, model.config)).train, samples.images)
+            found["nearest"] = nearest_images(data().train, images)
         except UserError as error:
             print(f"note: without the nearest training images: {error}", flush=True)
-    rows = sample_rows(*samples, nearest, columns=16)
-    picture = grid([images for _, images in rows], [label for label, _ in rows])
-    save_png(path, picture, f"{caption}; " + ", ".join(dict.fromkeys(label for label, _ in rows)))
+    return found
 
 
 def nearest_images(source: Source, images: np.ndarray, chunk: int = 1024) -> np.ndarray:

@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from vaedm_jax import hosts
-from vaedm_jax.api import VAEDM, Samples
+from vaedm_jax.api import VAEDM, Samples, digest_of
 from vaedm_jax.data import Source, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF, warm_step
+from vaedm_jax.generation import NOTHING, Given
 from vaedm_jax.mesh import whole_batch
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.reporting.files import write_arrays, writes
@@ -36,25 +37,54 @@ def placed(model: VAEDM, chains: Iterable[Chain], train: Callable[[], Source]) -
         return model.error_variance(some(train(), RULE_OF))
 
     def place(chain: Chain) -> Chain:
-        if chain.start != "warm" or chain.t_start or not model.networks.vae:
+        if chain.start != "warm" or chain.t_start or not model.networks.form.shown:
             return chain
         return replace(chain, t_start=warm_step(model.networks.full_schedule, error(), chain.steps))
 
     return [place(chain) for chain in chains]
 
 
-def stored(model: VAEDM, n: int, seed: int, chain: Chain, batch_size: int, folder: Path) -> Iterator[Samples]:
+def given_of(model: VAEDM, source: Callable[[], Source], seed: int) -> Callable[[int, int], Given]:
+    """What n images of a seed from `first` on are made from: nothing, where the model has a VAE, or is shown nothing.
+
+    Else it is shown what its condition leaves of the images of a source, one after the other, and from the first again.
+    """
+    if not model.networks.condition:
+        return lambda first, n: NOTHING
+    images = source()
+
+    def given(first: int, n: int) -> Given:
+        return Given(x_hat=model.condition(cycled(images, first, n), seed, first))
+
+    return given
+
+
+def cycled(images: Source, first: int, n: int) -> np.ndarray:
+    """n images from `first` on, as if they had no end, [n, H, W, C]."""
+    return np.stack([images[i % len(images)] for i in range(first, first + n)])
+
+
+def stored(
+    model: VAEDM,
+    n: int,
+    seed: int,
+    chain: Chain,
+    batch_size: int,
+    folder: Path,
+    given: Callable[[int, int], Given] = lambda first, n: NOTHING,
+) -> Iterator[Samples]:
     """The first n images of a seed as uint8, a batch at a time: read where `folder` has them, else drawn and put there.
 
     A part that another model or chain has left, or that cannot be read, is drawn anew. Memory holds one batch.
+    `given` is what `given_of` gave.
     """
-    identity = json.dumps([model.fingerprint, chain.changes, seed])
     size, first = whole_batch(model.mesh, min(batch_size, n)), 0
     while first < n:
-        path = folder / f"{first:08d}.npz"
+        path, inputs = folder / f"{first:08d}.npz", given(first, size)
+        identity = json.dumps([model.fingerprint, chain.changes, seed, digest_of(inputs)])
         part = read_part(path, identity)
         if part is None:
-            drawn = next(model.batches(size, seed, first, chain, batch_size))
+            drawn = next(model.batches(size, seed, first, chain, batch_size, inputs))
             part = Samples(*(a if a is None else to_uint8(a) for a in drawn))
             arrays = {name: a for name, a in part._asdict().items() if a is not None}
             write_arrays(path, arrays | {"identity": np.array(identity)})

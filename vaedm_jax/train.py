@@ -10,7 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax import hosts, rundir
-from vaedm_jax.api import VAEDM
+from vaedm_jax.api import VAEDM, Samples
+from vaedm_jax.conditions import condition_of, has_vae
 from vaedm_jax.config import check, flatten, picture_chain
 from vaedm_jax.data import Dataset, load, preview
 from vaedm_jax.diffusion.process import FORMULATIONS
@@ -19,6 +20,7 @@ from vaedm_jax.evaluation.judge import fingerprint, judges
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import build_unet, build_vae
 from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
+from vaedm_jax.store import cycled, given_of
 from vaedm_jax.training.checkpoints import Checkpoints
 from vaedm_jax.training.loop import abstract_state, fit, new_state, newest_step, restore_average, total_steps
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
@@ -37,15 +39,16 @@ ARCHITECTURE = {
 
 
 def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
-    """Train what `stage` names; the unconditional DDPM has no first stage."""
+    """Train what `stage` names; where there is no VAE, there is no first stage."""
     check(config)
     mesh = make_mesh(config.mesh.model)
-    uncond = config.ddpm.variant == "uncond"
-    if stage == "vae" and uncond:
-        raise UserError("--stage=vae: the variant 'uncond' has no VAE; use form1 or form2, or --stage=ddpm")
-    build_unet(config), uncond or build_vae(config)  # refuse what does not fit before the data is read
-    reuse = bool(config.vae.checkpoint) and not uncond
-    names = ("ddpm",) if uncond else ("vae", "ddpm")
+    vae = has_vae(config.ddpm)
+    if stage == "vae" and not vae:
+        why, use = ("variant", "form1 or form2") if config.ddpm.variant == "uncond" else ("condition", "'vae'")
+        raise UserError(f"--stage=vae: ddpm.{why} = {config.ddpm[why]!r} has no VAE; use {use}, or --stage=ddpm")
+    build_unet(config), vae and build_vae(config)  # refuse what does not fit before the data is read
+    reuse = bool(config.vae.checkpoint) and vae
+    names = ("vae", "ddpm") if vae else ("ddpm",)
     given = {name: given_params(name, config, workdir) for name in names}
     data = load(config.data)
     for name in names:
@@ -54,7 +57,7 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
                 f"{data.name} has {len(data.train)} images to train on, too few for a batch: {name}.batch_size = "
                 f"{config[name].batch_size}; give --config.{name}.batch_size at most that"
             )
-    if not uncond and not reuse:
+    if vae and not reuse:
         check_order(config, workdir, stage, total_steps(config.vae, len(data.train)))
     images = {side: fingerprint(source) for side, source in (("train", data.train), ("held_out", data.test))}
     see_the_same(config, workdir, f"{data.name} {images}")
@@ -68,7 +71,7 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
         return average
 
     vae_params: Any = {}
-    if not uncond:
+    if vae:
         first = vae_stage(config)
         if reuse and given["vae"]:
             adopt(first, given["vae"], workdir, abstract_state(first, mesh, config.mesh.fsdp))
@@ -141,7 +144,7 @@ class Pictures:
 
     def __init__(self, stage: Stage, data: Dataset, config: ConfigDict, workdir: Path):
         self.stage, self.config, self.folder = stage, config, workdir / stage.name / "pictures"
-        self.shown = preview(data.test, config.log.images)
+        self.test, self.shown = data.test, preview(data.test, config.log.images)
         self.held_out = preview(data.test, stage.settings.batch_size)
         self.evaluate = jax.jit(stage.held_out)
         self.judge = None
@@ -164,8 +167,7 @@ class Pictures:
         """`kid` and `fd` of some samples, where they are asked for."""
         if not self.judge:
             return {}
-        model, settings = VAEDM(self.config, self.stage.frozen, average), self.config.sample
-        samples = model.sample(self.config.log.scored, chain=picture_chain(self.config), batch_size=settings.batch_size)
+        samples = self.samples(average, self.config.log.scored)
         found = self.judge.scores(self.judge.add(None, to_uint8(samples.images)))
         return {name: found[name] for name in ("kid", "fd") if found[name] is not None}
 
@@ -179,5 +181,13 @@ class Pictures:
         ]
 
     def ddpm_rows(self, average: Any) -> list[tuple[str, np.ndarray]]:
+        n = self.config.log.images
+        held_out = cycled(self.test, 0, n) if condition_of(self.config.ddpm.condition) else None
+        return sample_rows(*self.samples(average, n), held_out=held_out)
+
+    def samples(self, average: Any, n: int) -> Samples:
+        """n samples, of what is left of held-out images where the condition is that."""
         model = VAEDM(self.config, self.stage.frozen, average)
-        return sample_rows(*model.sample(self.config.log.images, chain=picture_chain(self.config)), columns=8)
+        given = given_of(model, lambda: self.test, 0)(0, n)
+        chain, batch_size = picture_chain(self.config), self.config.sample.batch_size
+        return model.sample(n, chain=chain, batch_size=batch_size, x_hat=given.x_hat)

@@ -65,12 +65,13 @@ def grid(rows: Sequence, labels: Sequence[str] | None = None, scale: int | None 
     return picture
 
 
-def sample_rows(images, x_hat=None, nearest=None, columns: int = 8) -> list[tuple[str, np.ndarray]]:
-    """Labelled rows for `grid`: x_hat [N, H, W, C], below it what it was refined to, below that what is nearest to it.
+def sample_rows(images, x_hat=None, columns: int = 8, **below) -> list[tuple[str, np.ndarray]]:
+    """Labelled rows for `grid`: x_hat [N, H, W, C], below it what it was refined to, below that others by their names.
 
-    x_hat and nearest may be None, and are left out then.
+    Where one is None, it is left out.
     """
-    kinds = [("x̂", x_hat), ("sampled" if x_hat is None else "refined", images), ("nearest", nearest)]
+    others = ((name.replace("_", " "), values) for name, values in below.items())
+    kinds = [("x̂", x_hat), ("sampled" if x_hat is None else "refined", images), *others]
     kinds = [(label, values) for label, values in kinds if values is not None]
     return [(label, values[i : i + columns]) for i in range(0, len(images), columns) for label, values in kinds]
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaedm_jax import models
+from vaedm_jax.conditions import condition_of, has_vae
 from vaedm_jax.diffusion.process import FORMULATIONS, noise_loss
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.models.vae import kl_divergence, reparameterize
@@ -39,6 +40,11 @@ class Stage:
     loss: Loss
     held_out: Callable[[Any, Any, jax.Array, jax.Array], Figures]
     frozen: Any
+
+
+def fold(keys: jax.Array, i: int) -> jax.Array:
+    """The i-th of the keys that follow from each key."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
 
 
 def draw(keys: jax.Array, i: int, shape: tuple[int, ...]) -> jax.Array:
@@ -82,34 +88,37 @@ def vae_stage(config: Any) -> Stage:
 def ddpm_stage(config: Any, vae_params: Any) -> Stage:
     """Stage 2, Algorithm 1: the error of the predicted noise, with x_hat decoded from a fresh z under the frozen VAE.
 
-    `vae_params` is empty for the unconditional DDPM. Each held-out image is looked at once in each of BINS equal ranges
-    of t, at a t that its key draws there: `loss_t0_249` to `loss_t750_999` are the ranges' means, `loss` that of all.
+    Where `ddpm.condition` says so, x_hat is what is left of the image (appendix D), and `vae_params` is empty, as it is
+    for the unconditional DDPM. Each held-out image is looked at once in each of BINS equal ranges of t, at a t that its
+    key draws there: `loss_t0_249` to `loss_t750_999` are the ranges' means, `loss` that of all.
     """
     ddpm = config.ddpm
     unet, form = models.build_unet(config), FORMULATIONS[ddpm.variant]
-    vae = models.build_vae(config) if form.shown else None
+    vae, condition = models.build_vae(config) if has_vae(ddpm) else None, condition_of(ddpm.condition)
     schedule = linear_schedule(ddpm.T, ddpm.beta_1, ddpm.beta_T)
     z_dim = vae.z_dim if ddpm.z_conditioning else 0
 
-    def reconstruct(frozen, x, keys):
+    def shown(frozen, x, keys):
+        if condition:
+            return None, to_symmetric(condition.shown(x, fold(keys, 0)))
         mu, logvar = models.apply(vae, frozen, x, method="encode")
         z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
         return z, to_symmetric(models.apply(vae, frozen, z, method="decode"))
 
-    def blank(keys, *conditions):
+    def blank(keys, conditions):
         """Each image by itself keeps its conditions, or has zeros in their place (arXiv 2207.12598, Algorithm 1)."""
         keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 4), 1 - ddpm.cond_dropout))(keys)
-        return [jnp.where(keep.reshape(-1, *(1,) * (c.ndim - 1)), c, 0) for c in conditions]
+        return jax.tree.map(lambda c: jnp.where(keep.reshape(-1, *(1,) * (c.ndim - 1)), c, 0), conditions)
 
     def timesteps(keys, low, high):
         return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), low, high))(keys)
 
     def errors(params, frozen, images, keys, t, train):
         x = to_unit(images)
-        z, x_hat = reconstruct(frozen, x, keys) if form.shown else (None, None)
-        if train and form.shown and ddpm.cond_dropout:
-            z, x_hat = blank(keys, z, x_hat)
-        masks = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 3) if train else None
+        z, x_hat = shown(frozen, x, keys) if form.shown else (None, None)
+        if train and ddpm.cond_dropout:
+            z, x_hat = blank(keys, (z, x_hat))
+        masks = fold(keys, 3) if train else None
 
         def network(x_t, t, x_hat, z):
             return models.apply(unet, params, x_t, t, x_hat, z, masks)
@@ -133,4 +142,4 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
     def init(key):
         return models.init_unet(unet, config.data.image_size, key, form.shown, z_dim)
 
-    return Stage("ddpm", ddpm, init, loss, held_out, vae_params if form.shown else {})
+    return Stage("ddpm", ddpm, init, loss, held_out, vae_params if vae else {})

@@ -1,0 +1,162 @@
+"""What is left of an image in place of x_hat: by independent code, in training, and in every mode around it."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
+from tests.tiny import random_params, tiny_config
+from vaedm_jax import VAEDM, models
+from vaedm_jax.conditions import Blur, Downsample, Grayscale, Mask, condition_of
+from vaedm_jax.errors import UserError
+from vaedm_jax.evaluation.fidelity import psnr
+from vaedm_jax.main import main
+from vaedm_jax.reporting import read_caption
+from vaedm_jax.training.stages import ddpm_stage
+
+RNG = np.random.default_rng(0)
+BYTES = np.uint8(RNG.integers(0, 256, (40, 16, 20, 3)))
+TRUTH = np.float32(BYTES) / 255
+KEYS = jax.random.split(jax.random.key(0), len(TRUTH))
+NAMES = ["downsample2", "grayscale", "mask0.5", "blur1.5"]
+
+
+def test_grey_is_that_of_pillow():
+    want = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in BYTES])
+    found = Grayscale().corrupt(TRUTH, KEYS)
+    np.testing.assert_allclose(found * 255, np.repeat(want[..., None], 3, axis=-1), atol=0.51)
+
+
+def test_a_blurred_image_is_that_of_scipy():
+    for sigma in (0.6, 2.0):
+        radius = int(np.ceil(3 * sigma))
+        want = gaussian_filter(np.float64(TRUTH), (0, sigma, sigma, 0), mode="nearest", radius=(0, radius, radius, 0))
+        np.testing.assert_allclose(Blur(sigma).corrupt(TRUTH, KEYS), want, atol=1e-6)
+
+
+def test_a_hole_has_its_size_and_lies_anywhere_by_the_key():
+    found = np.asarray(Mask(0.25).corrupt(TRUTH, KEYS))
+    places = set()
+    for image, truth in zip(found, TRUTH, strict=True):
+        rows, columns = np.nonzero((image != truth).any(axis=-1))
+        assert (np.ptp(rows), np.ptp(columns), len(rows)) == (3, 4, 4 * 5)
+        assert (image[rows, columns] == 0.5).all()
+        places.add((rows.min(), columns.min()))
+    assert len(places) > 20 and {0, 12} <= {row for row, _ in places} and {0, 15} <= {column for _, column in places}
+    np.testing.assert_array_equal(found[3:4], Mask(0.25).corrupt(TRUTH[3:4], KEYS[3:4]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_refiner_sees_what_a_file_would_hold(name):
+    condition = condition_of(name)
+    left = np.rint(255 * np.asarray(condition.corrupt(TRUTH, KEYS))).astype(np.uint8)
+    np.testing.assert_allclose(condition.shown(TRUTH, KEYS), condition.lift(np.float32(left) / 255), atol=1e-6)
+    assert condition.shown(TRUTH, KEYS).shape == TRUTH.shape
+
+
+@pytest.mark.parametrize("condition", [Downsample(4), Grayscale(), Mask(0.5)])
+def test_what_agrees_has_lost_the_same_and_is_nearer_to_the_truth(condition):
+    truth = 0.3 + 0.4 * TRUTH
+    guess = np.float32(np.clip(truth + 0.05 * RNG.standard_normal(truth.shape), 0, 1))
+    damaged = condition.corrupt(truth, KEYS)
+    agreeing = np.asarray(condition.agree(guess, damaged))
+    np.testing.assert_allclose(condition.corrupt(agreeing, KEYS), damaged, atol=1e-6)
+    assert (psnr(agreeing, truth) > psnr(guess, truth)).all()
+
+
+def test_names_say_the_kind_and_its_number():
+    assert condition_of("vae") is None
+    assert condition_of("downsample") == Downsample(4) and condition_of("downsample8") == Downsample(8)
+    assert condition_of("mask0.3") == Mask(0.3) and condition_of("blur3") == Blur(3.0)
+    for name in ("dehaze", "downsample1", "downsample2.5", "mask1", "blur0", "blurx", "grayscale2", "vae2", "4", ""):
+        with pytest.raises(UserError, match=f"ddpm.condition = '{name}'|ddpm.condition = ''"):
+            condition_of(name)
+
+
+def test_the_network_is_shown_what_is_left_of_the_images_it_is_trained_on(monkeypatch):
+    stage, seen = ddpm_stage(tiny_config("form2", **{"ddpm.condition": "grayscale"}), {}), []
+    monkeypatch.setattr(
+        models, "apply", lambda net, params, x_t, t, x_hat, z, masks: seen.append((x_hat, z)) or 0 * x_t
+    )
+    stage.loss({}, {}, BYTES[:3, :, :16], KEYS[:3], True)
+    ((x_hat, z),) = seen
+    grey = [np.asarray(Image.fromarray(image).convert("L"), np.float32) for image in BYTES[:3, :, :16]]
+    np.testing.assert_allclose(x_hat, 2 * np.repeat(np.stack(grey)[..., None], 3, axis=-1) / 255 - 1, atol=2.1 / 255)
+    assert z is None and stage.frozen == {}
+
+
+def model_of(name: str, variant: str = "form1", **changes) -> VAEDM:
+    config = tiny_config(variant, **{"ddpm.condition": name, **changes})
+    return VAEDM(config, {}, random_params(ddpm_stage(config, {}), 2))
+
+
+def test_a_model_samples_from_what_it_is_given_and_has_no_z():
+    model, images = model_of("mask"), TRUTH[:3, :, :16]
+    x_hat = model.condition(images, seed=5, first=7)
+    np.testing.assert_array_equal(x_hat[1:], model.condition(images[1:], seed=5, first=8))
+    samples = model.sample(3, x_hat=x_hat)
+    np.testing.assert_array_equal(samples.x_hat, x_hat)
+    np.testing.assert_allclose(model.refine(x_hat), samples.images, atol=1e-6)
+    other = model.sample(3, x_hat=model.condition(images, seed=6)).images
+    assert np.abs(other - samples.images).max() > 1e-3
+    for asked in (lambda: model.sample(3), lambda: model.sample(3, z=np.zeros(4))):
+        with pytest.raises(UserError, match=r"ddpm\.condition = 'mask'"):
+            asked()
+
+
+def test_the_bound_is_that_of_the_image_given_what_is_left_of_it():
+    bound = model_of("grayscale").bound(BYTES[:2, :, :16])
+    assert (bound.z == 0).all() and (bound.condition == 0).all() and (bound.total > 0).all()
+
+
+def test_a_run_is_trained_in_one_stage_and_every_mode_takes_it(tmp_path, configs, capsys):
+    """It has no VAE: samples are made of what is left of held-out images, which stand below them."""
+    run = tmp_path / "run"
+    command = ["main", f"--config={configs}/tiny.py", f"--workdir={run}", "--config.ddpm.condition=downsample2"]
+    assert main([*command, "--config.ddpm.cond_dropout=0.1", "--config.ddpm.steps=4"]) == 0
+    assert not (run / "vae").exists()
+    rows = "x̂, refined, held out"
+    assert read_caption(run / "ddpm" / "pictures" / "step_0000004.png").endswith(rows)
+
+    features = "--config.eval.features=tests.tiny_features:means"
+    assert main(["main", f"--workdir={run}", "--mode=sample", "--config.sample.n=3"]) == 0
+    (grid,) = (run / "samples").glob("*.png")
+    assert read_caption(grid).endswith(rows)
+    with np.load(grid.with_suffix(".npz")) as arrays:
+        assert arrays["images"].shape == arrays["x_hat"].shape == (3, 16, 16, 3)
+
+    assert (
+        main(["main", f"--workdir={run}", "--mode=evaluate", "--config.eval.n=9", features, "--config.eval.steps=2"])
+        == 0
+    )
+    small = "--config.figures.columns=2", "--config.figures.steps=(2,)", features
+    assert main(["main", f"--workdir={run}", "--mode=figures", *small]) == 0
+    drawn = {path.stem for path in (run / "figures").glob("*.png")}
+    assert drawn == set("refinement steps x_T restoration temperature shared guidance".split())
+
+    assert main(["main", f"--workdir={run}", "--mode=restore", "--config.restore.n=4", features]) == 0
+    (table,) = (run / "restored").glob("*.csv")
+    with open(table) as file:
+        assert [row["way"] for row in csv.DictReader(file)] == ["x̂", "from noise", "agreeing"]
+    (tmp_path / "mine").mkdir()
+    Image.fromarray(BYTES[0, :6, :8]).save(tmp_path / "mine" / "a.png")
+    assert main(["main", f"--workdir={run}", "--mode=restore", f"--config.restore.files={tmp_path / 'mine'}"]) == 0
+    (restored,) = (run / "restored").rglob("a.png")
+    assert "downsample2" in str(restored) and Image.open(restored).size == (16, 12)
+    capsys.readouterr()
+
+
+def test_what_a_condition_cannot_be_is_refused_in_one_line(refused, tmp_path):
+    begin = "--config={configs}/tiny.py:form1 --workdir={new} --config.ddpm.condition="
+    refused(begin + "dehaze", "ddpm.condition = 'dehaze'", "vae, downsample, grayscale, mask, blur")
+    refused(begin + "downsample3", "downsample3", "must divide data.image_size = 16")
+    refused(begin + "blur --config.ddpm.z_conditioning=True", "z_conditioning", "ddpm.condition = 'blur' has none")
+    refused(begin + "blur --stage=vae", "--stage=vae", "ddpm.condition = 'blur'")
+    refused(begin.replace("form1", "uncond") + "blur", "'uncond' is shown nothing", "form1 or form2")
+    model_of("blur").save(tmp_path / "blur.safetensors")
+    for mode in ("prior", "explore"):
+        refused(f"--mode={mode} --workdir={{new}} --config.sample.weights={{tmp}}/blur.safetensors", "no VAE", "'blur'")
