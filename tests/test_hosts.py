@@ -133,6 +133,19 @@ def test_processes_that_see_other_data_are_refused_before_anything_is_compiled(t
     assert not (tmp_path / "run").exists()
 
 
+def test_the_first_leaves_when_the_others_have_said_all_that_they_had_to():
+    code = (
+        "import sys, time; from vaedm_jax import hosts; hosts.join(sys.argv[1]); k = hosts.jax.process_index()\n"
+        "hosts.meet('begin'); time.sleep(3 * k); hosts.part(); print('left'); hosts.leave(143)"
+    )
+    where = place()
+    commands = [[sys.executable, "-c", code, f"{k}/2@{where}"] for k in range(2)]
+    how = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    for process in [subprocess.Popen(command, **how) for command in commands]:
+        assert "left" in process.communicate(timeout=PATIENCE)[0]
+        assert process.returncode == 143
+
+
 @pytest.mark.parametrize("spec", ["2/2@127.0.0.1:1", "0/2", "0/2@host", "two", "-1/2@host:1", "0/2@host:65536"])
 def test_a_process_that_is_not_named_clearly_is_refused(spec):
     with pytest.raises(UserError, match=r"it must be 'auto', or K/N@HOST:PORT with K < N, such as 0/2@10.0.0.1:1234"):

@@ -86,6 +86,12 @@ def leave(status: int) -> None:
     sys.exit(status)
 
 
+def part() -> None:
+    """Leave the others, who all come here as well: the first, whom they listen to, goes when they have left."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
 def alone() -> bool:
     return jax.process_count() == 1
 
@@ -106,6 +112,7 @@ def agree(digest: bytes, what: str) -> None:
     numbers = gather(np.frombuffer(digest[:4], np.int32))
     others = [k for k, number in enumerate(numbers) if (number != numbers[0]).any()]
     if others:
+        part()
         raise UserError(f"process {others[0]} of {len(numbers)} sees {what} than process 0; give all of them the same")
 
 

@@ -36,7 +36,7 @@ from vaedm_jax import (
     sample,
     train,
 )
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import Stopped, UserError
 from vaedm_jax.mesh import keep_memory, share_cpu
 from vaedm_jax.reporting.files import leave_to_another
 from vaedm_jax.targets import calm_libtpu
@@ -99,7 +99,9 @@ def main(argv: list[str]) -> int:
         if (told := failures.told(error)) is None:
             raise
         message, status = told
-        print("vaedm:", *message.split(), file=sys.stderr)
+        print("vaedm:", *message.split(), file=sys.stderr, flush=True)
+        if isinstance(error, Stopped):
+            hosts.part()
         return status
     return 0
 
