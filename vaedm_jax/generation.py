@@ -14,7 +14,7 @@ from vaedm_jax.diffusion.process import FORMULATIONS, Formulation, PredictNoise
 from vaedm_jax.diffusion.schedule import Schedule, linear_schedule
 from vaedm_jax.evaluation.bound import chain_terms
 from vaedm_jax.models.prior import draw as draw_z
-from vaedm_jax.models.vae import kl_divergence, reparameterize
+from vaedm_jax.models.vae import kl_divergence
 from vaedm_jax.training.stages import draw, fold, to_symmetric, to_unit
 
 
@@ -188,9 +188,8 @@ def bound_terms(
     if networks.condition:
         x_hat = to_symmetric(networks.condition.shown(x, fold(keys, 2)))
     elif networks.form.shown:
-        mu, logvar = encode(networks, params, x)
-        z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
-        decoded = decode(networks, params, z)
+        noise = draw(keys, 0, (networks.vae.z_dim,))
+        decoded, z, mu, logvar = models.apply(networks.vae, params["vae"], x, noise, method="reconstruct")
         x_hat, kl = to_symmetric(decoded), kl_divergence(mu, logvar)
         error = jnp.sum((decoded - x) ** 2, axis=(1, 2, 3)) + x[0].size * np.log(255 * np.sqrt(np.pi))
     predict_noise = networks.predict_noise(params, x_hat, z)

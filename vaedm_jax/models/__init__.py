@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from vaedm_jax.errors import UserError
-from vaedm_jax.models.blocks import check_blocks
+from vaedm_jax.models.blocks import check_blocks, check_ladder
 from vaedm_jax.models.unet import UNet
 from vaedm_jax.models.vae import VAE
 
@@ -19,6 +19,7 @@ def build_vae(config: Any) -> VAE:
             check_blocks(vae[name], vae.channels, *ends)
         except UserError as error:
             raise UserError(f"vae.{name}, vae.channels: {error}") from error
+    check_ladder(vae.enc_block, vae.dec_block)
     how = {name: vae[name] for name in ("precision", "remat", "packed")}
     return VAE(vae.enc_block, vae.dec_block, vae.channels, **how)
 

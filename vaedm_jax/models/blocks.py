@@ -1,7 +1,8 @@
 """The VAE's architecture as text: `32x7,32d2,32t16,...` with the widths `32:64,16:128,...`.
 
 `RxN` is N residual blocks at resolution R; `RdK` a residual block and then average pooling by K; `RuK`
-nearest-neighbour upsampling by K; `RtS` a 1x1 convolution from the width of resolution R to that of S.
+nearest-neighbour upsampling by K; `RtS` a 1x1 convolution from the width of resolution R to that of S. In the decoder
+`RzK` is a layer of latents, K channels at resolution R, which makes a ladder of the VAE.
 """
 
 import re
@@ -11,8 +12,8 @@ from vaedm_jax.errors import UserError
 
 
 class Block(NamedTuple):
-    """One entry. `kind` is `x`, `d`, `u` or `t`; `size` is the resolution that it is written with, `arg` the
-    rate of `d` and `u` (1 for `x`), or the resolution that `t` leads to."""
+    """One entry. `kind` is `x`, `d`, `u`, `t` or `z`; `size` is the resolution that it is written with, `arg` the
+    rate of `d` and `u` (1 for `x`), the resolution that `t` leads to, or the channels of `z`."""
 
     kind: str
     size: int
@@ -31,12 +32,30 @@ def parse_blocks(text: str) -> list[Block]:
     """The block string as a list, `RxN` repeated N times."""
     blocks = []
     for entry in text.split(","):
-        match = re.fullmatch(r"(\d+)([xdut])(\d+)", entry.strip())
+        match = re.fullmatch(r"(\d+)([xdutz])(\d+)", entry.strip())
         if not match:
-            raise UserError(f"block string: cannot read '{entry}'; entries are like 32x7, 32d2, 4u2, 32t16")
+            raise UserError(f"block string: cannot read '{entry}'; entries are like 32x7, 32d2, 4u2, 32t16, 8z2")
         size, kind, number = int(match[1]), match[2], int(match[3])
         blocks += [Block("x", size, 1)] * number if kind == "x" else [Block(kind, size, number)]
     return blocks
+
+
+def latents(text: str) -> list[tuple[int, int]]:
+    """Resolution and channels of each layer of latents in a block string."""
+    return [(block.size, block.arg) for block in parse_blocks(text) if block.kind == "z"]
+
+
+def check_ladder(enc_block: str, dec_block: str) -> None:
+    """Refuse layers of latents in the encoder, or where the encoder never is."""
+    if latents(enc_block):
+        raise UserError(f"block string '{enc_block}': layers of latents (z) belong to the decoder")
+    seen = {block.size for block in parse_blocks(enc_block) if block.kind == "d"}
+    for size, channels in latents(dec_block):
+        if size not in seen or not channels:
+            raise UserError(
+                f"block string '{dec_block}', entry {size}z{channels}: it needs a channel, and a resolution that the "
+                f"encoder pools: {', '.join(map(str, sorted(seen)))}"
+            )
 
 
 def check_blocks(text: str, channels: str, start: int, end: int) -> None:

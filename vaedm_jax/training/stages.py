@@ -13,7 +13,7 @@ from vaedm_jax import models
 from vaedm_jax.conditions import condition_of, has_vae
 from vaedm_jax.diffusion.process import FORMULATIONS, noise_loss
 from vaedm_jax.diffusion.schedule import linear_schedule
-from vaedm_jax.models.vae import kl_divergence, reparameterize
+from vaedm_jax.models.vae import kl_divergence
 
 Figures = dict[str, jax.Array]
 Loss = Callable[[Any, Any, jax.Array, jax.Array, bool], tuple[jax.Array, Figures]]
@@ -68,10 +68,8 @@ def vae_stage(config: Any) -> Stage:
 
     def loss(params, frozen, images, keys, train):
         x = to_unit(images)
-        mu, logvar = models.apply(vae, params, x, method="encode")
-        z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
-        decoded = models.apply(vae, params, z, method="decode")
-        error = jnp.mean(jnp.sum((decoded - x) ** 2, axis=(1, 2, 3)))
+        x_hat, _, mu, logvar = models.apply(vae, params, x, draw(keys, 0, (vae.z_dim,)), method="reconstruct")
+        error = jnp.mean(jnp.sum((x_hat - x) ** 2, axis=(1, 2, 3)))
         kl = jnp.mean(kl_divergence(mu, logvar))
         return error + config.vae.kl_weight * kl, {"squared_error": error, "kl": kl}
 
@@ -101,9 +99,8 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
     def shown(frozen, x, keys):
         if condition:
             return None, to_symmetric(condition.shown(x, fold(keys, 0)))
-        mu, logvar = models.apply(vae, frozen, x, method="encode")
-        z = reparameterize(mu, logvar, draw(keys, 0, mu.shape[1:]))
-        return z, to_symmetric(models.apply(vae, frozen, z, method="decode"))
+        x_hat, z, *_ = models.apply(vae, frozen, x, draw(keys, 0, (vae.z_dim,)), method="reconstruct")
+        return z, to_symmetric(x_hat)
 
     def blank(keys, conditions):
         """Each image by itself keeps its conditions, or has zeros in their place (arXiv 2207.12598, Algorithm 1)."""
