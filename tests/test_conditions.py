@@ -16,7 +16,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr
 from vaedm_jax.main import main
 from vaedm_jax.reporting import read_caption
-from vaedm_jax.training.stages import ddpm_stage
+from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 RNG = np.random.default_rng(0)
 BYTES = np.uint8(RNG.integers(0, 256, (40, 16, 20, 3)))
@@ -108,6 +108,29 @@ def test_a_model_samples_from_what_it_is_given_and_has_no_z():
             asked()
 
 
+def test_z_may_be_all_that_the_refiner_knows(monkeypatch):
+    config = tiny_config("uncond", **{"ddpm.z_conditioning": True, "ddpm.scale_shift": True, "ddpm.cond_dropout": 0.1})
+    vae = random_params(vae_stage(config), 1)
+    stage = ddpm_stage(config, vae)
+    model, z = VAEDM(config, vae, random_params(stage, 2)), np.float32(RNG.standard_normal((2, 4)))
+    by_z = [model.sample(1, z=one, guidance=w).images for one in z for w in (0.0, 1.0)]
+    assert min(np.abs(a - b).max() for i, a in enumerate(by_z) for b in by_z[:i]) > 1e-4
+    assert model.sample(2, start="warm", t_start=50).x_hat.shape == (2, 16, 16, 3)
+    assert (model.bound(BYTES[:2, :, :16]).z > 0).all()
+
+    seen = []
+    of_unet = models.apply
+
+    def apply(network, *inputs, **how):
+        seen.append(inputs[1:])
+        return of_unet(network, *inputs, **how)
+
+    monkeypatch.setattr(models, "apply", apply)
+    stage.loss(model.params["ddpm"], vae, BYTES[:3, :, :16], KEYS[:3], False)
+    _, _, x_hat, z, _ = seen[-1]
+    assert x_hat is None and z.shape == (3, 4)
+
+
 def test_the_bound_is_that_of_the_image_given_what_is_left_of_it():
     bound = model_of("grayscale").bound(BYTES[:2, :, :16])
     assert (bound.z == 0).all() and (bound.condition == 0).all() and (bound.total > 0).all()
@@ -154,7 +177,7 @@ def test_what_a_condition_cannot_be_is_refused_in_one_line(refused, tmp_path):
     begin = "--config={configs}/tiny.py:form1 --workdir={new} --config.ddpm.condition="
     refused(begin + "dehaze", "ddpm.condition = 'dehaze'", "vae, downsample, grayscale, mask, blur")
     refused(begin + "downsample3", "downsample3", "must divide data.image_size = 16")
-    refused(begin + "blur --config.ddpm.z_conditioning=True", "z_conditioning", "ddpm.condition = 'blur' has none")
+    refused(begin + "blur --config.ddpm.z_conditioning=True", "ddpm.condition = 'blur', ddpm.z_conditioning")
     refused(begin + "blur --stage=vae", "--stage=vae", "ddpm.condition = 'blur'")
     refused(begin.replace("form1", "uncond") + "blur", "'uncond' is shown nothing", "form1 or form2")
     model_of("blur").save(tmp_path / "blur.safetensors")

@@ -262,7 +262,7 @@ class VAEDM:
         Args:
           seed, first: image i is that of index first + i, where chance has a part.
         """
-        self.check_shown()
+        self.check_x_hat()
         images = self.check_images(images, "images")
         batches = self.on_devices((images, np.arange(first, first + len(images))), batch_size)
         return np.concatenate(
@@ -331,12 +331,12 @@ class VAEDM:
         """function(array) for an array [N, ...], batch by batch."""
         return np.concatenate([hosts.fetch(function(a))[:count] for count, a in self.on_devices(array, batch_size)])
 
-    def check_shown(self) -> None:
-        if not self.networks.form.shown:
+    def check_x_hat(self) -> None:
+        if not self.networks.has_x_hat:
             raise UserError("this model is a plain DDPM and has no VAE, hence neither z nor x_hat; take form1 or form2")
 
     def check_vae(self) -> None:
-        self.check_shown()
+        self.check_x_hat()
         if not self.networks.vae:
             name = self.config.ddpm.condition
             raise UserError(f"this model has no VAE, hence no z: it was trained with ddpm.condition = {name!r}")
@@ -345,7 +345,7 @@ class VAEDM:
         """UserError where this model cannot be sampled by a chain."""
         if not self.params["ddpm"]:
             raise UserError(UNTRAINED)
-        if chain.start == "warm" and not self.networks.form.shown:
+        if chain.start == "warm" and not self.networks.has_x_hat:
             raise UserError("start = 'warm' begins at x_hat, and this model has none; start from 'noise'")
         if chain.guidance and not self.config.ddpm.cond_dropout:
             raise UserError(
@@ -360,7 +360,7 @@ class VAEDM:
         if z is not None:
             self.check_vae()
         if x_hat is not None:
-            self.check_shown()
+            self.check_x_hat()
         elif self.networks.condition:
             raise UserError(
                 f"this model needs x_hat, which ddpm.condition = {self.config.ddpm.condition!r} leaves of images: "

@@ -149,5 +149,5 @@ def condition_of(name: str) -> Condition | None:
 
 
 def has_vae(ddpm: Any) -> bool:
-    """Whether the refiner of a `ddpm` section is shown what a VAE decodes."""
-    return ddpm.variant != "uncond" and condition_of(ddpm.condition) is None
+    """Whether the refiner of a `ddpm` section is shown what a VAE decodes, or takes its z."""
+    return ddpm.z_conditioning or (ddpm.variant != "uncond" and condition_of(ddpm.condition) is None)

@@ -172,7 +172,7 @@ def ddpm_defaults(variant: str) -> ConfigDict:
     c.heads, c.dropout = 1, 0.1
     c.patch = 1  # the network works on patches of this many pixels a side
     c.cond_dropout = 0.0  # share of images whose x_hat and z are blanked, each by itself; for sample.guidance
-    c.z_conditioning = False  # z enters beside the time embedding
+    c.z_conditioning = False  # z enters beside the time embedding; of `uncond` as all that it knows
     c.scale_shift = False  # the embedding scales and shifts normalisations
     return c
 
@@ -295,12 +295,11 @@ def check_condition(config: ConfigDict) -> None:
     """UserError where something is asked for that the refiner is not shown."""
     ddpm, size = config.ddpm, config.data.image_size
     condition, named = condition_of(ddpm.condition), f"ddpm.condition = {ddpm.condition!r}"
-    if ddpm.variant == "uncond" and (condition or config.sample.start == "warm"):
+    if condition and ddpm.z_conditioning:
+        raise UserError(f"{named}, ddpm.z_conditioning: there is no VAE, hence no z; leave one of them")
+    if ddpm.variant == "uncond" and (condition or (config.sample.start == "warm" and not has_vae(ddpm))):
         setting = named if condition else "sample.start = 'warm'"
         raise UserError(f"{setting}: ddpm.variant = 'uncond' is shown nothing; use form1 or form2")
-    if ddpm.z_conditioning and not has_vae(ddpm):
-        why = named if condition else "ddpm.variant = 'uncond'"
-        raise UserError(f"ddpm.z_conditioning needs a VAE, and {why} has none")
     if condition and size % condition.factor:
         raise UserError(f"{named}: it must divide data.image_size = {size}")
 

@@ -38,7 +38,7 @@ def import_files(config: ConfigDict, source: str, out: str) -> None:
         told += [set_unet(config, unet), set_schedule(config, betas)]
         if has_vae(config.ddpm) and not vae:
             raise UserError(
-                f"{sources[0]}: its U-Net is shown x_hat, and there is no VAE; --from={sources[0]},VAE.ckpt"
+                f"{sources[0]}: its U-Net is shown x_hat or z, and there is no VAE; --from={sources[0]},VAE.ckpt"
             )
     check(config.lock(), to_train=False)
     vae_params = fitting(vae, vae_stage(config), names.VAE) if vae else {}

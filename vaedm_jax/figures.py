@@ -81,10 +81,10 @@ def applies(name: str, model: VAEDM) -> bool:
     """Whether a model has what a figure shows."""
     networks = model.networks
     if name == "guidance":
-        return bool(networks.form.shown and model.config.ddpm.cond_dropout)
+        return bool(networks.has_x_hat and model.config.ddpm.cond_dropout)
     if name in ("z", "variance"):
         return networks.vae is not None
-    return name in ("steps", "x_T", "temperature") or networks.form.shown
+    return name in ("steps", "x_T", "temperature") or networks.has_x_hat
 
 
 def refinement(album: Album) -> tuple[str, Rows]:
@@ -102,7 +102,7 @@ def steps(album: Album) -> tuple[str, Rows]:
     """Figure 1b: the same samples by fewer and by more steps, of each model."""
     rows = []
     for name, model in album.models.items():
-        start = album.chain.start if model.networks.form.shown or album.chain.start != "warm" else "noise"
+        start = album.chain.start if model.networks.has_x_hat or album.chain.start != "warm" else "noise"
         for n in album.config.figures.steps:
             chain = replace(album.chain, steps=n, start=start)
             rows.append((f"{name}, {n}", album.sample(album.columns, model=model, chain=chain).images))

@@ -73,6 +73,11 @@ class Networks(NamedTuple):
         return FORMULATIONS[self.variant]
 
     @property
+    def has_x_hat(self) -> bool:
+        """Whether there is an image that the refiner begins at, or is shown."""
+        return bool(self.vae or self.condition)
+
+    @property
     def full_schedule(self) -> Schedule:
         return linear_schedule(*self.betas)
 
@@ -165,7 +170,7 @@ def generate(
     keys = sample_keys(seed, indices)
     z, x_hat, x_T = given
     shown = None
-    if networks.form.shown:
+    if networks.has_x_hat:
         if z is None and networks.vae:
             z = prior(networks, params, keys, chain.z_temperature) if x_hat is None else z_of(networks, params, x_hat)
         x_hat = decode(networks, params, z) if x_hat is None else x_hat
@@ -187,7 +192,7 @@ def bound_terms(
     kl = error = jnp.zeros(len(x))
     if networks.condition:
         x_hat = to_symmetric(networks.condition.shown(x, fold(keys, 2)))
-    elif networks.form.shown:
+    elif networks.vae:
         noise = draw(keys, 0, (networks.vae.z_dim,))
         decoded, z, mu, logvar = models.apply(networks.vae, params["vae"], x, noise, method="reconstruct")
         x_hat, kl = to_symmetric(decoded), kl_divergence(mu, logvar)

@@ -29,7 +29,7 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     check(config, to_train=False)
     task_of(config.restore)
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best).as_asked(config)
-    model.check_shown()
+    model.check_x_hat()
     task = task_of(config.restore, model.config.ddpm.condition)
     data = cache(lambda: load(data_of(config, model.config)))
     chain = task.begin(chain_of(config.sample), model.networks.full_schedule, lambda: some(data().train, RULE_OF))

@@ -37,7 +37,7 @@ def placed(model: VAEDM, chains: Iterable[Chain], train: Callable[[], Source]) -
         return model.error_variance(some(train(), RULE_OF))
 
     def place(chain: Chain) -> Chain:
-        if chain.start != "warm" or chain.t_start or not model.networks.form.shown:
+        if chain.start != "warm" or chain.t_start or not model.networks.has_x_hat:
             return chain
         return replace(chain, t_start=warm_step(model.networks.full_schedule, error(), chain.steps))
 

@@ -96,9 +96,11 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
     schedule = linear_schedule(ddpm.T, ddpm.beta_1, ddpm.beta_T)
     z_dim = vae.z_dim if ddpm.z_conditioning else 0
 
-    def shown(frozen, x, keys):
+    def known(frozen, x, keys):
         if condition:
             return None, to_symmetric(condition.shown(x, fold(keys, 0)))
+        if not vae:
+            return None, None
         x_hat, z, *_ = models.apply(vae, frozen, x, draw(keys, 0, (vae.z_dim,)), method="reconstruct")
         return z, to_symmetric(x_hat)
 
@@ -112,7 +114,7 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
 
     def errors(params, frozen, images, keys, t, train):
         x = to_unit(images)
-        z, x_hat = shown(frozen, x, keys) if form.shown else (None, None)
+        z, x_hat = known(frozen, x, keys)
         if train and ddpm.cond_dropout:
             z, x_hat = blank(keys, (z, x_hat))
         masks = fold(keys, 3) if train else None
