@@ -14,7 +14,7 @@ from vaedm_jax import VAEDM, train
 from vaedm_jax.main import main
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.training.loop import restore_average
-from vaedm_jax.training.stages import vae_stage
+from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 EMOJI = Path(__file__).parents[1] / "configs" / "emoji.py"
 
@@ -88,6 +88,11 @@ def test_a_network_to_begin_from_must_fit(tmp_path, refused):
     refused(emoji, "emoji-uncond", "ddpm.variant is 'uncond' there and 'form1' here")
     VAEDM(tiny_config(), random_params(vae_stage(tiny_config())), {}).save(tmp_path / "half.safetensors")
     refused(command + "{tmp}/half.safetensors", "half.safetensors holds no trained DDPM")
+    config = tiny_config(**{"ddpm.z_conditioning": True})
+    stages = vae_stage(config), ddpm_stage(config, random_params(vae_stage(config)))
+    VAEDM(config, *map(random_params, stages)).save(tmp_path / "z.safetensors")
+    ladder = " --config.ddpm.z_conditioning=True --config.vae.dec_block=1u4,1t4,4z2,4u4,4t16,16x1"
+    refused(command + "{tmp}/z.safetensors" + ladder, "z.safetensors is of another architecture", "vae.dec_block is")
 
 
 def test_the_unconditional_model_needs_no_first_stage(tmp_path, configs, untrained):

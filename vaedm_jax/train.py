@@ -120,7 +120,8 @@ def given_params(name: str, config: ConfigDict, workdir: Path) -> Any | None:
         return None
     model = VAEDM.open(source)
     theirs, ours = flatten(model.config), flatten(config)
-    differing = [key for key in ARCHITECTURE[name] if theirs[key] != ours[key]]
+    of_z = ("vae.dec_block", "vae.channels") if name == "ddpm" and config.ddpm.z_conditioning else ()
+    differing = [key for key in (*ARCHITECTURE[name], *of_z) if theirs[key] != ours[key]]
     if name == "ddpm" and model.networks.form.shown != FORMULATIONS[config.ddpm.variant].shown:
         differing.append("ddpm.variant")
     for key in differing:
