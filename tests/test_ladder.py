@@ -85,9 +85,17 @@ def test_a_ladder_is_trained_from_the_command_line(tmp_path, configs):
     assert VAEDM.from_run(tmp_path / "run").sample_x_hat(2).shape == (2, 16, 16, 3)
 
 
-def test_layers_that_cannot_be_are_refused_in_one_line(refused):
+def test_layers_that_cannot_be_are_refused_in_one_line(refused, tmp_path):
     begin = "--config={configs}/tiny.py --workdir={new} "
     refused(begin + "--config.vae.enc_block=16d4,16t4,4z2,4d4,4t1,1x1", "4z2", "belong to the decoder")
-    refused(begin + "--config.vae.dec_block=1z2,1u4,1t4,4u4,4t16,16x1", "1z2", "that the encoder pools: 4, 16")
+    refused(
+        begin + "--config.vae.dec_block=1z2,1u4,1t4,4u4,4t16,16x1",
+        "1z2",
+        "that the encoder pools: 4, 16",
+        "vae.dec_block",
+    )
     refused(begin + "--config.vae.dec_block=1u4,1t4,8z2,4u4,4t16,16x1", "8z2", "channels")
-    refused(begin + "--config.vae.dec_block=1u4,1t4,4z0,4u4,4t16,16x1", "4z0", "a channel")
+    config = tiny_config(**LADDER)
+    VAEDM(config, random_params(vae_stage(config), 1), {}).save(tmp_path / "ladder.safetensors")
+    refused("--mode=prior --workdir={new} --config.sample.weights={tmp}/ladder.safetensors", "of a ladder")
+    refused(begin + "--config.vae.dec_block=1u4,1t4,4z0,4u4,4t16,16x1", "4z0", "both numbers")

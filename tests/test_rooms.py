@@ -45,13 +45,13 @@ ROOMS = {
     "evaluate": {
         *("errors", "diffusion", "data", "reporting", "hosts", "evaluation", "config", "api", "store", "likelihood"),
     },
-    "restoration": {"errors", "conditions", "diffusion", "api"},
+    "restoration": {"errors", "conditions", "diffusion", "generation", "api"},
     "restore": {"errors", "data", "diffusion", "evaluation", "reporting", "config", "api", "restoration"},
     "figures": {
         *("diffusion", "data", "evaluation", "reporting", "config", "inputs", "api", "evaluate", "restoration"),
         "store",
     },
-    "explore": {"errors", "diffusion", "data", "reporting", "config", "inputs", "api", "restoration"},
+    "explore": {"errors", "diffusion", "data", "reporting", "config", "inputs", "api", "store", "restoration"},
     "priors": {"errors", "models", "data", "reporting", "evaluation", "config", "api"},
     "targets": {"errors"},
     "plan": {

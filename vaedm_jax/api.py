@@ -51,7 +51,7 @@ def silent(*_: int) -> None:
 
 
 class Samples(NamedTuple):
-    """Images float32 [N, H, W, C] in [0, 1]; `x_hat` is None for the unconditional DDPM."""
+    """Images float32 [N, H, W, C] in [0, 1]; `x_hat` is None where the model knows none."""
 
     images: np.ndarray
     x_hat: np.ndarray | None
@@ -263,7 +263,9 @@ class VAEDM:
           seed, first: image i is that of index first + i, where chance has a part.
         """
         self.check_x_hat()
-        images = self.check_images(images, "images")
+        in_range("seed", seed, 0, 2**32 - 1)
+        in_range("first", first, 0, 2**31 - 1 - len(images))
+        images = self.check_images(images, "images", any_size=bool(self.networks.condition))
         batches = self.on_devices((images, np.arange(first, first + len(images))), batch_size)
         return np.concatenate(
             [hosts.fetch(shown_of(self.networks, self.params, x, np.uint32(seed), i))[:n] for n, (x, i) in batches]
@@ -273,12 +275,17 @@ class VAEDM:
         """The VAE's reconstructions, decoded from what `encode` gives: [N, H, W, C]."""
         return self.decode(self.encode(images, batch_size), batch_size)
 
-    def sample_z(self, n: int, seed: int = 0) -> np.ndarray:
-        """The z of `sample` with the same seed, from the prior: [n, D]."""
+    def sample_z(self, n: int, seed: int = 0, temperature: float | None = None) -> np.ndarray:
+        """The z of `sample` with the same seed, from the prior: [n, D].
+
+        Args:
+          temperature: the chain's `z_temperature`, by default that of the configuration.
+        """
         self.check_vae()
         in_range("n", n, 1)
         in_range("seed", seed, 0, 2**32 - 1)
-        return np.asarray(prior(self.networks, self.params, sample_keys(np.uint32(seed), jnp.arange(n))))
+        temperature = self.config.sample.z_temperature if temperature is None else temperature
+        return np.asarray(prior(self.networks, self.params, sample_keys(np.uint32(seed), jnp.arange(n)), temperature))
 
     def sample_x_hat(self, n: int, seed: int = 0) -> np.ndarray:
         """What the VAE generates, [n, H, W, C]: the x_hat of `sample` with the same seed."""

@@ -25,7 +25,7 @@ class Condition:
 
     factor = 1  # how much smaller what is left of an image is
 
-    def corrupt(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+    def corrupt(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """What is left of images [B, H, W, C]; image i depends on keys[i] where chance has a part."""
         return x
 
@@ -37,9 +37,13 @@ class Condition:
         """The images nearest to x of which `damaged` would be left, as far as that can be said."""
         return x
 
+    def left(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+        """What is left of images, in 8 bits."""
+        return jnp.round(255 * self.corrupt(x, keys)) / 255
+
     def shown(self, x: jax.Array, keys: jax.Array) -> jax.Array:
         """x_hat of images, [B, H, W, C] in [0, 1]."""
-        return self.lift(jnp.round(255 * self.corrupt(x, keys)) / 255)
+        return self.lift(self.left(x, keys))
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,14 @@ class Grayscale(Condition):
 
     def corrupt(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         weights = jnp.asarray([0.299, 0.587, 0.114], x.dtype)
-        return jnp.einsum("bhwc,c->bhw", x, weights)[..., None].repeat(3, axis=-1)
+        return jnp.einsum("bhwc,c->bhw", x, weights, precision="highest")[..., None].repeat(3, axis=-1)
+
+    def lift(self, damaged: jax.Array) -> jax.Array:
+        """A photograph may have a tint."""
+        return self.corrupt(damaged)
 
     def agree(self, x: jax.Array, damaged: jax.Array) -> jax.Array:
-        return jnp.clip(x + damaged - self.corrupt(x), 0, 1)
+        return jnp.clip(x + self.corrupt(damaged - x), 0, 1)
 
 
 @dataclass(frozen=True)
@@ -115,11 +123,11 @@ class Blur(Condition):
     sigma: float = 2.0
 
     def __post_init__(self):
-        in_range("sigma of the blur", self.sigma, 0.1)
+        in_range("sigma of the blur", self.sigma, 0.1, 100.0)
 
     def corrupt(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         down, along = (jnp.asarray(self.matrix(size), x.dtype) for size in x.shape[1:3])
-        return jnp.einsum("ih,jw,bhwc->bijc", down, along, x)
+        return jnp.einsum("ih,jw,bhwc->bijc", down, along, x, precision="highest")
 
     def matrix(self, size: int) -> np.ndarray:
         """What blurs a line of pixels, [size, size]."""
@@ -129,6 +137,7 @@ class Blur(Condition):
         return matrix / matrix.sum(axis=1, keepdims=True)
 
 
+EXAMPLES = ("vae", "downsample4", "grayscale", "mask0.5", "blur2")
 KINDS = {"downsample": Downsample, "grayscale": Grayscale, "mask": Mask, "blur": Blur}
 
 
@@ -137,8 +146,9 @@ def condition_of(name: str) -> Condition | None:
 
     Raises: UserError for an unknown kind, and for a number that is none, out of its range or too much.
     """
-    kind, number = re.fullmatch(r"([a-z]*)(.*)", name).groups()
-    one_of("ddpm.condition", kind, ("vae", *KINDS))
+    kind, number = re.fullmatch(r"([a-z]*)(.*)", name, re.DOTALL).groups()
+    if kind not in ("vae", *KINDS):
+        one_of("ddpm.condition", name, EXAMPLES)
     takes = fields(KINDS[kind]) if kind in KINDS else ()
     if number and not takes:
         raise UserError(f"ddpm.condition = {name!r}: {kind} takes no number")

@@ -187,7 +187,7 @@ def sample_defaults() -> ConfigDict:
     c.sampler, c.steps = "ddpm", 1000
     c.start = "noise"  # at T; or "truncated", "warm"
     c.spacing = "even"  # or "uniform", "quadratic", "logsnr", "karras"
-    c.t_start = 500  # where a warm start begins; 0: where the VAE's error asks for (spacing.warm_step)
+    c.t_start = 500  # where a warm start begins; 0: where the error of x_hat asks for (spacing.warm_step)
     c.clip = True  # clip the estimates of the clean image to [-1, 1]
     c.dynamic = 0.0  # or to this quantile of their absolute values, by which they are divided then
     c.temperature = 1.0  # of the noise that the chain begins with
@@ -285,6 +285,8 @@ def check(config: ConfigDict, to_train: bool = True) -> None:
         raise UserError("log.scored = 1: one sample has no score; give more, or 0 for none")
     if to_train:
         full = linear_schedule(config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T)
+        if chain.start == "warm" and not chain.t_start:
+            raise UserError("sample.t_start = 0 is found by a model; pictures on the way need a number, such as 500")
         with naming("sample: "):
             chain.schedule(full)
         with naming("log.sample_steps: "):
@@ -300,6 +302,9 @@ def check_condition(config: ConfigDict) -> None:
     if ddpm.variant == "uncond" and (condition or (config.sample.start == "warm" and not has_vae(ddpm))):
         setting = named if condition else "sample.start = 'warm'"
         raise UserError(f"{setting}: ddpm.variant = 'uncond' is shown nothing; use form1 or form2")
+    if config.vae.checkpoint and not has_vae(ddpm):
+        why = named if condition else "ddpm.variant = 'uncond'"
+        raise UserError(f"vae.checkpoint: {why} has no VAE; leave it out")
     if condition and size % condition.factor:
         raise UserError(f"{named}: it must divide data.image_size = {size}")
 

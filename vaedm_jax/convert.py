@@ -38,8 +38,12 @@ def import_files(config: ConfigDict, source: str, out: str) -> None:
         told += [set_unet(config, unet), set_schedule(config, betas)]
         if has_vae(config.ddpm) and not vae:
             raise UserError(
-                f"{sources[0]}: its U-Net is shown x_hat or z, and there is no VAE; --from={sources[0]},VAE.ckpt"
+                f"{sources[0]}: its U-Net is shown x_hat or z, and there is no VAE; --from={sources[0]},VAE.ckpt, "
+                "or --config.ddpm.condition=NAME where it is shown what is left of images"
             )
+        if not vae:
+            size = config.data.image_size
+            told.append(f"not told by the file: images of {size} pixels a side; if not: --config.data.image_size=N")
     check(config.lock(), to_train=False)
     vae_params = fitting(vae, vae_stage(config), names.VAE) if vae else {}
     ddpm_params = fitting(unet, ddpm_stage(config, {}), names.UNET) if unet else {}
@@ -54,7 +58,7 @@ def import_files(config: ConfigDict, source: str, out: str) -> None:
 def export_file(config: ConfigDict, source: str, out: str) -> None:
     """Write a model as a state dict that torch.load reads, by the names that the published files have."""
     target = new_file(out)
-    model = VAEDM.open(source)
+    model = VAEDM.open(source, config.sample.best)
     if model.config.ddpm.patch > 1:
         raise UserError(
             f"ddpm.patch = {model.config.ddpm.patch}: the published U-Net works on pixels, so it has no place"

@@ -22,7 +22,7 @@ from vaedm_jax.likelihood import bits_per_dimension
 from vaedm_jax.reporting import Progress, write_report
 from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.files import write_whole, writes
-from vaedm_jax.store import given_of, placed, stored
+from vaedm_jax.store import origin, placed, stored
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ class Scorer:
         """Draw the cell's images and store its result; yields how many images each batch was."""
         images = self.folder / "images" / cell.label
         summaries = [None] * len(self.judges)
-        given = given_of(cell.model, lambda: self.test, cell.seed)
-        for part in stored(cell.model, self.n, cell.seed, cell.chain, self.batch_size, images, given):
+        source = origin(cell.model, lambda: self.test)
+        for part in stored(cell.model, self.n, cell.seed, cell.chain, self.batch_size, images, source):
             summaries = [judge.add(s, part.images) for s, judge in zip(summaries, self.judges, strict=True)]
             yield len(part.images)
         row = cell.facts() | {"n": self.n}

@@ -16,6 +16,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.inputs import PATHS
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.restoration import check_size, restored, task_of
+from vaedm_jax.store import placed
 
 DIRECTIONS, LEAST = 8, 0.01  # sliders at most, and the share of the variance that a direction needs to have one
 ENCODED = 512  # images of the training that the directions are of
@@ -169,8 +170,10 @@ def explore(config: ConfigDict, workdir: Path) -> None:
     except ImportError as error:
         raise UserError("--mode=explore needs Gradio: launch/env.sh explore, or pip install '.[explore]'") from error
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best).as_asked(config)
-    explorer = Explorer(model, some(load(data_of(config, model.config)).train, ENCODED), chain_of(config.sample))
-    settings = config.explore
+    model.check_vae()
+    train, settings = load(data_of(config, model.config)).train, config.explore
+    (chain,) = placed(model, [chain_of(config.sample)], lambda: train)
+    explorer = Explorer(model, some(train, ENCODED), chain)
     page = build_page(explorer, f"VAEDM, {Path(config.sample.weights or workdir).stem}")
     place = f"explore.host = {settings.host}, explore.port = {settings.port}"
     try:

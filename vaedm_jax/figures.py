@@ -21,7 +21,7 @@ from vaedm_jax.inputs import PATHS, between
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
 from vaedm_jax.restoration import Denoising, SuperResolution, task_of, ways
-from vaedm_jax.store import cycled, given_of
+from vaedm_jax.store import cycled, placed
 
 TEMPERATURES = (0.8, 0.9, 1.0, 1.1)
 GUIDANCE = (0.0, 0.5, 1.0, 2.0)
@@ -46,10 +46,13 @@ class Album:
     def data(self) -> Dataset:
         return load(data_of(self.config, self.model.config))
 
+    def sample_z(self, n: int) -> np.ndarray:
+        return self.model.sample_z(n, self.config.sample.seed, self.chain.z_temperature)
+
     def sample(self, n: int, seed: int | None = None, model: VAEDM | None = None, **how) -> Samples:
         model, settings = model or self.model, self.config.sample
         seed = settings.seed if seed is None else seed
-        x_hat = given_of(model, lambda: self.data.test, seed)(0, n).x_hat
+        x_hat = model.condition(cycled(self.data.test, 0, n), seed) if model.networks.condition else None
         how = {"chain": self.chain, "batch_size": settings.batch_size, "x_hat": x_hat, **how}
         return model.sample(n, seed, progress=silent, **how)
 
@@ -59,7 +62,7 @@ def figures(config: ConfigDict, workdir: Path) -> None:
     check(config, to_train=False)
     models = open_models(config, workdir)
     model = next(iter(models.values()))
-    chain = chain_of(config.sample)
+    (chain,) = placed(model, [chain_of(config.sample)], lambda: load(data_of(config, model.config)).train)
     model.check_chain(chain)
     for n in config.figures.steps:
         with naming("figures.steps: "):
@@ -111,7 +114,7 @@ def steps(album: Album) -> tuple[str, Rows]:
 
 def along_z(album: Album) -> tuple[str, Rows]:
     """Figure 2, left: z on the way between two, with one x_T."""
-    rows, ends = [], album.model.sample_z(4, album.config.sample.seed)
+    rows, ends = [], album.sample_z(4)
     for a, b in (ends[:2], ends[2:]):
         for path in PATHS:
             way = album.sample(album.columns, z=between(a, b, album.columns, path), shared=True)
@@ -127,7 +130,7 @@ def along_x_T(album: Album) -> tuple[str, Rows]:
     if model.networks.condition:
         kept = [{"x_hat": np.repeat(x_hat[None], album.columns, axis=0)} for x_hat in album.sample(2).x_hat]
     elif model.networks.vae:
-        kept = [{"z": z} for z in model.sample_z(2, album.config.sample.seed)]
+        kept = [{"z": z} for z in album.sample_z(2)]
     rows = [
         (
             f"{next(iter(given), 'sampled')} {i + 1}, {path}",
@@ -142,7 +145,7 @@ def along_x_T(album: Album) -> tuple[str, Rows]:
 def variance(album: Album) -> tuple[str, Rows]:
     """Each of some z with each of some x_T, and the shares of the variance of features that they explain."""
     settings, model = album.config.figures, album.model
-    z = model.sample_z(settings.z, album.config.sample.seed)
+    z = album.sample_z(settings.z)
     images = np.stack([album.sample(len(z), seed, z=z, shared=True).images for seed in range(settings.x_T)], axis=1)
     table = []
     for space in spaces(album.config.eval, model.config.data, "random"):

@@ -131,6 +131,11 @@ def sample_keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
     return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(indices)
 
 
+def condition_keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
+    """The keys of what images lose by chance, by index [B]."""
+    return fold(sample_keys(seed, indices), 2)
+
+
 def prior(networks: Networks, params: Any, keys: jax.Array, temperature: float = 1.0) -> jax.Array:
     """z of every sample from the prior, [B, D]; see `models.prior`."""
     return draw_z(params["prior"], fold(keys, 0), networks.vae.z_dim, temperature)
@@ -152,7 +157,7 @@ def decode(networks: Networks, params: Any, z: jax.Array) -> jax.Array:
 def shown_of(networks: Networks, params: Any, x: jax.Array, seed: jax.Array, indices: jax.Array) -> jax.Array:
     """x_hat of images x [B, H, W, C] in [0, 1]: the VAE's reconstructions, or what the condition leaves of them."""
     if networks.condition:
-        return networks.condition.shown(x, fold(sample_keys(seed, indices), 2))
+        return networks.condition.shown(x, condition_keys(seed, indices))
     return decode(networks, params, encode(networks, params, x)[0])
 
 
@@ -191,7 +196,7 @@ def bound_terms(
     z = x_hat = None
     kl = error = jnp.zeros(len(x))
     if networks.condition:
-        x_hat = to_symmetric(networks.condition.shown(x, fold(keys, 2)))
+        x_hat = to_symmetric(networks.condition.shown(x, condition_keys(seed, indices)))
     elif networks.vae:
         noise = draw(keys, 0, (networks.vae.z_dim,))
         decoded, z, mu, logvar = models.apply(networks.vae, params["vae"], x, noise, method="reconstruct")

@@ -34,12 +34,16 @@ def bits_per_dimension(config: ConfigDict, models: dict[str, VAEDM], source: Sou
     for name, model in models.items():
         bounds[name] = bound_of(config, model, images, f"bits of {name}", folder / "bits" / f"{name}.npz")
     write_csv(folder / "bits.csv", [row(name, models[name], bound) for name, bound in bounds.items()])
+    known = {name: model.config.ddpm.condition if model.networks.condition else "" for name, model in models.items()}
     caption = f"bound on -log p of {len(images)} held-out images, in bits per dimension; every t once for each image"
+    caption += "".join(f"; {name}: given {what} of each" for name, what in known.items() if what)
     save_png(folder / "bits.png", plot(bounds), caption)
     for name, bound in bounds.items():
         mean, error = mean_and_error(bound.total)
+        given = f", given {known[name]} of each" if known[name] else ""
         print(
-            f"{name}: at most {mean:.3f} ± {error:.3f} bits per dimension ({len(images)} held-out images)", flush=True
+            f"{name}: at most {mean:.3f} ± {error:.3f} bits per dimension ({len(images)} held-out images{given})",
+            flush=True,
         )
 
 
@@ -77,7 +81,8 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 def row(name: str, model: VAEDM, bound: Bound) -> dict[str, str | int | float]:
     joint = bound.total + bound.condition
     columns = {"bits": bound.total, **bound._asdict(), "steps": bound.steps.sum(0), "joint": joint}
-    result = {"run": name, "variant": model.networks.variant, "images": len(bound.z)}
+    condition = model.config.ddpm.condition if model.networks.condition else ""
+    result = {"run": name, "variant": model.networks.variant, "given": condition, "images": len(bound.z)}
     for key, values in columns.items():
         result[key], result[f"{key}_error"] = mean_and_error(values)
     return result

@@ -37,6 +37,10 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
         one_of("prior.kinds", kind, KINDS)
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
     model.check_vae()
+    if len(model.networks.vae.shapes) > 1:
+        raise UserError(
+            "mode 'prior' is for a VAE with one layer of latents; q(z | x) of a ladder is no normal distribution"
+        )
     data = load(data_of(config, model.config))
     moments = model.moments(some(data.train, settings.images))
     train, held_out = drawn(moments), drawn(model.moments(some(data.test, settings.images)))

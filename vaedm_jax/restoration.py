@@ -14,7 +14,9 @@ from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance, warm_step
 from vaedm_jax.errors import UserError, in_range, one_of
+from vaedm_jax.generation import condition_keys
 
+CHUNK = 64  # images on the device at a time
 Images = np.ndarray  # float32 [N, H, W, C] in [0, 1]
 
 
@@ -45,6 +47,12 @@ class Task(Protocol):
         """The images nearest to `images` that would have been damaged to `damaged`."""
 
 
+def by_parts(function: Callable[..., jax.Array], *arrays: Any) -> np.ndarray:
+    """function(*arrays) of arrays [N, ...], CHUNK at a time, for the memory."""
+    found = [function(*(jnp.asarray(a[i : i + CHUNK]) for a in arrays)) for i in range(0, len(arrays[0]), CHUNK)]
+    return np.concatenate([np.asarray(a) for a in found])
+
+
 class Conditioned:
     """What a condition takes from images, for a refiner that was trained on what it leaves."""
 
@@ -54,12 +62,11 @@ class Conditioned:
         self.condition, self.label, self.factor = condition, label, condition.factor
 
     def corrupt(self, images: Images, seed: int = 0) -> Images:
-        return np.asarray(
-            self.condition.corrupt(jnp.asarray(images), jax.random.split(jax.random.key(seed), len(images)))
-        )
+        """In 8 bits; image i has lost what it has in `VAEDM.condition`."""
+        return by_parts(self.condition.left, images, condition_keys(np.uint32(seed), jnp.arange(len(images))))
 
     def lift(self, images: Images) -> Images:
-        return np.asarray(self.condition.lift(jnp.asarray(images)))
+        return by_parts(self.condition.lift, images)
 
     def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
         """As it is; a warm start without a t begins where noise hides what x_hat lacks."""
@@ -75,7 +82,7 @@ class Conditioned:
         return None
 
     def agree(self, images: Images, damaged: Images) -> Images:
-        return np.asarray(self.condition.agree(jnp.asarray(images), jnp.asarray(damaged)))
+        return by_parts(self.condition.agree, images, damaged)
 
 
 class SuperResolution(Conditioned):
@@ -85,6 +92,9 @@ class SuperResolution(Conditioned):
 
     def __init__(self, factor: int):
         super().__init__(Downsample(factor), f"super{factor}")
+
+    def corrupt(self, images: Images, seed: int = 0) -> Images:
+        return by_parts(self.condition.corrupt, images)
 
     def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
         """Where noise hides what bicubic images lack, by the rule that holds for x_hat."""

@@ -1,4 +1,7 @@
-"""Mode `restore`: pictures that lost something, with the damaged one in place of x_hat; nothing is trained for it."""
+"""Mode `restore`: pictures that lost something, with the damaged one in place of x_hat.
+
+A refiner with a VAE was not trained for it; one with a condition gives back what that takes.
+"""
 
 from collections import Counter
 from functools import cache

@@ -38,10 +38,10 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         origin, which = f"{origin}-{Path(settings.prior).stem}", f"{which}, z from {settings.prior}"
     name = f"{origin}_{chain.label}_seed{settings.seed}"
     kept = workdir / "samples" / f"{name}.parts"
-    given = store.given_of(model, lambda: data().test, settings.seed)
+    source = store.origin(model, lambda: data().test)
 
     def parts():
-        return store.stored(model, settings.n, settings.seed, chain, settings.batch_size, kept, given)
+        return store.stored(model, settings.n, settings.seed, chain, settings.batch_size, kept, source)
 
     first = draw_all(parts(), settings.n)
     how = f"{chain.sampler}, {chain.steps} steps from " + {"warm": f"t = {chain.t_start}"}.get(chain.start, chain.start)

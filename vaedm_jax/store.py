@@ -26,7 +26,7 @@ Parts = Callable[[], Iterator[Samples]]  # begins anew at every call
 
 
 def placed(model: VAEDM, chains: Iterable[Chain], train: Callable[[], Source]) -> list[Chain]:
-    """The chains; a warm start whose t_start is 0 begins where the VAE's error asks for.
+    """The chains; a warm start whose t_start is 0 begins where the error of x_hat asks for.
 
     Args:
       train: gives the images of the training; called where the rule is asked for.
@@ -44,19 +44,9 @@ def placed(model: VAEDM, chains: Iterable[Chain], train: Callable[[], Source]) -
     return [place(chain) for chain in chains]
 
 
-def given_of(model: VAEDM, source: Callable[[], Source], seed: int) -> Callable[[int, int], Given]:
-    """What n images of a seed from `first` on are made from: nothing, where the model has a VAE, or is shown nothing.
-
-    Else it is shown what its condition leaves of the images of a source, one after the other, and from the first again.
-    """
-    if not model.networks.condition:
-        return lambda first, n: NOTHING
-    images = source()
-
-    def given(first: int, n: int) -> Given:
-        return Given(x_hat=model.condition(cycled(images, first, n), seed, first))
-
-    return given
+def origin(model: VAEDM, source: Callable[[], Source]) -> Source | None:
+    """The images that a model is shown something of; None, where it has a VAE, or is shown nothing."""
+    return source() if model.networks.condition else None
 
 
 def cycled(images: Source, first: int, n: int) -> np.ndarray:
@@ -71,20 +61,23 @@ def stored(
     chain: Chain,
     batch_size: int,
     folder: Path,
-    given: Callable[[int, int], Given] = lambda first, n: NOTHING,
+    source: Source | None = None,
 ) -> Iterator[Samples]:
     """The first n images of a seed as uint8, a batch at a time: read where `folder` has them, else drawn and put there.
 
     A part that another model or chain has left, or that cannot be read, is drawn anew. Memory holds one batch.
-    `given` is what `given_of` gave.
+
+    Args:
+      source: see `origin`; image i is made of what is left of its i-th, from the first again after the last.
     """
     size, first = whole_batch(model.mesh, min(batch_size, n)), 0
     while first < n:
-        path, inputs = folder / f"{first:08d}.npz", given(first, size)
-        identity = json.dumps([model.fingerprint, chain.changes, seed, digest_of(inputs)])
+        path, images = folder / f"{first:08d}.npz", None if source is None else cycled(source, first, size)
+        identity = json.dumps([model.fingerprint, chain.changes, seed, digest_of(images)])
         part = read_part(path, identity)
         if part is None:
-            drawn = next(model.batches(size, seed, first, chain, batch_size, inputs))
+            given = NOTHING if images is None else Given(x_hat=model.condition(images, seed, first))
+            drawn = next(model.batches(size, seed, first, chain, batch_size, given))
             part = Samples(*(a if a is None else to_uint8(a) for a in drawn))
             arrays = {name: a for name, a in part._asdict().items() if a is not None}
             write_arrays(path, arrays | {"identity": np.array(identity)})

@@ -20,7 +20,7 @@ from vaedm_jax.evaluation.judge import fingerprint, judges
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import build_unet, build_vae
 from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
-from vaedm_jax.store import cycled, given_of
+from vaedm_jax.store import cycled
 from vaedm_jax.training.checkpoints import Checkpoints
 from vaedm_jax.training.loop import abstract_state, fit, new_state, newest_step, restore_average, total_steps
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
@@ -189,6 +189,6 @@ class Pictures:
     def samples(self, average: Any, n: int) -> Samples:
         """n samples, of what is left of held-out images where the condition is that."""
         model = VAEDM(self.config, self.stage.frozen, average)
-        given = given_of(model, lambda: self.test, 0)(0, n)
+        x_hat = model.condition(cycled(self.test, 0, n)) if model.networks.condition else None
         chain, batch_size = picture_chain(self.config), self.config.sample.batch_size
-        return model.sample(n, chain=chain, batch_size=batch_size, x_hat=given.x_hat)
+        return model.sample(n, chain=chain, batch_size=batch_size, x_hat=x_hat)

@@ -17,9 +17,10 @@ def build_vae(config: Any) -> VAE:
     for name, *ends in (("enc_block", size, 1), ("dec_block", 1, size)):
         try:
             check_blocks(vae[name], vae.channels, *ends)
+            if name == "dec_block":
+                check_ladder(vae.enc_block, vae.dec_block)
         except UserError as error:
             raise UserError(f"vae.{name}, vae.channels: {error}") from error
-    check_ladder(vae.enc_block, vae.dec_block)
     how = {name: vae[name] for name in ("precision", "remat", "packed")}
     return VAE(vae.enc_block, vae.dec_block, vae.channels, **how)
 

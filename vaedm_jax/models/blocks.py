@@ -36,6 +36,8 @@ def parse_blocks(text: str) -> list[Block]:
         if not match:
             raise UserError(f"block string: cannot read '{entry}'; entries are like 32x7, 32d2, 4u2, 32t16, 8z2")
         size, kind, number = int(match[1]), match[2], int(match[3])
+        if not size * number:
+            raise UserError(f"block string, entry '{entry}': both numbers must be 1 or more")
         blocks += [Block("x", size, 1)] * number if kind == "x" else [Block(kind, size, number)]
     return blocks
 
@@ -51,10 +53,10 @@ def check_ladder(enc_block: str, dec_block: str) -> None:
         raise UserError(f"block string '{enc_block}': layers of latents (z) belong to the decoder")
     seen = {block.size for block in parse_blocks(enc_block) if block.kind == "d"}
     for size, channels in latents(dec_block):
-        if size not in seen or not channels:
+        if size not in seen:
             raise UserError(
-                f"block string '{dec_block}', entry {size}z{channels}: it needs a channel, and a resolution that the "
-                f"encoder pools: {', '.join(map(str, sorted(seen)))}"
+                f"block string '{dec_block}', entry {size}z{channels}: latents need a resolution that the encoder "
+                f"pools: {', '.join(map(str, sorted(seen)))}"
             )
 
 

@@ -86,9 +86,9 @@ def vae_stage(config: Any) -> Stage:
 def ddpm_stage(config: Any, vae_params: Any) -> Stage:
     """Stage 2, Algorithm 1: the error of the predicted noise, with x_hat decoded from a fresh z under the frozen VAE.
 
-    Where `ddpm.condition` says so, x_hat is what is left of the image (appendix D), and `vae_params` is empty, as it is
-    for the unconditional DDPM. Each held-out image is looked at once in each of BINS equal ranges of t, at a t that its
-    key draws there: `loss_t0_249` to `loss_t750_999` are the ranges' means, `loss` that of all.
+    Where `ddpm.condition` says so, x_hat is what is left of the image (appendix D), and `vae_params` is empty.
+    Each held-out image is looked at once in each of BINS equal ranges of t, at a t that its key draws there:
+    `loss_t0_249` to `loss_t750_999` are the ranges' means, `loss` that of all.
     """
     ddpm = config.ddpm
     unet, form = models.build_unet(config), FORMULATIONS[ddpm.variant]
