@@ -101,11 +101,11 @@ def test_a_killed_evaluation_continues_where_it_was(fresh, trained, tmp_path, mo
     other = shutil.copytree(trained, tmp_path / "other" / "fresh")
     drawn, batches = [], VAEDM.batches
 
-    def stopping(self, n, seed=0, first=0, chain=None, batch_size=64):
+    def stopping(self, n, seed, first, chain, *how):
         if len(drawn) == 3:
             raise KeyboardInterrupt
         drawn.append((chain.steps, first))
-        return batches(self, n, seed, first, chain, batch_size)
+        return batches(self, n, seed, first, chain, *how)
 
     monkeypatch.setattr(VAEDM, "batches", stopping)
     assert evaluate(other) == 130
@@ -189,7 +189,7 @@ def test_too_few_images_for_the_frechet_distance_give_none_and_it_is_said(fresh,
         (["--config.eval.samplers=euler"], ["eval.samplers = 'euler'", "dpm++2m"]),
         (["--config.eval.starts=noise300"], ["eval.starts = 'noise300'", "warm300"]),
         (["--config.eval.starts=cold"], ["eval.starts = 'cold'", "warm"]),
-        (["--config.eval.starts=warm"], ["ddpm_warm500_2", "begins at the VAE's image"]),
+        (["--config.eval.starts=warm"], ["ddpm_warm500_2", "begins at x_hat"]),
         (["--config.sample.eta=1.5"], ["sample.eta = 1.5", "from 0.0 to 1.0"]),
         (["--config.eval.steps=0"], ["eval.steps = (0,)"]),
         (["--config.eval.steps=2000"], ["2000 steps", "T = 1000"]),

@@ -22,9 +22,9 @@ def drawn(monkeypatch):
     """The indices that batches begin at, as they are drawn."""
     begun, batches = [], VAEDM.batches
 
-    def noted(self, n, seed=0, first=0, chain=None, batch_size=64):
+    def noted(self, n, seed, first, *how):
         begun.append(first)
-        return batches(self, n, seed, first, chain, batch_size)
+        return batches(self, n, seed, first, *how)
 
     monkeypatch.setattr(VAEDM, "batches", noted)
     return begun
