@@ -36,7 +36,7 @@ from vaedm_jax.generation import (
     sample_keys,
     shown_of,
 )
-from vaedm_jax.inputs import between, spread
+from vaedm_jax.inputs import as_images, between, spread
 from vaedm_jax.mesh import make_mesh, replicated, split_batch, whole_batch
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.rundir import encode_config, read_config, shipped, weights, weights_file
@@ -385,28 +385,8 @@ class VAEDM:
         )
 
     def check_images(self, images: np.ndarray, name: str, any_size: bool = False) -> np.ndarray:
-        """Images [N, H, W, C] as float32 in [0, 1]; UserError where they are not of this model's shape and range.
-
-        Args:
-          any_size: all sizes are right that the U-Net can work on.
-        """
-        images, shape, multiple = np.asarray(images), self.networks.shape, self.networks.multiple
-        fits = images.ndim == 4 and images.shape[3] == 3 and not any(side % multiple for side in images.shape[1:3])
-        if not (fits if any_size else images.ndim == 4 and images.shape[1:] == shape) or not images.size:
-            wanted = (
-                f"N, H, W, 3], H and W multiples of {multiple}" if any_size else f"N, {', '.join(map(str, shape))}]"
-            )
-            raise UserError(f"{name} of the shape {images.shape}; this model takes [{wanted}")
-        if images.dtype == np.uint8:
-            return images.astype(np.float32) / 255
-        if images.dtype.kind != "f":
-            raise UserError(f"{name} of {images.dtype}; give uint8, or floats in [0, 1]")
-        if not np.isfinite(images).all():
-            raise UserError(f"{name} is not finite")
-        if not (images.min() >= 0 and images.max() <= 1):
-            low, high = images.min(), images.max()
-            raise UserError(f"{name} from {low:g} to {high:g}; floats are from 0 to 1, and uint8 from 0 to 255")
-        return images.astype(np.float32)
+        """Images as `inputs.as_images` gives them; with `any_size` all sizes are right that the U-Net can work on."""
+        return as_images(name, images, self.networks.shape, self.networks.multiple if any_size else 0)
 
 
 def digest_of(tree: Any, text: str = "") -> str:

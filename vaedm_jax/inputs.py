@@ -22,6 +22,32 @@ def spread(name: str, values: np.ndarray, n: int, shape: tuple[int, ...]) -> np.
     return np.broadcast_to(values, (n, *shape))
 
 
+def as_images(name: str, images: np.ndarray, shape: tuple[int, int, int], multiple: int = 0) -> np.ndarray:
+    """Images [N, *shape] as float32 in [0, 1]; UserError where they are not of this shape and range.
+
+    Args:
+      multiple: all sizes are right whose sides are multiples of it; 0: none but that of the shape.
+    """
+    images = np.asarray(images)
+    if multiple:
+        fits = images.ndim == 4 and images.shape[3] == 3 and not any(side % multiple for side in images.shape[1:3])
+        wanted = f"N, H, W, 3], H and W multiples of {multiple}"
+    else:
+        fits, wanted = images.ndim == 4 and images.shape[1:] == shape, f"N, {', '.join(map(str, shape))}]"
+    if not fits or not images.size:
+        raise UserError(f"{name} of the shape {images.shape}; this model takes [{wanted}")
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / 255
+    if images.dtype.kind != "f":
+        raise UserError(f"{name} of {images.dtype}; give uint8, or floats in [0, 1]")
+    if not np.isfinite(images).all():
+        raise UserError(f"{name} is not finite")
+    if not (images.min() >= 0 and images.max() <= 1):
+        low, high = images.min(), images.max()
+        raise UserError(f"{name} from {low:g} to {high:g}; floats are from 0 to 1, and uint8 from 0 to 255")
+    return images.astype(np.float32)
+
+
 def between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> np.ndarray:
     """n points from a to b, both included, [n, *a.shape].
 
