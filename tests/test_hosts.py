@@ -15,12 +15,14 @@ import pytest
 from PIL import Image
 
 from tests.processes import PATIENCE, ROOT, ended, lines, start, wait_for, weights
+from tests.tiny import random_params, tiny_config
 from tests.toy import fitted
-from vaedm_jax import hosts
+from vaedm_jax import VAEDM, hosts
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import main
 from vaedm_jax.mesh import host_share
 from vaedm_jax.reporting import read_metrics
+from vaedm_jax.training.stages import ddpm_stage
 
 LONG = ("--config.vae.steps=8", "--config.ddpm.steps=40", "--config.log.every=2", "--config.log.pictures=20")
 LONG += ("--config.checkpoint.every=6", "--config.mesh.fsdp=True", "--config.checkpoint.best=held_out_loss")
@@ -117,6 +119,19 @@ def test_samples_and_scores_of_two_processes_are_those_of_one(shared, capsys):
     capsys.readouterr()
     assert main(["main", f"--workdir={shared}", *scoring]) == 0
     assert "1 to score, 1 of them done" in capsys.readouterr().out
+
+
+def test_what_two_processes_give_back_is_that_of_one(tmp_path):
+    config = tiny_config(**{"ddpm.condition": "mask0.5"})
+    VAEDM(config, {}, random_params(ddpm_stage(config, {}))).save(file := tmp_path / "tiny.safetensors")
+    sampling = ("--mode=sample", f"--config.sample.weights={file}", "--config.sample.n=10")
+    for process in pair(tmp_path / "two", *sampling):
+        ended(process)
+    assert main(["main", f"--workdir={tmp_path / 'one'}", *sampling]) == 0
+    found = [np.load(tmp_path / run / "samples" / "tiny_ddpm_noise_2_seed0.npz") for run in ("one", "two")]
+    for name in ("images", "x_hat"):
+        one, two = (arrays[name].astype(int) for arrays in found)
+        assert one.shape == (10, 16, 16, 3) and np.abs(one - two).max() <= 1
 
 
 def test_processes_that_see_other_data_are_refused_before_anything_is_compiled(tmp_path):

@@ -32,6 +32,7 @@ from vaedm_jax.generation import (
     encode,
     generate,
     networks_of,
+    posterior,
     prior,
     sample_keys,
     shown_of,
@@ -238,16 +239,20 @@ class VAEDM:
         ends = [self.encode(np.asarray(end)[None])[0] if np.ndim(end) == 3 else end for end in (a, b)]
         return self.sample(n, seed, z=between(*ends, n, path), **{"shared": True, **how})
 
-    def moments(self, images: np.ndarray, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
-        """mu and logvar of q(z | x) of images, [N, D] each."""
-        self.check_vae()
-        batches = self.on_devices(self.check_images(images, "images"), batch_size)
-        parts = [[a[:n] for a in hosts.fetch(encode(self.networks, self.params, x))] for n, x in batches]
-        return tuple(np.concatenate(a) for a in zip(*parts, strict=True))
-
     def encode(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """The mean of q(z | x) of images, [N, D]."""
-        return self.moments(images, batch_size)[0]
+        self.check_vae()
+        images = self.check_images(images, "images")
+        return self.mapped(lambda x: encode(self.networks, self.params, x)[0], images, batch_size)
+
+    def posterior(self, images: np.ndarray, seed: int = 0, first: int = 0, batch_size: int = 64) -> np.ndarray:
+        """A z of q(z | x) for each image, [N, D].
+
+        Args:
+          seed, first: image i's noise is that of the seed and of index first + i.
+        """
+        self.check_vae()
+        return self.indexed(posterior, self.check_images(images, "images"), seed, first, batch_size)
 
     def decode(self, z: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """x_hat of z [N, D]: images [N, H, W, C]."""
@@ -263,13 +268,8 @@ class VAEDM:
           seed, first: image i is that of index first + i, where chance has a part.
         """
         self.check_x_hat()
-        in_range("seed", seed, 0, 2**32 - 1)
-        in_range("first", first, 0, 2**31 - 1 - len(images))
         images = self.check_images(images, "images", any_size=bool(self.networks.condition))
-        batches = self.on_devices((images, np.arange(first, first + len(images))), batch_size)
-        return np.concatenate(
-            [hosts.fetch(shown_of(self.networks, self.params, x, np.uint32(seed), i))[:n] for n, (x, i) in batches]
-        )
+        return self.indexed(shown_of, images, seed, first, batch_size)
 
     def reconstruct(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """The VAE's reconstructions, decoded from what `encode` gives: [N, H, W, C]."""
@@ -334,9 +334,20 @@ class VAEDM:
             batch = jax.tree.map(lambda a: np.resize(a[begin : begin + size], (size, *a.shape[1:])), arrays)  # noqa: B023
             yield count, jax.device_put(batch, sharding)
 
-    def mapped(self, function: Callable[[jax.Array], jax.Array], array: np.ndarray, batch_size: int) -> np.ndarray:
-        """function(array) for an array [N, ...], batch by batch."""
-        return np.concatenate([hosts.fetch(function(a))[:count] for count, a in self.on_devices(array, batch_size)])
+    def indexed(
+        self, function: Callable[..., jax.Array], images: np.ndarray, seed: int, first: int, batch_size: int
+    ) -> np.ndarray:
+        """function(networks, params, images, seed, indices) for images [N, ...], batch by batch."""
+        in_range("seed", seed, 0, 2**32 - 1)
+        in_range("first", first, 0, 2**31 - 1 - len(images))
+        inputs = images, np.arange(first, first + len(images))
+        return self.mapped(
+            lambda given: function(self.networks, self.params, given[0], np.uint32(seed), given[1]), inputs, batch_size
+        )
+
+    def mapped(self, function: Callable[[Any], jax.Array], arrays: Any, batch_size: int) -> np.ndarray:
+        """function(arrays) for arrays [N, ...], batch by batch."""
+        return np.concatenate([hosts.fetch(function(a))[:count] for count, a in self.on_devices(arrays, batch_size)])
 
     def check_x_hat(self) -> None:
         if not self.networks.has_x_hat:

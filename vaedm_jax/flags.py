@@ -19,6 +19,14 @@ from vaedm_jax.errors import UserError
 OWN_MODELS = ("sample.weights", "eval.runs", "ddpm.init")
 # Modes that turn one file into another, by --from and --out, with no run directory; the configuration they begin with.
 FILES = {"import": published_config, "export": base_config}
+# The modes that a flag belongs to, where it is not for all.
+BELONGS = {
+    "stage": ("train",),
+    "distributed": ("train", "sample", "evaluate"),  # several processes can share these
+    "targets": ("plan",),
+    "from": tuple(FILES),
+    "out": tuple(FILES),
+}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a tuple of whole numbers"}
 
 
@@ -78,6 +86,7 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
         return values.module_help(__name__)
     for match in filter(None, (re.match(r"--?(?!(?:no)?config\.)([A-Za-z][^=]*)", arg) for arg in rest)):
         raise UserError(f"--{match[1]}: there is no such flag; {nearest(match[1], list(values))}")
+    check_belonging(values)
     workdir = None
     if values.mode in FILES:
         check_files(values)
@@ -113,6 +122,16 @@ def directory(workdir: str | None) -> Path:
     if not place.is_dir():
         raise UserError(f"--workdir={path}: {place} is a file; it must be a folder, or not exist yet")
     return path
+
+
+def check_belonging(values: flags.FlagValues) -> None:
+    """UserError names the first flag that says nothing to the mode."""
+    for name, modes in BELONGS.items():
+        if values[name].value is not None and values.mode not in modes:
+            raise UserError(
+                f"--{name}={values[name].value} belongs to --mode={' or '.join(modes)}; leave it out with "
+                f"--mode={values.mode}"
+            )
 
 
 def check_files(values: flags.FlagValues) -> None:

@@ -148,6 +148,13 @@ def encode(networks: Networks, params: Any, x: jax.Array) -> tuple[jax.Array, ja
 
 
 @partial(jax.jit, static_argnums=0)
+def posterior(networks: Networks, params: Any, x: jax.Array, seed: jax.Array, indices: jax.Array) -> jax.Array:
+    """z [B, D] of q(z | x), x [B, H, W, C] in [0, 1], by index [B]."""
+    noise = draw(sample_keys(seed, indices), 0, (networks.vae.z_dim,))
+    return models.apply(networks.vae, params["vae"], x, noise, method="reconstruct")[1]
+
+
+@partial(jax.jit, static_argnums=0)
 def decode(networks: Networks, params: Any, z: jax.Array) -> jax.Array:
     """x_hat [B, H, W, C] in [0, 1] of z [B, D]."""
     return models.apply(networks.vae, params["vae"], z, method="decode")

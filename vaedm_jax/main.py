@@ -36,7 +36,7 @@ from vaedm_jax import (
     sample,
     train,
 )
-from vaedm_jax.errors import Stopped, UserError
+from vaedm_jax.errors import Stopped
 from vaedm_jax.mesh import keep_memory, share_cpu
 from vaedm_jax.reporting.files import leave_to_another
 from vaedm_jax.targets import calm_libtpu
@@ -53,7 +53,6 @@ MODES = {
     "prior": priors.fit_prior,
 }
 CONVERSIONS = {"import": convert.import_files, "export": convert.export_file}  # of files, with no run directory
-TOGETHER = ("train", "sample", "evaluate")  # modes that several processes can share
 
 
 def run(argv: list[str]) -> None:
@@ -67,8 +66,6 @@ def run(argv: list[str]) -> None:
     if os.environ.get("TPU_SKIP_MDS_QUERY"):  # set by JAX, which has found no TPU
         calm_libtpu()
     if distributed:
-        if mode not in TOGETHER:
-            raise UserError(f"--distributed: mode '{mode}' is for one process; leave it out")
         hosts.join(distributed)
         if jax.process_index():
             leave_to_another()
@@ -77,8 +74,6 @@ def run(argv: list[str]) -> None:
         share_cpu(*(section.batch_size // max(1, section.microbatches) for section in (config.vae, config.ddpm)))
     if mode == "train":
         return MODES[mode](config, workdir, stage or "all")
-    if stage:
-        raise UserError(f"--stage={stage} belongs to --mode=train; leave it out with --mode={mode}")
     if mode in CONVERSIONS:
         return CONVERSIONS[mode](config, source, out)
     if not (config.sample.weights or config.eval.runs or mode in ("plan", "prepare")):

@@ -12,7 +12,7 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.conditions import Condition, Downsample, condition_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import Schedule
-from vaedm_jax.diffusion.spacing import principal_variance, warm_step
+from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import UserError, in_range, one_of
 from vaedm_jax.generation import condition_keys
 
@@ -70,13 +70,14 @@ class Conditioned:
 
     def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
         """As it is; a warm start without a t begins where noise hides what x_hat lacks."""
-        if chain.start != "warm" or chain.t_start:
-            return chain
-        truth = train()
-        H, W = (side // self.factor * self.factor for side in truth.shape[1:3])
-        truth = truth[:, :H, :W]
-        error = 2 * (self.lift(self.corrupt(truth)) - truth)
-        return replace(chain, t_start=warm_step(full, principal_variance(error), chain.steps))
+
+        def variance() -> float:
+            truth = train()
+            H, W = (side // self.factor * self.factor for side in truth.shape[1:3])
+            truth = truth[:, :H, :W]
+            return principal_variance(2 * (self.lift(self.corrupt(truth)) - truth))
+
+        return chain.placed(full, variance)
 
     def x_T(self, damaged: Images, seed: int = 0) -> None:
         return None

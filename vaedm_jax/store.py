@@ -5,7 +5,6 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from vaedm_jax import hosts
 from vaedm_jax.api import VAEDM, Samples, digest_of
 from vaedm_jax.data import Source, some
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.diffusion.spacing import RULE_OF, warm_step
+from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.generation import NOTHING, Given
 from vaedm_jax.mesh import whole_batch
 from vaedm_jax.reporting import to_uint8
@@ -36,12 +35,8 @@ def placed(model: VAEDM, chains: Iterable[Chain], train: Callable[[], Source]) -
     def error() -> float:
         return model.error_variance(some(train(), RULE_OF))
 
-    def place(chain: Chain) -> Chain:
-        if chain.start != "warm" or chain.t_start or not model.networks.has_x_hat:
-            return chain
-        return replace(chain, t_start=warm_step(model.networks.full_schedule, error(), chain.steps))
-
-    return [place(chain) for chain in chains]
+    full, known = model.networks.full_schedule, model.networks.has_x_hat
+    return [chain.placed(full, error) if known else chain for chain in chains]
 
 
 def origin(model: VAEDM, source: Callable[[], Source]) -> Source | None:

@@ -10,7 +10,7 @@ import jax
 from vaedm_jax.diffusion import samplers, solvers
 from vaedm_jax.diffusion.process import PredictNoise, q_sample
 from vaedm_jax.diffusion.schedule import VARIANCES, Schedule, respace
-from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps
+from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps, warm_step
 from vaedm_jax.errors import in_range, one_of
 
 # (chain, its schedule, the full schedule) -> table
@@ -107,6 +107,12 @@ class Chain:
         """The same with the most steps that take at most so many evaluations, but with one step at least."""
         rows = nfe // 2 if self.guidance else nfe
         return replace(self, steps=max(1, (rows + 1) // 2 if self.sampler == "heun" else rows))
+
+    def placed(self, full: Schedule, variance: Callable[[], float]) -> "Chain":
+        """The same; a warm start whose t_start is 0 begins where the error of x_hat asks for; see `warm_step`."""
+        if self.start != "warm" or self.t_start:
+            return self
+        return replace(self, t_start=warm_step(full, variance(), self.steps))
 
     def nfe(self, full: Schedule) -> int:
         """Evaluations of the network for an image; guidance takes two at a time."""
