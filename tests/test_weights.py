@@ -9,7 +9,7 @@ import pytest
 from vaedm_jax import flags
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import flatten
-from vaedm_jax.rundir import FREE, SHIPPED, TUNABLE, differences
+from vaedm_jax.rundir import FREE, SHIPPED, TUNABLE, differences, label_of
 
 CONFIG = Path(__file__).parents[1] / "configs" / "emoji.py"
 SHIPPED_VARIANTS = {"emoji": "form1", "emoji-uncond": "uncond", "emoji-form2": "form2"}
@@ -56,3 +56,8 @@ def test_the_refiner_sharpens_what_the_vae_generates(samples):
 def test_the_refined_image_is_that_of_its_own_x_hat(samples):
     distance = ((samples.images[:, None] - samples.x_hat[None]) ** 2).mean(axis=(2, 3, 4))
     assert (distance.argmin(axis=1) == np.arange(16)).all()
+
+
+@pytest.mark.parametrize("name", ["emoji", "runs/emoji", "runs/emoji/", "files/emoji.safetensors"])
+def test_a_model_is_called_as_its_directory_or_file(name):
+    assert label_of(name) == "emoji" and label_of(name.replace("emoji", "mask0.5")) == "mask0.5"

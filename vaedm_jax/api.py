@@ -365,6 +365,10 @@ class VAEDM:
             raise UserError(UNTRAINED)
         if chain.start == "warm" and not self.networks.has_x_hat:
             raise UserError("start = 'warm' begins at x_hat, and this model has none; start from 'noise'")
+        if chain.z_temperature != 1 and not self.networks.vae:
+            raise UserError(
+                f"z_temperature = {chain.z_temperature:g}: this model has no VAE, hence no z; leave it at 1"
+            )
         if chain.guidance and not self.config.ddpm.cond_dropout:
             raise UserError(
                 f"guidance = {chain.guidance:g} needs a refiner that also knows the image without its condition; train "

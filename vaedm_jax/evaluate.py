@@ -22,6 +22,7 @@ from vaedm_jax.likelihood import bits_per_dimension
 from vaedm_jax.reporting import Progress, write_report
 from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.files import write_whole, writes
+from vaedm_jax.rundir import label_of
 from vaedm_jax.store import origin, placed, stored
 
 
@@ -83,7 +84,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 def open_models(config: ConfigDict, workdir: Path) -> dict[str, VAEDM]:
     """The models by the names of their directories or files; UserError where they do not belong together."""
     asked = names(config.eval.runs) or [config.sample.weights or str(workdir)]
-    found = {Path(name).resolve().stem: VAEDM.open(name, config.sample.best).as_asked(config) for name in asked}
+    found = {label_of(name): VAEDM.open(name, config.sample.best).as_asked(config) for name in asked}
     if len(found) < len(asked):
         raise UserError(f"eval.runs = {config.eval.runs}: two have the same name; rename one of the directories")
     (first, model), *others = found.items()

@@ -16,6 +16,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.inputs import PATHS
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.restoration import check_size, restored, task_of
+from vaedm_jax.rundir import label_of
 from vaedm_jax.store import placed
 
 DIRECTIONS, LEAST = 8, 0.01  # sliders at most, and the share of the variance that a direction needs to have one
@@ -174,7 +175,7 @@ def explore(config: ConfigDict, workdir: Path) -> None:
     train, settings = load(data_of(config, model.config)).train, config.explore
     (chain,) = placed(model, [chain_of(config.sample)], lambda: train)
     explorer = Explorer(model, some(train, ENCODED), chain)
-    page = build_page(explorer, f"VAEDM, {Path(config.sample.weights or workdir).stem}")
+    page = build_page(explorer, f"VAEDM, {label_of(config.sample.weights or workdir)}")
     place = f"explore.host = {settings.host}, explore.port = {settings.port}"
     try:
         page.launch(**LAUNCH, server_name=settings.host, server_port=settings.port, prevent_thread_lock=True)

@@ -201,7 +201,7 @@ def guidance(album: Album) -> tuple[str, Rows]:
 def shared(album: Album) -> tuple[str, Rows]:
     own, one = album.sample(album.columns), album.sample(album.columns, shared=True)
     rows = [("x̂", own.x_hat), ("own noise", own.images), ("shared noise", one.images)]
-    return f"each z with its own x_T, and all z with one: {album.chain.label}", rows
+    return f"each x̂ with its own x_T, and all with one: {album.chain.label}", rows
 
 
 FIGURES: dict[str, Callable[[Album], tuple[str, Rows]]] = {

@@ -23,6 +23,7 @@ from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.reporting import Progress, grid, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
 from vaedm_jax.restoration import Task, check_size, restored, task_of, ways
+from vaedm_jax.rundir import label_of
 
 SHOWN = 8  # images in a row of the picture
 
@@ -38,7 +39,7 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     chain = task.begin(chain_of(config.sample), model.networks.full_schedule, lambda: some(data().train, RULE_OF))
     model.check_chain(chain)
     print(f"{task.label}: {chain.label}", flush=True)
-    which = Path(config.sample.weights).stem if config.sample.weights else "run"
+    which = label_of(config.sample.weights) if config.sample.weights else "run"
     target = workdir / "restored" / f"{which}_{task.label}_{chain.label}"
     if config.restore.files:
         restore_files(config, model, task, chain, target / Path(config.restore.files).resolve().name)

@@ -22,6 +22,11 @@ IMAGES = "images.json"  # what tells the images that a run is trained on from ot
 SHIPPED = Path(__file__).parent / "weights"
 
 
+def label_of(name: str | Path) -> str:
+    """What a model is called: as its directory, or as its file of weights."""
+    return Path(name).resolve().name.removesuffix(".safetensors")
+
+
 def read_config(workdir: Path) -> ConfigDict:
     """The configuration of the run in a directory; settings that are newer than the run have their defaults."""
     path = workdir / FILE

@@ -14,6 +14,7 @@ from vaedm_jax.data import Dataset, Source, load
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, write_report
 from vaedm_jax.reporting.files import remove
+from vaedm_jax.rundir import label_of
 
 SHOWN = 256  # images that the grid has at most
 
@@ -31,7 +32,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     model.check_chain(chain)
     origin, which = "run", f"run {workdir.name}"
     if settings.weights:
-        origin, which = Path(settings.weights).stem, f"weights '{settings.weights}', not this run's"
+        origin, which = label_of(settings.weights), f"weights '{settings.weights}', not this run's"
     elif settings.best:
         origin, which = "best", f"{which}, best checkpoint"
     if settings.prior:
