@@ -12,11 +12,14 @@ from scipy.ndimage import gaussian_filter
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM, models
+from vaedm_jax.api import silent
 from vaedm_jax.conditions import Blur, Downsample, Grayscale, Mask, condition_of
+from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr
 from vaedm_jax.main import main
 from vaedm_jax.reporting import read_caption
+from vaedm_jax.restoration import Conditioned, ways
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 RNG = np.random.default_rng(0)
@@ -131,6 +134,16 @@ def test_a_model_samples_from_what_it_is_given_and_has_no_z():
             asked()
 
 
+def test_what_is_known_stands_in_what_either_chain_gives_back():
+    task, truth = Conditioned(Mask(0.5), "mask0.5"), TRUTH[:3, :, :16]
+    damaged = task.corrupt(truth)
+    found = ways(model_of("mask0.5"), task, Chain("ddim", 2, start="warm"), truth, progress=silent)
+    assert list(found) == ["x̂", "from noise", "from t = 500"]
+    hole = (damaged == np.float32(128 / 255)).all(axis=-1, keepdims=True)
+    for made in found.values():
+        np.testing.assert_array_equal(np.where(hole, 0, made()), np.where(hole, 0, damaged))
+
+
 def test_z_may_be_all_that_the_refiner_knows(monkeypatch):
     config = tiny_config("uncond", **{"ddpm.z_conditioning": True, "ddpm.scale_shift": True, "ddpm.cond_dropout": 0.1})
     vae = random_params(vae_stage(config), 1)
@@ -193,7 +206,16 @@ def test_a_run_is_trained_in_one_stage_and_every_mode_takes_it(tmp_path, configs
     assert main(["main", f"--workdir={run}", "--mode=restore", f"--config.restore.files={tmp_path / 'mine'}"]) == 0
     (restored,) = (run / "restored").rglob("a.png")
     assert "downsample2" in str(restored) and Image.open(restored).size == (16, 12)
-    capsys.readouterr()
+    assert "as it was" not in capsys.readouterr().out
+
+
+def test_a_picture_that_lacks_nothing_is_told_of(tmp_path, capsys):
+    model_of("mask0.5").save(tmp_path / "mask.safetensors")
+    (tmp_path / "mine").mkdir()
+    Image.fromarray(BYTES[0]).save(tmp_path / "mine" / "whole.png")
+    command = ["main", "--mode=restore", f"--workdir={tmp_path / 'run'}", f"--config.restore.files={tmp_path / 'mine'}"]
+    assert main([*command, f"--config.sample.weights={tmp_path / 'mask.safetensors'}"]) == 0
+    assert "whole.png is as it was: it lacks nothing that mask0.5 takes" in capsys.readouterr().out
 
 
 def test_what_a_condition_cannot_be_is_refused_in_one_line(refused, tmp_path):

@@ -178,7 +178,10 @@ def test_what_cannot_be_imported_is_refused(tmp_path, refused, configuration):
     write(tmp_path / "spoilt.ckpt", spoilt)
     begin, out = f"--mode=import --out={tmp_path / 'out.safetensors'} --from={tmp_path}", "out.safetensors"
     refused(f"{begin}/absent.ckpt", "absent.ckpt: no such file")
-    refused(f"{begin}/torn.ckpt", "torn.ckpt: cannot be read as a file of torch.save")
+    refused(f"{begin}/torn.ckpt", "torn.ckpt: cannot be read as a file of torch.save", "torn")
+    (tmp_path / "notes.txt").write_text("PyTorch's weights are elsewhere.")
+    refused(f"{begin}/notes.txt", "notes.txt: cannot be read as a file of torch.save (it does not begin as one)")
+    refused(begin, f"{tmp_path}: this is a folder")
     refused(f"{begin}/other.ckpt", "neither a U-Net", "fc.weight")
     refused(f"{begin}/alone.ckpt {configuration}", "there is no VAE", "alone.ckpt,VAE.ckpt")
     refused(f"{begin}/vae.ckpt", "no known architecture", "--config=FILE")
@@ -188,7 +191,8 @@ def test_what_cannot_be_imported_is_refused(tmp_path, refused, configuration):
     refused(f"{begin}/whole.ckpt --out={whole}", "whole.ckpt is there already")
     refused(f"--mode=import --from={whole}", "--out=FILE is missing")
     refused(f"--mode=export --from={tmp_path / 'none'} --out={tmp_path / 'b.pt'}", "no such file")
-    refused(f"--mode=export --from=emoji --out={tmp_path / 'b.pt'}", "ddpm.patch = 2")
+    refused(f"--mode=export --from=emoji --out={tmp_path / 'b.pt'}", "emoji: ddpm.patch = 2", "--config.ddpm.patch=1")
+    refused(f"--mode=export --from=emoji --out={tmp_path / 'b.safetensors'}", "must end in .pt or .pth or .ckpt")
     assert not (tmp_path / out).exists() and not (tmp_path / "b.pt").exists()
 
 

@@ -131,7 +131,7 @@ def test_a_folder_collects_what_holds_of_earlier_commands(fresh, capsys):
     ):
         assert evaluate(fresh, *options) == 0
     assert [row["steps"] for row in table(fresh)] == ["2"]  # 8 images are not to be compared with 12
-    assert "2 earlier results stay" in capsys.readouterr().out
+    assert "2 earlier results in" in capsys.readouterr().out
     assert evaluate(fresh, "--config.eval.samplers=ddim", "--config.eval.steps=3") == 0
     assert [(row["sampler"], row["steps"]) for row in table(fresh)] == [("ddim", "3"), ("ddpm", "2"), ("ddpm", "3")]
     capsys.readouterr()

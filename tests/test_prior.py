@@ -113,6 +113,24 @@ def test_the_command_line_samples_from_the_fitted_prior(weights, fitted, tmp_pat
         np.testing.assert_allclose(arrays["x_hat"] / 255, expected, atol=1 / 255)
 
 
+def test_a_model_with_a_prior_is_compared_under_a_name_of_its_own(weights, fitted, tmp_path):
+    command = ["main", "--mode=evaluate", f"--workdir={tmp_path}", f"--config.sample.weights={weights}"]
+    few = ["--config.eval.n=8", "--config.eval.steps=2", "--config.eval.features=tests.tiny_features:means"]
+    for prior in ("", fitted):
+        assert main([*command, *few, f"--config.sample.prior={prior}"]) == 0
+    lines = (tmp_path / "evaluation" / "evaluation.csv").read_text().splitlines()
+    assert sorted(line.split(",")[0] for line in lines[1:]) == ["tiny", "tiny-prior"]
+
+
+def test_an_earlier_prior_is_kept(weights, tmp_path, capsys):
+    command = ["main", "--mode=prior", f"--workdir={tmp_path}", f"--config.sample.weights={weights}"]
+    for components in (1, 2, 1):
+        assert main([*command, "--config.prior.kinds=diag", f"--config.prior.components=({components},)"]) == 0
+    assert f"the one that was here is {tmp_path / 'prior_2.npz'} now" in capsys.readouterr().out
+    counts = [len(np.load(tmp_path / f"prior{n}.npz")["logits"]) for n in ("_1", "_2", "")]
+    assert counts == [1, 2, 1]
+
+
 def test_a_prior_that_does_not_fit_is_refused(refused, weights, fitted, tmp_path):
     config = tiny_config()
     vae = random_params(vae_stage(config), 3)

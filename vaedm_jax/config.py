@@ -109,7 +109,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
     c.prepare = ConfigDict({"workers": 0, "shards": 0, "beam": ""})
 
     # Mode `prior`: what is tried, mixtures of "full" or "diag" covariances, "flow"; numbers of components; steps that
-    # the flow is trained for; images whose z they are fitted to, 0: all.
+    # the flow is trained for; images of either side, whose z they are fitted to and chosen by, at most; 0: all.
     c.prior = ConfigDict({"kinds": "full,diag,flow", "components": (1, 2, 4, 8, 16, 32, 64), "steps": 3000})
     c.prior.images = 20_000
 

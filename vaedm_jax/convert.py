@@ -57,11 +57,12 @@ def import_files(config: ConfigDict, source: str, out: str) -> None:
 
 def export_file(config: ConfigDict, source: str, out: str) -> None:
     """Write a model as a state dict that torch.load reads, by the names that the published files have."""
-    target = new_file(out)
+    target = new_file(out, ".pt", ".pth", ".ckpt")
     model = VAEDM.open(source, config.sample.best)
     if model.config.ddpm.patch > 1:
         raise UserError(
-            f"ddpm.patch = {model.config.ddpm.patch}: the published U-Net works on pixels, so it has no place"
+            f"{source}: ddpm.patch = {model.config.ddpm.patch}, and the published U-Net has no patches; only what was "
+            "trained with --config.ddpm.patch=1 can be exported"
         )
     state = {}
     for prefix, table, params in (
@@ -73,13 +74,13 @@ def export_file(config: ConfigDict, source: str, out: str) -> None:
     print(f"{target}: {len(state)} tensors, {sum(a.size for a in state.values()):,} numbers", flush=True)
 
 
-def new_file(out: str, suffix: str = "") -> Path:
+def new_file(out: str, *suffixes: str) -> Path:
     """The path; UserError where something is there, or the name ends otherwise."""
     target = Path(out)
     if target.exists():
         raise UserError(f"--out={target} is there already; name another file, or remove it")
-    if not target.name.endswith(suffix):
-        raise UserError(f"--out={target}: its name must end in {suffix}")
+    if not target.name.endswith(suffixes):
+        raise UserError(f"--out={target}: its name must end in {' or '.join(suffixes)}")
     return target
 
 

@@ -19,7 +19,7 @@ from vaedm_jax.diffusion.spacing import STARTS
 from vaedm_jax.errors import UserError, one_of
 from vaedm_jax.evaluation.judge import judges, names
 from vaedm_jax.likelihood import bits_per_dimension
-from vaedm_jax.reporting import Progress, write_report
+from vaedm_jax.reporting import Progress, counted, write_report
 from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.files import write_whole, writes
 from vaedm_jax.rundir import label_of
@@ -84,7 +84,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 def open_models(config: ConfigDict, workdir: Path) -> dict[str, VAEDM]:
     """The models by the names of their directories or files; UserError where they do not belong together."""
     asked = names(config.eval.runs) or [config.sample.weights or str(workdir)]
-    found = {label_of(name): VAEDM.open(name, config.sample.best).as_asked(config) for name in asked}
+    other = f"-{label_of(config.sample.prior)}" if config.sample.prior else ""
+    found = {label_of(name) + other: VAEDM.open(name, config.sample.best).as_asked(config) for name in asked}
     if len(found) < len(asked):
         raise UserError(f"eval.runs = {config.eval.runs}: two have the same name; rename one of the directories")
     (first, model), *others = found.items()
@@ -165,8 +166,8 @@ class Scorer:
                 rows.append(row)
         if left := len(cells) + len(results) - len(rows):
             print(
-                f"note: {left} earlier results stay in {self.folder / 'cells'}, but not in this table: they are of "
-                "other weights, eval.n, eval.features or eval.split",
+                f"note: {counted(left, 'earlier result')} in {self.folder / 'cells'}, of other weights, priors, "
+                "eval.n, eval.features or eval.split, left out of this table",
                 flush=True,
             )
         return rows

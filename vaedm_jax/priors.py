@@ -4,6 +4,7 @@ What the VAE decodes in training is drawn from q(z | x) of images, whose mixture
 as the prior closes the gap (Ex-PDE of the authors' code; their paper names flows).
 """
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,18 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
             if rows[-1]["held_out"] == max(r["held_out"] for r in rows):
                 best = params
             progress.update(len(rows) - 1)
-    write_csv(workdir / "prior.csv", rows)
+    print("log density of a z in nats; components (layers of a flow):")
     for r in rows:
         print(f"{r['kind']:8} {r['components']:3}: {r['train']:9.2f} of training, {r['held_out']:9.2f} held out")
     if not best:
         raise UserError("nothing makes the held-out z likelier than N(0, I) does; none is written")
-    write_arrays(workdir / "prior.npz", best | {"vae": np.array(model.vae_digest)})
-    print(f"nats a z; the best: {workdir / 'prior.npz'}, for --config.sample.prior={workdir / 'prior.npz'}", flush=True)
+    file = workdir / "prior.npz"
+    if file.exists():
+        file.rename(older := next(p for i in count(1) if not (p := workdir / f"prior_{i}.npz").exists()))
+        print(f"the one that was here is {older} now")
+    write_csv(workdir / "prior.csv", rows)
+    write_arrays(file, best | {"vae": np.array(model.vae_digest)})
+    print(f"the best: {file}, for --config.sample.prior={file}", flush=True)
 
 
 def fit_mixture(z: np.ndarray, kind: str, components: int, seed: int) -> dict[str, np.ndarray]:
@@ -69,7 +75,7 @@ def fit_mixture(z: np.ndarray, kind: str, components: int, seed: int) -> dict[st
         from sklearn.mixture import GaussianMixture
     except ImportError as error:
         raise UserError(
-            "mixtures need scikit-learn: pip install '.[prior]'; --config.prior.kinds=flow does without"
+            "mixtures need scikit-learn: pip install scikit-learn; --config.prior.kinds=flow does without"
         ) from error
     mixture = GaussianMixture(components, covariance_type=kind, reg_covar=RIDGE, random_state=seed).fit(z)
     covariances = mixture.covariances_

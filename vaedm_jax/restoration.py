@@ -171,13 +171,18 @@ def restored(model: VAEDM, task: Task, chain: Chain, damaged: Images, seed: int 
 def ways(
     model: VAEDM, task: Task, chain: Chain, truth: Images, seed: int = 0, **how: Any
 ) -> dict[str, Callable[[], Images]]:
-    """Ways to give back what `truth` loses by a task, by name: none, the VAE's, the paper's (from noise), and ours."""
+    """Ways to give back what `truth` loses by a task, by name: none, the VAE's, the paper's (from noise), and ours.
+
+    What is known is put into the images of both chains.
+    """
     damaged = task.corrupt(truth, seed)
     lifted = task.lift(damaged)
     found = {
         task.input_name: lambda: lifted,
         "VAE": lambda: model.reconstruct(lifted),
-        "from noise": lambda: model.refine(lifted, seed, chain=replace(chain, start="noise"), **how),
+        "from noise": lambda: task.agree(
+            model.refine(lifted, seed, chain=replace(chain, start="noise"), **how), damaged
+        ),
     }
     if not model.networks.vae:
         del found["VAE"]

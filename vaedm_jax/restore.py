@@ -20,7 +20,7 @@ from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
-from vaedm_jax.reporting import Progress, grid, save_png, to_uint8, write_report
+from vaedm_jax.reporting import Progress, counted, grid, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
 from vaedm_jax.restoration import Task, check_size, restored, task_of, ways
 from vaedm_jax.rundir import label_of
@@ -58,6 +58,11 @@ def restore_files(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, fo
         for i, (name, read) in enumerate(found):
             damaged = read()[None].astype(np.float32) / 255
             image = restored(model, task, chain, damaged, config.sample.seed)[0]
+            if np.array_equal(to_uint8(image), read()):
+                print(
+                    f"note: {name} is as it was: it lacks nothing that {task.label} takes (docs/conditions.md)",
+                    flush=True,
+                )
             alone = stems[Path(name).with_suffix("")] == 1
             save_png(
                 (folder / name).with_suffix(".png") if alone else folder / f"{name}.png",
@@ -65,7 +70,7 @@ def restore_files(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, fo
                 f"{name}, restored: {task.label}, {chain.label}",
             )
             progress.update(i + 1)
-    print(f"{len(found)} pictures: {folder}", flush=True)
+    print(f"{counted(len(found), 'picture')}: {folder}", flush=True)
 
 
 def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, data: Dataset, target: Path) -> None:
@@ -81,7 +86,7 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
     place = target.parents[1] / "evaluation" / "reference"
     judge = judges(config.eval, model.config.data, data, model.mesh, batch_size, place, "random")[0]
     rows, shown = [], [("held out", truth[:SHOWN])]
-    with Progress(len(attempts), 0, task.label, noun="way", unit="ways") as progress:
+    with Progress(len(attempts), 0, task.label, len(truth), noun="way") as progress:
         for i, (way, images) in enumerate(attempts.items()):
             made = images()
             shown.append((way, made[:SHOWN]))
@@ -94,8 +99,10 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
     )
     save_png(target.with_name(f"{target.name}.png"), grid([a for _, a in shown], [name for name, _ in shown]), caption)
     for r in rows:
+        error = "" if r["kid_error"] is None else f" ± {r['kid_error']:.2f}"
         print(
-            f"{r['way']:12} PSNR {r['psnr']:.2f} ± {r['psnr_error']:.2f} dB, SSIM {r['ssim']:.3f}, KID {r['kid']:.2f}"
+            f"{r['way']:12} PSNR {r['psnr']:.2f} ± {r['psnr_error']:.2f} dB, SSIM {r['ssim']:.3f}, "
+            f"KID {r['kid']:.2f}{error}"
         )
 
 

@@ -23,8 +23,8 @@ SHIPPED = Path(__file__).parent / "weights"
 
 
 def label_of(name: str | Path) -> str:
-    """What a model is called: as its directory, or as its file of weights."""
-    return Path(name).resolve().name.removesuffix(".safetensors")
+    """What a model or a prior is called: as its directory, or as its file."""
+    return Path(name).resolve().name.removesuffix(".safetensors").removesuffix(".npz")
 
 
 def read_config(workdir: Path) -> ConfigDict:

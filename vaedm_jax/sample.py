@@ -12,7 +12,7 @@ from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import chain_of, check, data_of
 from vaedm_jax.data import Dataset, Source, load
 from vaedm_jax.errors import UserError
-from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, write_report
+from vaedm_jax.reporting import Progress, counted, grid, sample_rows, save_png, write_report
 from vaedm_jax.reporting.files import remove
 from vaedm_jax.rundir import label_of
 
@@ -36,7 +36,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     elif settings.best:
         origin, which = "best", f"{which}, best checkpoint"
     if settings.prior:
-        origin, which = f"{origin}-{Path(settings.prior).stem}", f"{which}, z from {settings.prior}"
+        origin, which = f"{origin}-{label_of(settings.prior)}", f"{which}, z from {settings.prior}"
     name = f"{origin}_{chain.label}_seed{settings.seed}"
     kept = workdir / "samples" / f"{name}.parts"
     source = store.origin(model, lambda: data().test)
@@ -45,7 +45,9 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         return store.stored(model, settings.n, settings.seed, chain, settings.batch_size, kept, source)
 
     first = draw_all(parts(), settings.n)
-    how = f"{chain.sampler}, {chain.steps} steps from " + {"warm": f"t = {chain.t_start}"}.get(chain.start, chain.start)
+    how = f"{chain.sampler}, {counted(chain.steps, 'step')} from " + {"warm": f"t = {chain.t_start}"}.get(
+        chain.start, chain.start
+    )
     shown = others(config, model, first.images, data)
     rows = sample_rows(*first, columns=16, **shown)
     picture = grid([images for _, images in rows], [label for label, _ in rows])
@@ -58,7 +60,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     hosts.meet("all is read")
     remove(kept)
     write_report(workdir)
-    print(f"{settings.n} images ({which}; {how}): {workdir / 'samples' / name}.png and {target}", flush=True)
+    print(f"{counted(settings.n, 'image')} ({which}; {how}): {workdir / 'samples' / name}.png and {target}", flush=True)
 
 
 def draw_all(parts: Iterator[Samples], n: int) -> Samples:

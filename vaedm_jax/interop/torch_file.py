@@ -141,7 +141,11 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
 
 def _read_legacy(file: BinaryIO, size: int) -> Any:
     reader = _Unpickler(file, size, lambda key, nbytes: bytearray(nbytes))
-    if [reader.load(), reader.load()] != [MAGIC, PROTOCOL]:
+    try:
+        begun = [reader.load(), reader.load()] == [MAGIC, PROTOCOL]
+    except Exception:  # of text, say
+        begun = False
+    if not begun:
         raise ValueError("it does not begin as one")
     if not reader.load()["little_endian"]:
         raise ValueError("its numbers are big-endian")
@@ -167,8 +171,11 @@ def read(path: str | os.PathLike) -> Any:
         with open(path, "rb") as file:
             zipped = file.peek(4)[:4] == b"PK\x03\x04"
             return (_read_zip if zipped else _read_legacy)(file, os.fstat(file.fileno()).st_size)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; it should be one that torch.save wrote") from error
+    except (FileNotFoundError, IsADirectoryError) as error:
+        what = "no such file" if isinstance(error, FileNotFoundError) else "this is a folder"
+        raise UserError(f"{path}: {what}; it should be a file that torch.save wrote") from error
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path}: cannot be read as a file of torch.save (it is torn: its end is missing)") from error
     except Exception as error:  # a damaged pickle fails in every way there is
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read as a file of torch.save ({reason})") from error

@@ -2,12 +2,13 @@
 
 from vaedm_jax.reporting.metrics import MetricWriter, read_metrics
 from vaedm_jax.reporting.pictures import grid, read_caption, sample_rows, save_png, tile, to_uint8
-from vaedm_jax.reporting.progress import Progress
+from vaedm_jax.reporting.progress import Progress, counted
 from vaedm_jax.reporting.report import write_report
 
 __all__ = [
     "MetricWriter",
     "Progress",
+    "counted",
     "grid",
     "read_caption",
     "read_metrics",

@@ -16,6 +16,11 @@ WINDOW = 60.0  # seconds over which the speed is measured
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 picture`, `1,200 pictures`."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 class Progress:
     """Shows step, loss if there is one, speed and the time left, on stderr; use it as a context manager.
 
