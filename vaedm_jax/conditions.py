@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaedm_jax.errors import UserError, in_range, one_of
+from vaedm_jax.errors import UserError, in_range
 
 GREY = 0.5  # of a hole, which is 0 for the network, and 128 in a file
 
@@ -137,7 +137,7 @@ class Blur(Condition):
         return matrix / matrix.sum(axis=1, keepdims=True)
 
 
-EXAMPLES = ("vae", "downsample4", "grayscale", "mask0.5", "blur2")
+EXAMPLES = "vae, downsample4, grayscale, mask0.5, blur2"
 KINDS = {"downsample": Downsample, "grayscale": Grayscale, "mask": Mask, "blur": Blur}
 
 
@@ -148,7 +148,7 @@ def condition_of(name: str) -> Condition | None:
     """
     kind, number = re.fullmatch(r"([a-z]*)(.*)", name, re.DOTALL).groups()
     if kind not in ("vae", *KINDS):
-        one_of("ddpm.condition", name, EXAMPLES)
+        raise UserError(f"ddpm.condition = {name!r}: it must be one of {EXAMPLES}, or one with another number")
     takes = fields(KINDS[kind]) if kind in KINDS else ()
     if number and not takes:
         raise UserError(f"ddpm.condition = {name!r}: {kind} takes no number")
