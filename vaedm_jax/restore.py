@@ -58,7 +58,7 @@ def restore_files(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, fo
         for i, (name, read) in enumerate(found):
             damaged = read()[None].astype(np.float32) / 255
             image = restored(model, task, chain, damaged, config.sample.seed)[0]
-            if np.array_equal(to_uint8(image), read()):
+            if np.array_equal(to_uint8(image), to_uint8(damaged[0])):
                 print(
                     f"note: {name} is as it was: it lacks nothing that {task.label} takes (docs/conditions.md)",
                     flush=True,
