@@ -132,7 +132,3 @@ def test_what_the_device_or_another_process_ends_is_told_in_a_line(run, monkeypa
     assert main(["main", f"--workdir={run}"]) == status
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1 and all(word in printed for word in words)
-
-
-def test_modes_for_one_process_refuse_to_be_shared(refused, run):
-    refused("--mode=figures --workdir={run} --distributed=0/2@localhost:1", "--distributed", "'figures'")
