@@ -35,7 +35,7 @@ ROOMS = {
         *("errors", "diffusion", "models", "reporting", "mesh", "hosts", "config", "rundir", "training", "generation"),
         *("inputs", "conditions"),
     },
-    "store": {"diffusion", "data", "reporting", "mesh", "hosts", "generation", "api"},
+    "store": {"diffusion", "data", "reporting", "mesh", "hosts", "inputs", "generation", "api"},
     "likelihood": {"data", "reporting", "mesh", "config", "generation", "api"},
     "train": {
         *("errors", "diffusion", "models", "data", "reporting", "mesh", "hosts", "evaluation", "config", "rundir"),

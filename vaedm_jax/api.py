@@ -1,6 +1,5 @@
 """The trained model as an object: generator, refiner and their schedule."""
 
-import hashlib
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -37,7 +36,7 @@ from vaedm_jax.generation import (
     sample_keys,
     shown_of,
 )
-from vaedm_jax.inputs import as_images, between, spread
+from vaedm_jax.inputs import as_images, between, digest_of, spread
 from vaedm_jax.mesh import make_mesh, replicated, split_batch, whole_batch
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.rundir import encode_config, read_config, shipped, weights, weights_file
@@ -402,11 +401,3 @@ class VAEDM:
     def check_images(self, images: np.ndarray, name: str, any_size: bool = False) -> np.ndarray:
         """Images as `inputs.as_images` gives them; with `any_size` all sizes are right that the U-Net can work on."""
         return as_images(name, images, self.networks.shape, self.networks.multiple if any_size else 0)
-
-
-def digest_of(tree: Any, text: str = "") -> str:
-    """A digest of a tree of arrays, and of a text."""
-    digest = hashlib.sha256(text.encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
-        digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]

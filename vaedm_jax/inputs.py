@@ -1,5 +1,9 @@
-"""What is given to a model, checked, and ways between two of it."""
+"""What is given to a model: checked, told from other things, and ways between two of it."""
 
+import hashlib
+from typing import Any
+
+import jax
 import numpy as np
 
 from vaedm_jax.errors import UserError, in_range, one_of
@@ -66,3 +70,11 @@ def between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> np.nd
     if path == "linear" or np.sin(angle) < 1e-4:  # the great circle is a line there, or any
         return np.float32((1 - s) * a + s * b)
     return np.float32((np.sin((1 - s) * angle) * a + np.sin(s * angle) * b) / np.sin(angle))
+
+
+def digest_of(tree: Any, text: str = "") -> str:
+    """A digest of a tree of arrays, and of a text."""
+    digest = hashlib.sha256(text.encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

@@ -12,11 +12,12 @@ import numpy as np
 from PIL import Image
 
 from vaedm_jax import hosts
-from vaedm_jax.api import VAEDM, Samples, digest_of
+from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.data import Source, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.generation import NOTHING, Given
+from vaedm_jax.inputs import digest_of
 from vaedm_jax.mesh import whole_batch
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.reporting.files import write_arrays, writes
