@@ -15,9 +15,13 @@ from tests.tiny import tiny_config
 from vaedm_jax.main import main
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import count
-from vaedm_jax.plan import Program, duration, largest, programs, step
-from vaedm_jax.targets import TARGETS, Cost, compile_for, exchanges, roofline
-from vaedm_jax.training.stages import ddpm_stage
+from vaedm_jax.plan import Program, duration, largest, not_stored, programs, step
+from vaedm_jax.targets import TARGETS, Cost, compile_for, devices_of, exchanges, roofline
+from vaedm_jax.training.stages import ddpm_stage, vae_stage
+
+WITH_LIBTPU = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: launch/env.sh plan"
+)
 
 
 def test_the_cost_of_a_product_is_that_of_its_matrices():
@@ -83,13 +87,25 @@ def test_what_cannot_be_planned_is_refused(refused):
         refused(plan + "--targets=tpu-v2-8", "tpu-v2-8 needs libtpu", "launch/env.sh plan")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: launch/env.sh plan")
+@WITH_LIBTPU
 @pytest.mark.parametrize("name", [name for name in TARGETS if name != "cpu"])
 def test_each_target_is_known_to_libtpu(name):
-    from vaedm_jax.targets import devices_of
-
     config = tiny_config()
     mesh = make_mesh(1, devices_of(name))
     assert len(mesh.devices.flat) in (1, 4, 8)
     (first, *_) = programs(name, mesh, config, 64)
     assert compile_for(partial(first.lower, first.batch)).seconds > 0
+
+
+@WITH_LIBTPU
+@pytest.mark.parametrize("name", ["vae", "ddpm"])
+def test_what_is_computed_anew_takes_less_of_a_tpu(name):
+    mesh = make_mesh(1, devices_of("tpu-v2-8"))
+
+    def temporary(remat: bool) -> int:
+        config = tiny_config("uncond", **{"ddpm.blocks": 3, "ddpm.attention": (1,), f"{name}.remat": remat})
+        stage = vae_stage(config) if name == "vae" else ddpm_stage(config, {})
+        with not_stored():
+            return compile_for(lambda: step(stage, mesh, config, 1024)).temporary
+
+    assert temporary(remat=True) < 0.7 * temporary(remat=False)

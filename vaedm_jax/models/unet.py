@@ -226,9 +226,9 @@ class UNet(nn.Module):
         """
         widths = [self.channels * m for m in self.multipliers]
         image_channels = x.shape[-1]
-        block = nn.remat(ResBlock) if self.remat else ResBlock
-        res = partial(block, dropout=self.dropout, scale_shift=self.scale_shift)
-        attention = partial(Attention, self.heads)
+        once = nn.remat if self.remat else lambda block: block
+        res = partial(once(ResBlock), dropout=self.dropout, scale_shift=self.scale_shift)
+        attention = partial(once(Attention), self.heads)
         words = repeat(None)
         if keys is not None and self.dropout:  # two for each residual block of each image, drawn at once
             n = 2 + len(widths) * (2 * self.blocks + 1)
