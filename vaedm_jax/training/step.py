@@ -42,7 +42,8 @@ def by_parts(loss: Loss, mesh: Mesh, lies: Any, precision: str) -> Loss:
     """The loss of parameters that are cut over `data`, where each device takes its part of the batch.
 
     A device gathers them as it needs them, in the precision of the network. So a gradient is summed over the devices,
-    and cut, as soon as it is there, where XLA would else keep all of them whole until the end.
+    and cut, as soon as it is there, where XLA would else keep all of them whole until the end (as it does for TPUs
+    before v5e all the same).
     """
     cuts = jax.tree.map(lambda place: [i for i, axis in enumerate(place.spec) if axis == "data"], lies)
     specs = jax.tree.map(lambda place: PartitionSpec(*(a if a == "data" else None for a in place.spec)), lies)
