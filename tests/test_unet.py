@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaedm_jax.models.unet import UpConv
+from vaedm_jax.models.unet import UpConv, softmax
 
 
 def test_the_convolution_at_twice_the_size_is_that_of_the_image_laid_out_twice():
@@ -25,3 +25,15 @@ def test_the_convolution_at_twice_the_size_is_that_of_the_image_laid_out_twice()
     ours, theirs = square(UpConv(6), False), square(plain, True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
     assert ours[0][1].shape == (2, 10, 8, 6)
+
+
+def test_the_softmax_has_the_gradient_of_flaxs_whatever_it_is_rounded_to():
+    logits, seen = jax.random.normal(jax.random.key(0), (2, 3, 5, 7))
+
+    def gradient(weights):
+        return jax.grad(lambda a: jnp.sum(weights(a) * seen))(logits)
+
+    ours = gradient(lambda a: softmax(a, jnp.float32))
+    np.testing.assert_allclose(ours, gradient(nn.softmax), rtol=1e-5, atol=1e-7)
+    low = gradient(lambda a: softmax(a, jnp.bfloat16).astype(jnp.float32))
+    np.testing.assert_allclose(low, ours, rtol=0, atol=2**-8)

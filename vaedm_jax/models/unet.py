@@ -161,6 +161,23 @@ class Heads(nn.Module):
         return [jnp.einsum("bnc,chd->bnhd", x, kernel[:, :, i]) + bias[:, :, :, i] for i in range(3)]
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def softmax(logits: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The softmax of logits [..., N], rounded to a dtype.
+
+    The gradient follows from what is rounded. So a compiler need not keep the logits, which are wider, for it.
+    """
+    return nn.softmax(logits).astype(dtype)
+
+
+@softmax.defjvp
+def softmax_jvp(dtype: jnp.dtype, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    (change,) = tangents
+    weights = softmax(*primals, dtype)
+    wide = weights.astype(change.dtype)
+    return weights, (wide * (change - jnp.sum(wide * change, axis=-1, keepdims=True))).astype(dtype)
+
+
 class Attention(nn.Module):
     """Self-attention over all positions.
 
@@ -176,7 +193,7 @@ class Attention(nn.Module):
         h = Norm(name="norm")(x).reshape(B, H * W, C)
         q, k, v = Heads(self.heads, name="qkv")(h)
         logits = jnp.einsum("bqnc,bknc->bnqk", q, k, preferred_element_type=jnp.promote_types(h.dtype, jnp.float32))
-        weights = nn.softmax(logits / math.sqrt(q.shape[-1])).astype(h.dtype)
+        weights = softmax(logits / math.sqrt(q.shape[-1]), h.dtype)
         h = jnp.einsum("bnqk,bknc->bqnc", weights, v)
         h = nn.Dense(C, kernel_init=zeros, name="proj")(h.reshape(B, H * W, C))
         return x + h.reshape(B, H, W, C)
