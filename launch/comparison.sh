@@ -2,6 +2,7 @@
 # Remakes the tables, plots and bounds of docs/samplers.md by the weights in the package; some four hours on two cores (AVX-512).
 #   launch/comparison.sh [WORKDIR]    stopped, it continues; tables and plots lie in WORKDIR/{noise,starts,t_start}/evaluation
 set -euo pipefail
+. "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
 
 launch/env.sh

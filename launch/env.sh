@@ -6,7 +6,9 @@
 #   launch/env.sh oldest       .venv-oldest instead, with the oldest versions that setup.py allows
 #   launch/env.sh newest       .venv-newest instead, with today's newest ones, not locked
 # PYTHON=python3.12 launch/env.sh picks the interpreter; the last two take the newest that they find, up to 3.13.
+[ "${BASH_SOURCE[0]}" = "$0" ] || { echo "run launch/env.sh, then: source .venv/bin/activate" >&2; return 2; }
 set -euo pipefail
+. "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
 
 fail() { echo "env.sh: $1" >&2; exit 2; }
@@ -35,7 +37,7 @@ esac
 for extra in "$@"; do
   if [ "$extra" = plan ]; then extra=tpu; fi
   [ -f "launch/lock/$extra.txt" ] ||
-    fail "no extra '$extra'; there are: $(cd launch/lock && ls | sed 's/\.txt$//' | grep -vE '^(base|oldest)$' | xargs)"
+    fail "no extra '$extra'; there are: $(cd launch/lock && ls | sed 's/\.txt$//' | grep -vE '^(base|oldest)$' | xargs) plan, and oldest and newest by themselves"
   locks+=("launch/lock/$extra.txt")
 done
 

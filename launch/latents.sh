@@ -2,6 +2,7 @@
 # Remakes the figures and tables of docs/latents.md from the weights in the package; half an hour on two cores (AVX-512).
 #   launch/latents.sh [WORKDIR]    stopped, it continues with what was not done
 set -euo pipefail
+. "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
 
 launch/env.sh

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The main job, start to end, within a quarter of an hour on two cores: trains both stages for some minutes on small
 # pictures of people, samples from what that gave, and samples from weights that were trained for hours.
-# All of it lies in runs/quickstart then; report.html shows it.
+#   launch/quickstart.sh    all of it lies in runs/quickstart then; report.html shows it
 set -euo pipefail
+. "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
 
 launch/env.sh

@@ -6,6 +6,7 @@
 #   launch/test.sh -k golden    other arguments go to pytest
 # The ends run on the newest Python from 3.11 to 3.13 that is found, and leave out the linter.
 set -euo pipefail
+. "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
 
 case ${1:-} in

@@ -4,6 +4,7 @@
 # Stopped, it continues. Those of form1 that come along had lower rates (5e-4, then 1e-4) in the refiner's first 4,700
 # steps.
 set -euo pipefail
+. "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
 
 launch/env.sh

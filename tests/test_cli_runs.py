@@ -1,6 +1,8 @@
 """The directory of a run goes on with that run and refuses any other."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -54,6 +56,19 @@ def test_the_folder_of_the_images_may_be_another_where_they_are_the_same(tmp_pat
     with pytest.raises(UserError, match=r"data.path was '.*moved', is now ''"):
         rundir.refuse_another(tmp_path, config(""))
     assert rundir.refuse_another(tmp_path, config("elsewhere")), "what does not train may look for them anywhere"
+
+
+def test_a_directory_that_another_process_trains_in_or_that_cannot_be_written_is_refused(refused, tmp_path):
+    holds = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print(flush=True); input()"
+    command = [sys.executable, "-c", holds, tmp_path]
+    train = "--config={configs}/tiny.py --mode=train --workdir="
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        refused(f"{train}{tmp_path}", f"another training writes to {tmp_path}", "another --workdir")
+        other.communicate(b"\n")
+    with rundir.alone(tmp_path):
+        pass
+    refused(f"{train}/proc/run", "--workdir=/proc/run cannot be written to")
 
 
 def test_many_differences_are_counted(refused, run):

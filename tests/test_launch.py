@@ -63,6 +63,12 @@ def test_scripts_are_clean():
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("name", "comparison env gpu latents quickstart test tpu_vm weights".split())
+def test_scripts_say_what_they_do_and_do_nothing_where_that_is_asked_for(name):
+    done = launch(f"{name}.sh", "--help")
+    assert done.returncode == 0 and f"launch/{name}.sh" in done.stdout and not done.stderr
+
+
 @pytest.mark.parametrize("status", [0, 1, 2, 130])
 def test_an_end_that_no_other_try_would_change_is_final(planned, status):
     done, calls = planned(status)

@@ -35,22 +35,23 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best).as_asked(config)
     model.check_x_hat()
     task = task_of(config.restore, model.config.ddpm.condition)
+    found = pictures(config.restore.files) if config.restore.files else []
     data = cache(lambda: load(data_of(config, model.config)))
     chain = task.begin(chain_of(config.sample), model.networks.full_schedule, lambda: some(data().train, RULE_OF))
     model.check_chain(chain)
     print(f"{task.label}: {chain.label}", flush=True)
     which = label_of(config.sample.weights) if config.sample.weights else "run"
     target = workdir / "restored" / f"{which}_{task.label}_{chain.label}"
-    if config.restore.files:
-        restore_files(config, model, task, chain, target / Path(config.restore.files).resolve().name)
+    if found:
+        restore_files(found, config, model, task, chain, target / Path(config.restore.files).resolve().name)
     else:
         restore_held_out(config, model, task, chain, data(), target)
     write_report(workdir)
 
 
-def restore_files(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, folder: Path) -> None:
+def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, chain: Chain, folder: Path) -> None:
     """Each picture of a folder by itself, at its own size, or `factor` times that; all are looked at beforehand."""
-    found = pictures(config.restore.files)[: config.restore.n or None]
+    found = found[: config.restore.n or None]
     for name, read in found:
         check_size(name, task, read().shape, config.restore.pixels)
     stems = Counter(Path(name).with_suffix("") for name, _ in found)

@@ -3,11 +3,14 @@
 A file of weights does too: the configuration is inside.
 """
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import safetensors
@@ -99,6 +102,30 @@ def claim(workdir: Path, config: ConfigDict, images: Any = None) -> None:
     write_whole(workdir / FILE, encode_config(config).encode())
     if images is not None:
         write_whole(kept, seen.encode())
+
+
+@contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """While one training writes to a directory, another is refused (UserError), as is a directory that cannot be used.
+
+    The lock is the kernel's, and ends with the process, however that ends. A file system without locks refuses nobody.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=workdir).close()
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written to: {error.strerror}") from error
+    place = os.open(workdir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another training writes to {workdir}; wait for it, or name another --workdir") from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(place)
 
 
 def resolved(path: str) -> Path:

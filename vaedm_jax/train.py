@@ -1,12 +1,13 @@
 """Mode `train`: stage 1, then stage 2, each from where it was left."""
 
 import hashlib
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vaedm_jax import hosts, rundir
@@ -47,7 +48,6 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
         why, use = ("variant", "form1 or form2") if config.ddpm.variant == "uncond" else ("condition", "'vae'")
         raise UserError(f"--stage=vae: ddpm.{why} = {config.ddpm[why]!r} has no VAE; use {use}, or --stage=ddpm")
     build_unet(config), vae and build_vae(config)  # refuse what does not fit before the data is read
-    reuse = bool(config.vae.checkpoint) and vae
     names = ("vae", "ddpm") if vae else ("ddpm",)
     given = {name: given_params(name, config, workdir) for name in names}
     data = load(config.data)
@@ -57,12 +57,19 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
                 f"{data.name} has {len(data.train)} images to train on, too few for a batch: {name}.batch_size = "
                 f"{config[name].batch_size}; give --config.{name}.batch_size at most that"
             )
-    if vae and not reuse:
+    if vae and not config.vae.checkpoint:
         check_order(config, workdir, stage, total_steps(config.vae, len(data.train)))
     images = {side: fingerprint(source) for side, source in (("train", data.train), ("held_out", data.test))}
     see_the_same(config, workdir, f"{data.name} {images}")
-    rundir.claim(workdir, config, images)
-    print(f"data: {data.name}, {len(data.train):,} images to train on, {len(data.test):,} held out", flush=True)
+    with nullcontext() if jax.process_index() else rundir.alone(workdir):
+        rundir.claim(workdir, config, images)
+        print(f"data: {data.name}, {len(data.train):,} images to train on, {len(data.test):,} held out", flush=True)
+        train_stages(config, workdir, mesh, data, given, stage)
+    print(f"the report is in {workdir / 'report.html'}", flush=True)
+
+
+def train_stages(config: ConfigDict, workdir: Path, mesh: Mesh, data: Dataset, given: dict, stage: str) -> None:
+    """Train the stages that `given` has, and `stage` names; each begins with the parameters that are given for it."""
 
     def fitted(of: Stage) -> Any:
         pictures = Pictures(of, data, config, workdir)
@@ -71,14 +78,13 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
         return average
 
     vae_params: Any = {}
-    if vae:
-        first = vae_stage(config)
+    if "vae" in given:
+        first, reuse = vae_stage(config), bool(config.vae.checkpoint)
         if reuse and given["vae"]:
             adopt(first, given["vae"], workdir, abstract_state(first, mesh, config.mesh.fsdp))
         vae_params = restore_average(first, workdir, mesh, fsdp=config.mesh.fsdp) if reuse else fitted(first)
     if stage != "vae":
         fitted(ddpm_stage(config, vae_params))
-    print(f"the report is in {workdir / 'report.html'}", flush=True)
 
 
 def see_the_same(config: ConfigDict, workdir: Path, images: str) -> None:

@@ -71,8 +71,9 @@ def by_processes(ds: "grain.MapDataset", workers: int) -> Iterator[np.ndarray]:
 
 
 def preview(source: Source, n: int) -> np.ndarray:
-    """The first n images, fewer if there are fewer: uint8 [n, S, S, 3]."""
-    return np.stack([source[i] for i in range(min(n, len(source)))])
+    """n images at equal distances, since neighbours are often alike; fewer if there are fewer: uint8 [n, S, S, 3]."""
+    n = min(n, len(source))
+    return np.stack([source[i * len(source) // n] for i in range(n)])
 
 
 def some(source: Source, n: int) -> np.ndarray:
