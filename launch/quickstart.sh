@@ -11,7 +11,7 @@ vaedm() { .venv/bin/python -m vaedm_jax.main --workdir=runs/quickstart "$@"; }
 brief=(
   --config.vae.steps=800 --config.vae.learning_rate=2e-3
   --config.ddpm.steps=600 --config.ddpm.batch_size=16 --config.ddpm.warmup=50
-  --config.sample.t_start=250  # so young a refiner can do no more
+  --config.sample.t_start=250  # so young a refiner cannot begin further out
   --config.log.every=10 --config.log.pictures=150 --config.checkpoint.every=200
 )
 
