@@ -55,8 +55,8 @@ def add(needed: list[str]) -> dict[str, str]:
 
 def main() -> None:
     """Add, and say what was added and what stayed."""
-    if len(sys.argv) > 1:
-        raise SystemExit(__doc__)
+    if {"-h", "--help"} & set(sys.argv):
+        return print(__doc__)
     added, now = add(requirements()), installed()
     print("added:", ", ".join(f"{name} {version}" for name, version in added.items()) or "nothing, all is there")
     print("as it was:", ", ".join(f"{name} {now[name]}" for name in SHOWN if name in now and name not in added))

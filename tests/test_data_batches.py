@@ -117,6 +117,6 @@ def test_a_batch_that_the_hosts_cannot_share_equally_is_an_error():
         data.batches(numbered(20), 10, 0, False, shard=(0, 4))
 
 
-def test_the_preview_is_the_first_images_and_no_more_than_there_are():
-    assert numbers(data.preview(numbered(5), 3)) == [0, 1, 2]
+def test_the_preview_is_of_images_at_equal_distances_and_no_more_than_there_are():
+    assert numbers(data.preview(numbered(6), 3)) == [0, 2, 4]
     assert numbers(data.preview(numbered(5), 9)) == [0, 1, 2, 3, 4]
