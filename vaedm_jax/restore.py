@@ -35,7 +35,7 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best).as_asked(config)
     model.check_x_hat()
     task = task_of(config.restore, model.config.ddpm.condition)
-    found = pictures(config.restore.files) if config.restore.files else []
+    found = pictures(config.restore.files)[: config.restore.n or None] if config.restore.files else []
     data = cache(lambda: load(data_of(config, model.config)))
     chain = task.begin(chain_of(config.sample), model.networks.full_schedule, lambda: some(data().train, RULE_OF))
     model.check_chain(chain)
@@ -51,7 +51,6 @@ def restore(config: ConfigDict, workdir: Path) -> None:
 
 def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, chain: Chain, folder: Path) -> None:
     """Each picture of a folder by itself, at its own size, or `factor` times that; all are looked at beforehand."""
-    found = found[: config.restore.n or None]
     for name, read in found:
         check_size(name, task, read().shape, config.restore.pixels)
     stems = Counter(Path(name).with_suffix("") for name, _ in found)
