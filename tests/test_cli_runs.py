@@ -127,6 +127,17 @@ def test_settings_newer_than_a_run_have_their_defaults(run):
     assert config.ddpm.scale_shift is False and config.log.every == 50 and config.ddpm.channels == 32
 
 
+def test_a_run_older_than_a_setting_keeps_its_meaning_whichever_way_it_is_continued(run, configs, untrained, refused):
+    """Both stages drew alike before `seed_per_stage` was there."""
+    stored = json.loads((run / "config.json").read_text())
+    del stored["seed_per_stage"]
+    (run / "config.json").write_text(json.dumps(stored))
+    assert tiny_config().seed_per_stage is True and rundir.read_config(run).seed_per_stage is False
+    refused(f"--config={configs}/tiny.py --workdir={run} --config.seed_per_stage=True", "seed_per_stage was False")
+    assert main(["main", f"--config={configs}/tiny.py", f"--workdir={run}"]) == 0
+    assert rundir.read_config(run).seed_per_stage is False
+
+
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [

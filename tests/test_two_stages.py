@@ -11,9 +11,10 @@ import pytest
 from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM, train
+from vaedm_jax.data import pipeline
 from vaedm_jax.main import main
 from vaedm_jax.mesh import make_mesh
-from vaedm_jax.training.loop import restore_average
+from vaedm_jax.training.loop import restore_average, stage_seed
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 EMOJI = Path(__file__).parents[1] / "configs" / "emoji.py"
@@ -109,3 +110,16 @@ def test_a_batch_larger_than_the_data_is_refused(refused, steps):
         "79 images to train on",
         "vae.batch_size = 80",
     )
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_the_stages_draw_differently_from_one_seed_but_in_runs_of_before(apart):
+    """With batches of one size, stage 2 would else repeat the order of stage 1 and its noise of z."""
+    config = tiny_config(**{"seed_per_stage": apart, "seed": 3})
+    seeds = [stage_seed(name, config) for name in ("vae", "ddpm")]
+    source = np.arange(64, dtype=np.uint8).reshape(64, 1, 1, 1)
+    orders = [np.ravel(pipeline(source, 32, seed, flip=False)[0]) for seed in seeds]
+    noise = [np.asarray(jax.random.normal(jax.random.key(seed), (4,))) for seed in seeds]
+    for a, b in (orders, noise):
+        assert np.array_equal(a, b) is not apart
+    assert apart or seeds == [3, 3]

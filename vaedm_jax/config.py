@@ -79,6 +79,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
     one_of("variant", variant, FORMULATIONS)
     c = ConfigDict()
     c.seed = 0  # of the data's order, the initial weights and all noise in training
+    c.seed_per_stage = True  # each stage draws from the seed in its own way; False: both draw alike, as runs once did
     c.data, c.vae, c.ddpm = data_defaults(), vae_defaults(), ddpm_defaults(variant)
     c.sample, c.eval = sample_defaults(), eval_defaults()
 

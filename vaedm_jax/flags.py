@@ -103,7 +103,10 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
 def begun(mode: str, spec: str | None, workdir: Path | None, model: str) -> ConfigDict:
     """The configuration that the settings change: that of a file, of a model that is named, or of the run."""
     if spec:
-        return load(spec)
+        config = load(spec)
+        if workdir:
+            rundir.keep_old_meaning(config, workdir)
+        return config
     if mode in FILES:
         return FILES[mode]()
     if model:

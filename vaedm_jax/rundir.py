@@ -22,6 +22,8 @@ from vaedm_jax.reporting.files import write_whole
 
 FILE = "config.json"
 IMAGES = "images.json"  # what tells the images that a run is trained on from others
+# What a setting means in a run, or a file of weights, that is older than the setting. All others mean their defaults.
+BEFORE: dict[str, Any] = {"seed_per_stage": False}
 SHIPPED = Path(__file__).parent / "weights"
 
 
@@ -52,8 +54,19 @@ def decode_config(text: str) -> ConfigDict:
     """The configuration that `encode_config` wrote; raises many errors where it is none."""
     stored = json.loads(text)
     config = base_config(stored["ddpm"]["variant"])
-    config.update_from_flattened_dict(flatten(stored))
+    config.update_from_flattened_dict(BEFORE | flatten(stored))
     return config
+
+
+def keep_old_meaning(config: ConfigDict, workdir: Path) -> None:
+    """Set the settings of BEFORE that the run in `workdir` is older than to what they mean there, if there is a run.
+
+    So the file that began the run can be named again to continue it.
+    """
+    if (workdir / FILE).is_file():
+        old = read_config(workdir)
+        stored = flatten(json.loads((workdir / FILE).read_text()))
+        config.update_from_flattened_dict({name: flatten(old)[name] for name in BEFORE if name not in stored})
 
 
 def differences(old: ConfigDict, new: ConfigDict, allowed: tuple[str, ...]) -> dict[str, tuple]:

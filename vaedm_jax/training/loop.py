@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from vaedm_jax import hosts
@@ -48,7 +49,8 @@ def fit(
     """
     folder, settings = workdir / stage.name, stage.settings
     total = total_steps(settings, len(data.train))
-    key, init_key = jax.random.split(jax.random.key(config.seed))
+    seed = stage_seed(stage.name, config)
+    key, init_key = jax.random.split(jax.random.key(seed))
     like = abstract_state(stage, mesh, config.mesh.fsdp)
     check_memory(like, f"the state of the {stage.name.upper()}")
     checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
@@ -62,7 +64,7 @@ def fit(
     if state is None:
         state = new_state(stage, like, init_key, params)
     images = batches(
-        data.train, settings.batch_size, config.seed, config.data.flip, start, host_share(mesh), config.data.workers
+        data.train, settings.batch_size, seed, config.data.flip, start, host_share(mesh), config.data.workers
     )
     placed = place_ahead(mesh, images)
     batch = next(placed)
@@ -105,6 +107,16 @@ def fit(
             if n < total:
                 batch = next(placed)
     return state
+
+
+def stage_seed(name: str, config: Any) -> int:
+    """Return the seed of a stage: that of the run, with the stage's name folded in where `seed_per_stage` is set.
+
+    Without the name, both stages of a run would see the same images with the same noise of z, step by step.
+    """
+    if not config.seed_per_stage:
+        return config.seed
+    return int(np.random.SeedSequence([config.seed, *name.encode()]).generate_state(1)[0])
 
 
 def new_state(stage: Stage, like: TrainState, key: jax.Array, params: Any | None = None) -> TrainState:
