@@ -74,3 +74,36 @@ def test_a_loss_is_fetched_only_when_it_is_shown():
             clock.now += 0.25
             progress.update(step, Loss())
     assert Loss.fetched == stream.getvalue().count("\n") == 4, "at 0, 10 and 20 s, and at the end"
+
+
+def test_the_display_never_waits_for_a_step_that_is_under_way():
+    """The device is three steps behind; only the last step of all is waited for."""
+    under_way, waited = set(), []
+
+    class Loss:
+        def __init__(self, step):
+            self.step = step
+            under_way.add(step)
+            under_way.discard(step - 3)
+
+        def is_ready(self):
+            return self.step not in under_way
+
+        def __float__(self):
+            if self.step in under_way:
+                waited.append(self.step)
+            return float(self.step)
+
+    stream, clock = io.StringIO(), Clock()
+    with reporting.Progress(100, 0, "ddpm", images_per_step=2, stream=stream, clock=clock) as progress:
+        for step in range(1, 101):
+            clock.now += 1.0
+            progress.update(step, Loss(step))
+    lines = stream.getvalue().splitlines()
+    assert [re.search(r"step (\d+)/100, loss (\d+)", line).groups() for line in lines[:3]] == [
+        ("1", "1"),
+        ("11", "11"),
+        ("21", "21"),
+    ]
+    assert "step 100/100, loss 100" in lines[-1] and waited == [100]
+    assert all("2 images/s" in line for line in lines[1:-1]), "the speed is that of steps which are done"

@@ -21,6 +21,11 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
+def is_there(value: Any) -> bool:
+    """Return whether a number can be had without waiting for a device."""
+    return getattr(value, "is_ready", lambda: True)()  # arrays of JAX have it
+
+
 class Progress:
     """Shows step, loss if there is one, speed and the time left, on stderr; use it as a context manager.
 
@@ -45,7 +50,8 @@ class Progress:
         self._total, self._images, self._noun, self._unit = total, images_per_step, noun, unit
         self.label = label
         self._marks: deque[tuple[float, int]] = deque()  # (time, step) at each showing within the window
-        self._step, self._loss, self._shown_step = start, None, start
+        self._step, self._shown_step = start, start
+        self._losses: deque[tuple[int, Any]] = deque()  # (step, loss) of the steps that are not known to be done
         self._bar = None
         if self._stream.isatty() or type(self._stream).__module__ == NOTEBOOK:
             self._bar = tqdm(
@@ -54,13 +60,17 @@ class Progress:
         self._interval = 0.2 if self._bar is not None else 10.0
 
     def update(self, step: int, loss: Any = None) -> None:
-        """`step` steps are done, the last with `loss`, if it has one.
+        """Note that `step` steps are done or under way, the last with `loss`, if it has one.
 
-        The loss may be an array on a device: it is fetched only when shown, so steps are not held up by it.
+        The loss may be an array that a device still computes. What is shown is the newest step whose loss is there
+        already, so the device never waits for the display; only the last step of all is waited for.
         """
-        self._step, self._loss = step, loss
+        if loss is None:
+            self._step = step
+        else:
+            self._losses.append((step, loss))
         if not self._marks or step >= self._total or self._clock() - self._marks[-1][0] >= self._interval:
-            self._show()
+            self._show(wait=step >= self._total)
 
     @property
     def images_per_s(self) -> float | None:
@@ -72,8 +82,8 @@ class Progress:
 
     def close(self) -> None:
         """Shows the last step if it was not shown, and leaves the terminal on a new line."""
-        if self._step != self._shown_step:
-            self._show()
+        if self._losses or self._step != self._shown_step:
+            self._show(wait=True)
         if self._bar is not None:
             self._bar.close()
 
@@ -83,10 +93,16 @@ class Progress:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _show(self) -> None:
-        facts = []
-        if self._loss is not None:
-            facts = [f"loss {float(self._loss):.4g}"]  # waits for the device, so the clock is read after it
+    def _show(self, wait: bool) -> None:
+        """Show the newest step that is done; with `wait`, the newest of all, when it is done."""
+        facts, done = [], [pair for pair in self._losses if wait or is_there(pair[1])]
+        if self._losses and not done:
+            return
+        if done:
+            self._step, loss = done[-1]
+            while self._losses and self._losses[0][0] <= self._step:
+                self._losses.popleft()
+            facts = [f"loss {float(loss):.4g}"]  # may wait for the device, so the clock is read after it
         self._marks.append((self._clock(), self._step))
         while len(self._marks) > 2 and self._marks[-1][0] - self._marks[1][0] >= WINDOW:
             self._marks.popleft()

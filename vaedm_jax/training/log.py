@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
-from clu.metrics import Average
 from tqdm import tqdm
 
 from vaedm_jax import models
@@ -25,11 +25,13 @@ class Log:
     """Of the steps start + 1 to total, in the folder of a stage.
 
     Args:
-      like: the state, or its shapes. compiled: the train step.
+      like: the state, or its shapes. compiled: the train step. flops: operations of a step on each device.
     """
 
-    def __init__(self, stage: Stage, like: TrainState, compiled: Any, start: int, total: int, folder: Path):
-        self.stage, self.like, self.compiled = stage, like, compiled
+    def __init__(
+        self, stage: Stage, like: TrainState, compiled: Any, flops: float, start: int, total: int, folder: Path
+    ):
+        self.stage, self.like, self.compiled, self.flops = stage, like, compiled, flops
         self.start, self.total, self.folder = start, total, folder
         self.progress = Progress(total, start, stage.name, stage.settings.batch_size)
         self.writer = MetricWriter(folder, start)
@@ -60,13 +62,7 @@ class Log:
                         f"in {self.folder / 'checkpoints'} are from before it. A lower learning rate or clipping may "
                         "help"
                     )
-        means = {}
-        for name in fetched[0]:
-            mean = Average.empty()
-            for figures in fetched:
-                mean = mean.merge(Average.from_model_output(values=figures[name]))
-            means[name] = float(mean.compute())
-        return means
+        return {name: float(np.mean([figures[name] for figures in fetched], dtype=np.float64)) for name in fetched[0]}
 
     def write(self, n: int, figures: dict[str, float]) -> None:
         """Write figures of step n down, and how fast it goes."""
@@ -81,7 +77,7 @@ class Log:
             "device": f"{len(devices)} x {devices[0].device_kind}",
             "processes": jax.process_count(),
             "parameters": models.count(self.like.params),
-            "GFLOP_a_step_and_device": round((self.compiled.cost_analysis() or {}).get("flops", 0) / 1e9, 3),
+            "GFLOP_a_step_and_device": round(self.flops / 1e9, 3),
             "memory_a_device_MB": round((size - memory.alias_size_in_bytes) / 1e6),
             "batch_size": batch_size,
             "steps": self.total,

@@ -14,6 +14,7 @@ from vaedm_jax import hosts
 from vaedm_jax.data import Dataset, batches
 from vaedm_jax.mesh import check_memory, host_share, place_ahead, placement
 from vaedm_jax.training.checkpoints import Best, Checkpoints
+from vaedm_jax.training.flops import count_flops
 from vaedm_jax.training.log import Log
 from vaedm_jax.training.stages import Stage
 from vaedm_jax.training.state import TrainState, create_state
@@ -68,14 +69,15 @@ def fit(
     )
     placed = place_ahead(mesh, images)
     batch = next(placed)
-    step = make_train_step(stage, mesh, total, config.mesh.fsdp).lower(state, stage.frozen, batch, key).compile()
+    traced = make_train_step(stage, mesh, total, config.mesh.fsdp).trace(state, stage.frozen, batch, key)
+    flops, step = count_flops(traced.jaxpr) / mesh.size, traced.lower().compile()
 
     chosen_by = config.checkpoint.best if stage.name == "ddpm" else ""
     with (
         Stop() as stop,
         closing(images),
         closing(checkpoints),
-        closing(Log(stage, like, step, start, total, folder)) as log,
+        closing(Log(stage, like, step, flops, start, total, folder)) as log,
         closing(Best(folder / "best", chosen_by, like)) as best,
     ):
 
