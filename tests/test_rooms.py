@@ -17,6 +17,7 @@ PACKAGE = ROOT / "vaedm_jax"
 ROOMS = {
     "errors": set(),
     "published": set(),
+    "storage": {"errors"},
     "conditions": {"errors"},
     "diffusion": {"errors"},
     "models": {"errors"},

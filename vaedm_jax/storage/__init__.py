@@ -1,0 +1,1 @@
+"""What lies on disk: paths as users write them."""
