@@ -1,7 +1,11 @@
 """Checkpoints come back whole, damaged ones are passed over, and a failed write costs none that is there."""
 
+import errno
 import logging
+import os
 import resource
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -140,3 +144,85 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path):
     said = str(failed.value)
     assert "could not be written" in said and "the checkpoint of step 1 is whole" in said and "Free some space" in said
     assert_same(restored(folder), state_at(1))
+
+
+BROKEN_OFF = """
+import shutil, sys
+from pathlib import Path
+from tests.test_checkpoints import state_at
+from vaedm_jax import hosts
+from vaedm_jax.errors import RunError
+from vaedm_jax.training.checkpoints import Checkpoints
+folder = Path(sys.argv[1])
+checkpoints = Checkpoints(folder)
+shutil.rmtree(folder)
+folder.write_bytes(b"in its place")
+try:
+    checkpoints.save(state_at(1))
+    checkpoints.close()
+except RunError as error:
+    print(error)
+    hosts.leave(error.status)
+"""
+
+
+def test_a_process_ends_with_its_status_when_a_write_fails_and_says_what_helps(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", BROKEN_OFF, str(tmp_path / "c")]
+    done = subprocess.run(command, env=environment, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 1 and "Move away what stands in its place" in done.stdout
+    assert "Free some space" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "error, advice",
+    [
+        (OSError(errno.EROFS, "Read-only file system", "x"), "Make that folder writable"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), "Make that folder writable"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), "Leave the folder in place"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "x"), "Free some space"),
+        (ValueError("INTERNAL: error writing local file: No space left on device"), "Free some space"),
+        (RuntimeError("of another kind"), "Mend that"),
+    ],
+)
+def test_the_advice_fits_what_a_write_fails_by(tmp_path, monkeypatch, error, advice):
+    def fail(*_, **__):
+        raise error
+
+    checkpoints = Checkpoints(tmp_path / "c")
+    monkeypatch.setattr(checkpoints.manager, "save", fail)
+    with pytest.raises(RunError, match=advice), closing(checkpoints):
+        checkpoints.save(state_at(1))
+
+
+def test_whatever_stands_where_checkpoints_should_be_is_named_before_anything_is_written(tmp_path):
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for place, folder in (("file", "file"), ("file", "file/checkpoints"), ("link", "link/checkpoints")):
+        with pytest.raises(UserError, match=f"{tmp_path / place} is a "):
+            Checkpoints(tmp_path / folder)
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+class Raises:
+    """Raises an error where nobody can catch it."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __del__(self):
+        raise self.error
+
+
+def test_a_corrupt_checkpoint_prints_no_traceback(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    folder = written(tmp_path / "c", 1)
+    for file in (folder / "1" / "state" / "d").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    for _ in range(5):
+        with pytest.raises(UserError, match="none of the checkpoints"):
+            restored(folder)
+    Raises(RuntimeError("Event loop is closed"))
+    assert "Traceback" not in capfd.readouterr().err
+    Raises(ValueError("of another kind"))
+    assert "of another kind" in capfd.readouterr().err

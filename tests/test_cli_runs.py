@@ -158,3 +158,12 @@ def test_what_the_device_or_another_process_ends_is_told_in_a_line(run, monkeypa
     assert main(["main", f"--workdir={run}"]) == status
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1 and all(word in printed for word in words)
+
+
+def test_a_file_where_either_stage_would_write_its_checkpoints_is_refused_before_anything_is_trained(refused, tmp_path):
+    for place in ("vae", "ddpm/checkpoints"):
+        file = tmp_path / place.replace("/", "_") / place
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"mine")
+        workdir = str(file).removesuffix(place)
+        refused(f"--config={{configs}}/tiny.py --workdir={workdir}", str(file), "should be a folder", "move it away")

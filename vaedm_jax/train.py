@@ -22,7 +22,7 @@ from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import build_unet, build_vae
 from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.store import cycled
-from vaedm_jax.training.checkpoints import Checkpoints
+from vaedm_jax.training.checkpoints import Checkpoints, check_place
 from vaedm_jax.training.loop import abstract_state, fit, new_state, newest_step, restore_average, total_steps
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import TrainState
@@ -49,6 +49,8 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
         raise UserError(f"--stage=vae: ddpm.{why} = {config.ddpm[why]!r} has no VAE; use {use}, or --stage=ddpm")
     build_unet(config), vae and build_vae(config)  # refuse what does not fit before the data is read
     names = ("vae", "ddpm") if vae else ("ddpm",)
+    for name in names:
+        check_place(workdir / name / "checkpoints")
     given = {name: given_params(name, config, workdir) for name in names}
     data = load(config.data)
     for name in names:

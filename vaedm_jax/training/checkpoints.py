@@ -1,9 +1,11 @@
 """Checkpoints of the whole train state by Orbax, written in the background, each with the sums that prove it whole."""
 
+import errno
 import json
 import logging
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,16 @@ def shapes(tree: Any) -> dict[str, list[int]]:
     return {jax.tree_util.keystr(path): list(a.shape) for path, a in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def check_place(folder: Path) -> None:
+    """UserError where something else stands where a folder of checkpoints should be."""
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            return
+        if place.exists() or place.is_symlink():
+            what = "a link that leads nowhere" if not place.exists() else "a file" if place.is_file() else "no folder"
+            raise UserError(f"{folder} should be a folder for checkpoints, but {place} is {what}; move it away")
+
+
 class Checkpoints:
     """The checkpoints of one stage, in `folder`; the newest `keep` are kept.
 
@@ -40,11 +52,14 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2):
+        check_place(folder)
+        ignore_late_reads()
         self.folder = folder.resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self.manager = ocp.CheckpointManager(self.folder, options=options)
         self.bad: list[int] = []  # steps whose checkpoints were passed over
         self.figures: dict[str, float] = {}
+        self.failed = False  # a write has; Orbax's threads may then wait for each other for a long time
 
     def steps(self) -> list[int]:
         """Steps that there is a checkpoint of, newest first."""
@@ -63,11 +78,9 @@ class Checkpoints:
         self._guarded(lambda: self.manager.save(number, args=args))
 
     def close(self) -> None:
-        """Wait until all is written."""
-        try:
-            self._guarded(self.manager.wait_until_finished)
-        finally:
-            self.manager.close()
+        """Wait until all is written; after a failed write there is nothing to wait for."""
+        if not self.failed:
+            self._guarded(self.manager.close)
 
     def restore(self, like: Any, advice: str = "begin anew in another --workdir") -> Any | None:
         """The newest state that is whole, or None where there is no checkpoint.
@@ -128,10 +141,11 @@ class Checkpoints:
         try:
             return action()
         except Exception as error:  # Orbax hands a failed write on in several types
-            good = [str(s) for s in self.steps()]
-            kept = f"the checkpoint of step {good[0]} is whole" if good else "there is no earlier one"
+            self.failed = True
+            whole = sorted((int(p.name) for p in self.folder.glob("*") if p.name.isdigit()), reverse=True)
+            kept = f"the checkpoint of step {whole[0]} is whole" if whole else "there is no earlier one"
             raise RunError(
-                f"a checkpoint could not be written to {self.folder} ({_brief(error)}); {kept}. Free some space, "
+                f"a checkpoint could not be written to {self.folder} ({_brief(error)}); {kept}. {_advice(error)}, "
                 "and the same command continues"
             ) from error
 
@@ -160,12 +174,47 @@ class Best:
             self.kept.close()
 
 
+def ignore_late_reads() -> None:
+    """Keep quiet of reads that end after another of the same checkpoint has failed.
+
+    Orbax closes its event loop at the first that fails. TensorStore goes on with the others, and Python would print a
+    traceback for each that reports to the closed loop.
+    """
+    if getattr(sys.unraisablehook, "ignores_late_reads", False):
+        return
+    told = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)):
+            told(unraisable)
+
+    hook.ignores_late_reads = True
+    sys.unraisablehook = hook
+
+
+FULL = ("No space left on device", "File too large", "Disk quota exceeded")
+
+
 def _brief(error: Exception) -> str:
     text = str(error)
-    for known in ("No space left on device", "File too large", "Disk quota exceeded"):
+    for known in FULL:
         if known in text:
             return known
     return (text.strip() or type(error).__name__).splitlines()[0].partition(". See full")[0][:200]
+
+
+def _advice(error: Exception) -> str:
+    """What helps against a failed write."""
+    if _brief(error) in FULL:
+        return "Free some space"
+    match getattr(error, "errno", None):
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "Make that folder writable"
+        case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
+            return "Move away what stands in its place"
+        case errno.ENOENT:
+            return "Leave the folder in place while the training writes to it"
+    return "Mend that"
 
 
 def _difference(saved: dict[str, list[int]], like: Any) -> str:
