@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaedm_jax.errors import UserError, in_range
+from vaedm_jax.errors import UserError, brief, in_range
 
 GREY = 0.5  # of a hole, which is 0 for the network, and 128 in a file
 
@@ -53,7 +53,7 @@ class Downsample(Condition):
     factor: int = 4
 
     def __post_init__(self):
-        in_range("factor", self.factor, 2)
+        in_range("factor", self.factor, 2, 8192, "images have no more pixels a side")
 
     def corrupt(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         (B, H, W, C), f = x.shape, self.factor
@@ -147,15 +147,16 @@ def condition_of(name: str) -> Condition | None:
     Raises: UserError for an unknown kind, and for a number that is none, out of its range or too much.
     """
     kind, number = re.fullmatch(r"([a-z]*)(.*)", name, re.DOTALL).groups()
+    setting = f"ddpm.condition = {brief(repr(name))}"
     if kind not in ("vae", *KINDS):
-        raise UserError(f"ddpm.condition = {name!r}: it must be one of {EXAMPLES}, or one with another number")
+        raise UserError(f"{setting}: it must be one of {EXAMPLES}, or one with another number")
     takes = fields(KINDS[kind]) if kind in KINDS else ()
     if number and not takes:
-        raise UserError(f"ddpm.condition = {name!r}: {kind} takes no number")
+        raise UserError(f"{setting}: {kind} takes no number")
     try:
         return KINDS[kind](*(field.type(number) for field in takes if number)) if kind in KINDS else None
     except (UserError, ValueError) as error:
-        raise UserError(f"ddpm.condition = {name!r}: {error}") from error
+        raise UserError(f"{setting}: {brief(error)}") from error
 
 
 def has_vae(ddpm: Any) -> bool:

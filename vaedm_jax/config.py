@@ -1,6 +1,5 @@
 """Every setting, its default, and what it means. A file in `configs/` changes what it needs and no more."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -9,11 +8,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from vaedm_jax.bounds import check_held, check_ranges
 from vaedm_jax.conditions import condition_of, has_vae
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import linear_schedule
-from vaedm_jax.errors import UserError, in_range, one_of
+from vaedm_jax.errors import UserError, one_of
 from vaedm_jax.published import VAES
 
 EMA_SCHEDULES = ("constant", "byol")
@@ -47,27 +47,15 @@ FREE = (
 )
 # What may be changed on purpose in the middle of a run; it is said, and the run goes on.
 TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout", "ddpm.cond_dropout")
-# From where to where numbers may be, as `in_range` takes it; those of `sample` that are a chain's are in chain.py.
-RANGES = (
-    (1, math.inf, (
-        "*.image_size", "*.batch_size", "*.microbatches", "ddpm.T", "ddpm.channels", "ddpm.multipliers", "ddpm.blocks",
-        "ddpm.attention", "ddpm.heads", "ddpm.patch", "sample.n", "eval.steps", "eval.seeds",
-        "mesh.model", "restore.pixels", "figures.columns", "figures.steps", "log.every", "log.pictures", "log.images",
-        "log.sample_steps", "checkpoint.every", "checkpoint.keep", "prior.components", "prior.steps",
-    )),
-    (2, math.inf, ("eval.n", "restore.factor")),
-    (3, math.inf, ("figures.z", "figures.x_T")),
-    (0, math.inf, (
-        "eval.bits", "log.scored", "vae.steps", "ddpm.steps", "*.warmup", "restore.n", "plan.images", "*.workers",
-        "prepare.shards", "prior.images",
-    )),
-    (0, 2**32 - 1, ("seed", "sample.seed")),
-    (0.0, math.inf, ("*.epochs", "*.learning_rate", "vae.clip", "ddpm.clip", "vae.kl_weight")),
-    (1e-6, math.inf, ("restore.sigma",)),
-    (1, 65535, ("explore.port",)),
-    (0.0, 1.0, ("*.ema_decay", "ddpm.dropout", "ddpm.cond_dropout")),
-    (1e-9, 0.999, ("ddpm.beta_*",)),
-)  # fmt: skip
+# What may be chosen by name; those of `sample` that are a chain's are in chain.py.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "ddpm.variant": tuple(FORMULATIONS),
+    "*.precision": PRECISIONS,
+    "*.ema_schedule": EMA_SCHEDULES,
+    "checkpoint.best": ("", *BEST_BY),
+    "sample.files": FILES,
+    "eval.split": SPLITS,
+}
 
 
 def base_config(variant: str = "form1") -> ConfigDict:
@@ -258,40 +246,51 @@ def picture_chain(config: ConfigDict) -> Chain:
     return chain_of(config.sample, steps=config.log.sample_steps, spacing="even")
 
 
-def check(config: ConfigDict, to_train: bool = True) -> None:
+def check(config: ConfigDict, to_train: bool = True, to_run: bool = True) -> None:
     """Refuse values that no code below would accept, before anything is loaded or compiled.
 
-    `to_train` takes in what matters to training alone: how long, batches that the devices share, pictures on the way.
+    Args:
+      to_train: takes in what matters to training alone: how long, batches that the devices share, pictures on the way.
+      to_run: takes in what this machine must hold in its memory.
     """
-    one_of("ddpm.variant", config.ddpm.variant, FORMULATIONS)
-    one_of("sample.files", config.sample.files, FILES)
-    one_of("eval.split", config.eval.split, SPLITS)
-    with naming("sample."):
-        chain = chain_of(config.sample)
-    if not config.ddpm.multipliers:
-        raise UserError("ddpm.multipliers = (): there must be at least one, that of the first level's width")
+    check_values(config)
+    if to_run:
+        check_held(flatten(config))
     check_condition(config)
-    check_ranges(config)
-    for name in ("vae", "ddpm") if has_vae(config.ddpm) else ("ddpm",):
-        one_of(f"{name}.ema_schedule", config[name].ema_schedule, EMA_SCHEDULES)
-        one_of(f"{name}.precision", config[name].precision, PRECISIONS)
-        if to_train:
-            check_stage(name, config[name], config.mesh.model)
-    if config.checkpoint.best:
-        one_of("checkpoint.best", config.checkpoint.best, BEST_BY)
-        if config.checkpoint.best != "held_out_loss" and not config.log.scored:
-            best = config.checkpoint.best
-            raise UserError(f"checkpoint.best = {best!r} needs samples to score, such as --config.log.scored=200")
+    if config.checkpoint.best not in ("", "held_out_loss") and not config.log.scored:
+        best = config.checkpoint.best
+        raise UserError(f"checkpoint.best = {best!r} needs samples to score, such as --config.log.scored=200")
     if config.log.scored == 1:
         raise UserError("log.scored = 1: one sample has no score; give more, or 0 for none")
     if to_train:
-        full = linear_schedule(config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T)
-        if chain.start == "warm" and not chain.t_start:
-            raise UserError("sample.t_start = 0 is found by a model; pictures on the way need a number, such as 500")
-        with naming("sample: "):
-            chain.schedule(full)
-        with naming("log.sample_steps: "):
-            picture_chain(config).schedule(full)
+        for name in ("vae", "ddpm") if has_vae(config.ddpm) else ("ddpm",):
+            check_stage(name, config[name], config.mesh.model)
+        check_pictures(config)
+
+
+def check_values(config: ConfigDict) -> None:
+    """UserError names the first setting whose value is none that it may have, whatever the others are."""
+    settings = flatten(config)
+    check_ranges(settings)
+    for pattern, allowed in CHOICES.items():
+        for name in (name for name in settings if fnmatch(name, pattern)):
+            one_of(name, settings[name], allowed)
+    condition_of(config.ddpm.condition)
+    if not config.ddpm.multipliers:
+        raise UserError("ddpm.multipliers = (): there must be at least one, that of the first level's width")
+    with naming("sample."):
+        chain_of(config.sample)
+
+
+def check_pictures(config: ConfigDict) -> None:
+    """UserError where a chain of `sample`, or of the pictures on the way, cannot be."""
+    chain, full = chain_of(config.sample), linear_schedule(config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T)
+    if chain.start == "warm" and not chain.t_start:
+        raise UserError("sample.t_start = 0 is found by a model; pictures on the way need a number, such as 500")
+    with naming("sample: "):
+        chain.schedule(full)
+    with naming("log.sample_steps: "):
+        picture_chain(config).schedule(full)
 
 
 def check_condition(config: ConfigDict) -> None:
@@ -308,14 +307,6 @@ def check_condition(config: ConfigDict) -> None:
         raise UserError(f"vae.checkpoint: {why} has no VAE; leave it out")
     if condition and size % condition.factor:
         raise UserError(f"{named}: it must divide data.image_size = {size}")
-
-
-def check_ranges(config: ConfigDict) -> None:
-    """UserError names the first number that lies outside of its range."""
-    for low, high, patterns in RANGES:
-        for name, value in flatten(config).items():
-            if any(fnmatch(name, p) for p in patterns):
-                in_range(name, value, low, high)
 
 
 def check_stage(name: str, stage: ConfigDict, model: int) -> None:

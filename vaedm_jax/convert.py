@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
 from vaedm_jax.conditions import has_vae
-from vaedm_jax.config import base_config, check
+from vaedm_jax.config import base_config, check, naming
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.errors import UserError
 from vaedm_jax.interop import names, torch_writer
@@ -115,7 +115,7 @@ def set_schedule(config: ConfigDict, betas: np.ndarray | None) -> str:
 
 def set_vae(config: ConfigDict, vae: Network, hyper: dict[str, Any]) -> str:
     """Put the architecture that fits into the configuration: the file's own, a published one, or what is there."""
-    own = [str(hyper[name]) for name in HYPER if name in hyper]
+    own = [hyper[name] for name in HYPER if isinstance(hyper.get(name), str)]
     candidates = {}
     if len(own) == len(HYPER):
         if own[2] != own[3]:
@@ -125,7 +125,8 @@ def set_vae(config: ConfigDict, vae: Network, hyper: dict[str, Any]) -> str:
     candidates["the configuration"] = [config.vae[name] for name in ("enc_block", "dec_block", "channels")], {}
     for source, (blocks, data) in candidates.items():
         config.vae.enc_block, config.vae.dec_block, config.vae.channels = blocks
-        config.data.image_size = parse_blocks(blocks[0])[0].size
+        with naming(f"{source}: "):
+            config.data.image_size = parse_blocks(blocks[0])[0].size
         try:
             fitting(vae, vae_stage(config), names.VAE)
         except UserError as error:

@@ -2,8 +2,9 @@
 
 import math
 import numbers
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatch
+from typing import Any, NamedTuple
 
 
 class UserError(Exception):
@@ -12,20 +13,59 @@ class UserError(Exception):
     status = 2
 
 
+class Range(NamedTuple):
+    """From where to where numbers may be.
+
+    Attributes:
+      low, high: both are allowed; whole numbers are asked for where `low` is whole.
+      names: of the settings, as `fnmatch` takes them.
+      why: what stands against more than `high`, where that does not go without saying.
+    """
+
+    low: float
+    high: float
+    names: tuple[str, ...]
+    why: str = ""
+
+
+def brief(value: Any, most: int = 120) -> str:
+    """Return a value as a message shows it: as text, cut off where it is long."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
+
+
 def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
     """UserError unless the value is one of those allowed."""
     if value not in allowed:
-        raise UserError(f"{name} = {value!r}: it must be one of {', '.join(allowed)}")
+        raise UserError(f"{name} = {brief(repr(value))}: it must be one of {', '.join(allowed)}")
 
 
-def in_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
-    """UserError unless the value, or each of a tuple, is a finite number from `low` to `high`; whole if `low` is."""
+def in_range(name: str, value: Any, low: float, high: float = math.inf, why: str = "") -> None:
+    """UserError unless the value, or each of a tuple, is a finite number from `low` to `high`; whole if `low` is.
+
+    `why` is said where a number is too high; see `Range`.
+    """
     kind, what = (numbers.Integral, "a whole number") if isinstance(low, int) else (numbers.Real, "a number")
     for number in value if isinstance(value, tuple) else (value,):
-        valid = isinstance(number, kind) and not isinstance(number, bool) and low <= number <= high
-        if not (valid and math.isfinite(number)):
-            wanted = f"{low} or more" if high == math.inf else f"from {low} to {high}"
-            raise UserError(f"{name} = {value}: {number!r} should be {what}, {wanted}")
+        valid = isinstance(number, kind) and not isinstance(number, bool)
+        if valid and low <= number <= high and number != math.inf:
+            continue
+        wanted = f"{low} or more" if why or high == math.inf else f"from {low} to {high}"
+        if valid and why and number > high:
+            wanted = f"at most {high:,}, since {why}"
+        shown = repr(number) if isinstance(number, str) else number
+        raise UserError(f"{name} = {brief(value)}: {brief(shown)} should be {what}, {wanted}")
+
+
+def in_ranges(values: Mapping[str, Any], ranges: Iterable[Range]) -> None:
+    """UserError names the first of some settings, {name: value}, that lies outside of its range."""
+    for low, high, patterns, why in ranges:
+        for name, value in values.items():
+            if any(fnmatch(name, pattern) for pattern in patterns):
+                in_range(name, value, low, high, why)
 
 
 class RunError(Exception):

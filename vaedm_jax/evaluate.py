@@ -107,7 +107,7 @@ def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Ce
     starts = names(settings.starts) or [config.sample.start]
     chains = []
     for start in starts:
-        kind, t_start = re.fullmatch(r"(.*?)(\d*)", start).groups()
+        kind, t_start = re.fullmatch(r"(.*?)([0-9]{0,9})", start, re.DOTALL).groups()
         one_of("eval.starts", kind, STARTS)
         if t_start and kind != "warm":
             raise UserError(f"eval.starts = {start!r}: only a warm start has a t of its own, such as warm{t_start}")

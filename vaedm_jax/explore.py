@@ -62,7 +62,7 @@ class Explorer:
         """A picture that was reduced, or is noisy, at its own size."""
         damaged = picture(given(path), None, MOST_PIXELS)[None].astype(np.float32) / 255
         task = task_of(ConfigDict({"task": task, "factor": int(factor), "sigma": float(sigma)}))
-        check_size("the picture", task, damaged.shape[1:], MOST_RESTORED)
+        check_size("the picture", task, damaged.shape[1:], MOST_RESTORED, self.model.networks.multiple)
         chain = task.begin(self.chain, self.model.networks.full_schedule, lambda: self.images)
         return enlarged(restored(self.model, task, chain, damaged, progress=silent)[0])
 

@@ -3,7 +3,7 @@
 import difflib
 import re
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vaedm_jax import rundir
 from vaedm_jax.config import base_config, flatten, published_config
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, brief
 
 # Where one of these names models, none need be in the directory, and the first of them has the configuration.
 OWN_MODELS = ("sample.weights", "eval.runs", "ddpm.init")
@@ -144,13 +144,16 @@ def check_files(values: flags.FlagValues) -> None:
             raise UserError(f"--{name}=FILE is missing: mode '{values.mode}' reads --from and writes --out")
 
 
+def given(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Name and text of each setting in argv: `--config.NAME=TEXT`, or `--config.NAME TEXT`."""
+    for arg, following in pairwise([*argv, ""]):
+        if match := re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", arg, re.DOTALL):
+            yield match[1], following if match[2] is None else match[2]
+
+
 def named_model(argv: Sequence[str]) -> str:
     """The first model that a setting in argv names; empty where none does."""
-    setting = re.compile(rf"--?config\.(?:{'|'.join(map(re.escape, OWN_MODELS))})(?:=(.*))?")
-    for arg, following in pairwise([*argv, ""]):
-        if match := setting.fullmatch(arg):
-            return (following if match[1] is None else match[1]).split(",")[0].strip()
-    return ""
+    return next((text.split(",")[0].strip() for name, text in given(argv) if name in OWN_MODELS), "")
 
 
 def load(spec: str) -> ConfigDict:
@@ -183,11 +186,16 @@ def place_of(error: BaseException, path: str) -> str:
 
 
 def check_names(argv: Sequence[str]) -> None:
-    """UserError names the first setting that there is not."""
+    """UserError names the first setting that there is not, or whose text is none for it."""
     settings = flatten(base_config())
     for match in filter(None, (re.match(r"--?(?:no)?config\.([^=]*)", arg) for arg in argv)):
         if match[1] not in settings:
-            raise UserError(f"--config.{match[1]}: there is no such setting; {nearest(match[1], settings, 'config.')}")
+            known = nearest(match[1], settings, "config.")
+            raise UserError(f"--config.{brief(match[1])}: there is no such setting; {known}")
+    for name, text in given(argv):
+        # Python's parser, which reads a tuple, gives up on one in another, and so on, without a word.
+        if isinstance(settings[name], tuple) and text.count("(") > 1:
+            raise UserError(f"--config.{name}={brief(text)}: it must be {KINDS[tuple]}, such as {settings[name]}")
 
 
 def override(config: ConfigDict, argv: Sequence[str]) -> None:
@@ -201,9 +209,9 @@ def override(config: ConfigDict, argv: Sequence[str]) -> None:
     except flags.IllegalFlagValueError as error:
         given = re.match(r"flag (--config\.([^=]*)=.*?): ", str(error), re.DOTALL)
         old = settings[given[2]]
-        raise UserError(f"{given[1]}: it must be {KINDS[type(old)]}, such as {old}") from error
+        raise UserError(f"{brief(given[1])}: it must be {KINDS[type(old)]}, such as {old}") from error
     except (flags.Error, ValueError, TypeError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(brief(error, 400)) from error
     if stray:
         raise UserError(f"'{stray[0]}' is not understood; every flag reads --NAME=VALUE")
 

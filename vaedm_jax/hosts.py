@@ -37,7 +37,7 @@ def join(spec: str) -> None:
       spec: "K/N@HOST:PORT", the K-th of N (from 0), which meet where the first listens; or "auto", where JAX finds this
         out (Slurm, Open MPI, Kubernetes, TPU pods).
     """
-    found = re.fullmatch(r"(\d+)/(\d+)@(.+:\d+)", spec)
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})@(.+:[0-9]{1,5})", spec)
     if spec != "auto" and not (found and int(found[1]) < int(found[2]) and int(spec.rpartition(":")[2]) < 2**16):
         raise UserError(f"--distributed={spec}: it must be 'auto', or K/N@HOST:PORT with K < N, such as {EXAMPLE}")
     who = {}

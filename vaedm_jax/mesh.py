@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vaedm_jax.bounds import memory_bytes
 from vaedm_jax.errors import UserError
 
 MOST_CPU_DEVICES = 8
@@ -66,7 +67,7 @@ def check_memory(tree: Any, what: str) -> None:
     device = jax.local_devices()[0]
     has = (device.memory_stats() or {}).get("bytes_limit", 0)
     if device.platform == "cpu":
-        has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+        has = memory_bytes() // jax.local_device_count()
     needs = sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
     if has and needs > has:
         raise UserError(

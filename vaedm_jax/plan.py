@@ -33,7 +33,7 @@ COLUMNS += ("MB temporary", "of memory", "largest batch", "roofline ms", "compil
 
 def plan(config: ConfigDict, workdir: Path) -> None:
     """Print what each program costs on each target, and write `plan.csv`."""
-    check(config, to_train=False)
+    check(config, to_train=False, to_run=False)
     meshes = {name: make_mesh(config.mesh.model, devices_of(name)) for name in names(config.plan.targets)}
     images, rows = config.plan.images or len(load(config.data).train), []
     asked = {name: programs(name, mesh, config, images) for name, mesh in meshes.items()}

@@ -14,6 +14,7 @@ import optax
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
+from vaedm_jax.bounds import check_fits
 from vaedm_jax.config import check, data_of
 from vaedm_jax.data import load, some
 from vaedm_jax.errors import UserError, one_of
@@ -43,6 +44,8 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     train = model.posterior(images)
     rows, best = [row("N(0, I)", 0, {}, train, held_out)], {}
     counts = [k for k in settings.components if k <= len(train) // 2]
+    most = max(counts, default=0)
+    check_fits(f"prior.components = {most}, each with a covariance matrix", 8 * most * train.shape[1] ** 2)
     tried = [(kind, k) for kind in kinds for k in ((LAYERS,) if kind == "flow" else counts)]
     with Progress(len(tried), 0, "prior", noun="prior", unit="priors") as progress:
         for kind, k in tried:

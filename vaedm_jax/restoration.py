@@ -152,9 +152,9 @@ def task_of(settings: Any, condition: str = "vae") -> Task:
     return TASKS[name](settings)
 
 
-def check_size(name: str, task: Task, shape: tuple[int, ...], most: int) -> None:
-    """UserError where a picture would be too large when it is lifted."""
-    H, W = (side * task.factor for side in shape[:2])
+def check_size(name: str, task: Task, shape: tuple[int, ...], most: int, multiple: int = 1) -> None:
+    """UserError where a picture would be too large when it is lifted, and its sides are continued to a multiple."""
+    H, W = (-(-side * task.factor // multiple) * multiple for side in shape[:2])
     if H * W > most:
         raise UserError(
             f"{name}: {W} x {H} pixels would be restored, {H * W:,} in all; restore.pixels = {most:,} are allowed, "

@@ -52,7 +52,7 @@ def restore(config: ConfigDict, workdir: Path) -> None:
 def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, chain: Chain, folder: Path) -> None:
     """Each picture of a folder by itself, at its own size, or `factor` times that; all are looked at beforehand."""
     for name, read in found:
-        check_size(name, task, read().shape, config.restore.pixels)
+        check_size(name, task, read().shape, config.restore.pixels, model.networks.multiple)
     stems = Counter(Path(name).with_suffix("") for name, _ in found)
     with Progress(len(found), 0, "restore", noun="picture", unit="pictures") as progress:
         for i, (name, read) in enumerate(found):

@@ -16,7 +16,7 @@ from typing import Any
 import safetensors
 from ml_collections import ConfigDict
 
-from vaedm_jax.config import FREE, TUNABLE, base_config, flatten
+from vaedm_jax.config import FREE, TUNABLE, base_config, check_values, flatten
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
 
@@ -55,6 +55,7 @@ def decode_config(text: str) -> ConfigDict:
     stored = json.loads(text)
     config = base_config(stored["ddpm"]["variant"])
     config.update_from_flattened_dict(BEFORE | flatten(stored))
+    check_values(config)
     return config
 
 

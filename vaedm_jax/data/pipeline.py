@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
+from vaedm_jax.bounds import check_fits
 from vaedm_jax.data import workers as processes
 from vaedm_jax.data.source import Source
 from vaedm_jax.errors import UserError
@@ -77,8 +78,12 @@ def preview(source: Source, n: int) -> np.ndarray:
 
 
 def some(source: Source, n: int) -> np.ndarray:
-    """n images from all over a source, or all of them where n is 0: float32 [n, S, S, 3] in [0, 1]."""
+    """n images from all over a source, or all of them where n is 0: float32 [n, S, S, 3] in [0, 1].
+
+    Raises: UserError where the memory does not hold them.
+    """
     chosen = np.random.default_rng(0).permutation(len(source))[: n or None]
+    check_fits(f"{len(chosen):,} images of the data at once", 4 * len(chosen) * np.asarray(source[0]).size)
     return np.stack([source[int(i)] for i in chosen]).astype(np.float32) / 255
 
 

@@ -1,6 +1,5 @@
 """A reverse chain as a choice of sampler, steps and start."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -9,9 +8,9 @@ import jax
 
 from vaedm_jax.diffusion import samplers, solvers
 from vaedm_jax.diffusion.process import PredictNoise, q_sample
-from vaedm_jax.diffusion.schedule import VARIANCES, Schedule, respace
+from vaedm_jax.diffusion.schedule import MOST_STEPS, VARIANCES, WHY_STEPS, Schedule, respace
 from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps, warm_step
-from vaedm_jax.errors import in_range, one_of
+from vaedm_jax.errors import Range, in_ranges, one_of
 
 # (chain, its schedule, the full schedule) -> table
 SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
@@ -24,12 +23,14 @@ SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
     "ipndm": lambda c, s, full: solvers.ipndm(s),
     "heun": lambda c, s, full: solvers.heun(s, full, c.churn, c.churn_min, c.churn_max, c.churn_noise),
 }
-# From where to where its numbers may be; whole ones where the first is whole.
 RANGES = (
-    (1, math.inf, ("steps",)),
-    (0, math.inf, ("t_start",)),
-    (0.0, 1.0, ("eta", "dynamic")),
-    (0.0, math.inf, ("temperature", "z_temperature", "guidance", "churn", "churn_min", "churn_max", "churn_noise")),
+    Range(1, MOST_STEPS, ("steps",), WHY_STEPS),
+    Range(0, MOST_STEPS - 1, ("t_start",), WHY_STEPS),
+    Range(0.0, 1.0, ("eta", "dynamic")),
+    Range(
+        0.0, 1e6, ("temperature", "z_temperature", "guidance", "churn", "churn_noise"), "images of more are noise alone"
+    ),
+    Range(0.0, 1e30, ("churn_min", "churn_max"), "float32 holds no square of more"),
 )
 OPTIONS = {
     "ddpm": ("variance",),
@@ -75,9 +76,7 @@ class Chain:
         one_of("start", self.start, STARTS)
         one_of("spacing", self.spacing, SPACINGS)
         one_of("variance", self.variance, VARIANCES)
-        for low, high, names in RANGES:
-            for name in names:
-                in_range(name, getattr(self, name), low, high)
+        in_ranges({f.name: getattr(self, f.name) for f in fields(self)}, RANGES)
 
     @property
     def changes(self) -> dict[str, Any]:

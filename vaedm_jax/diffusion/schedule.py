@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 VARIANCES = ("fixedsmall", "fixedlarge")
+MOST_STEPS, WHY_STEPS = 100_000, "tables in memory have an entry for each step of a chain"
 
 
 class Schedule(NamedTuple):

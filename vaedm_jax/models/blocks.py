@@ -8,7 +8,11 @@ nearest-neighbour upsampling by K; `RtS` a 1x1 convolution from the width of res
 import re
 from typing import NamedTuple
 
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, brief, in_range
+
+MOST_BLOCKS, WHY_BLOCKS = 1000, "each block is a part of the network, with parameters of its own"
+MOST_SIDE, WHY_SIDE = 8192, "images have no more pixels a side"
+MOST_WIDTH, WHY_WIDTH = 2**16, "no device holds a network so wide"
 
 
 class Block(NamedTuple):
@@ -22,23 +26,38 @@ class Block(NamedTuple):
 
 def parse_channels(text: str) -> dict[int, int]:
     """`32:64,16:128` as {resolution: width}."""
-    entries = [re.fullmatch(r"(\d+):(\d+)", entry.strip()) for entry in text.split(",")]
-    if not all(entries):
-        raise UserError(f"channels '{text}': every entry must read RESOLUTION:WIDTH, like 32:64")
-    return {int(m[1]): int(m[2]) for m in entries}
+    widths = {}
+    for entry in text.split(","):
+        if not (match := re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", entry.strip())):
+            raise UserError(f"channels '{brief(text)}': every entry must read RESOLUTION:WIDTH, like 32:64")
+        size, width = map(int, match.groups())
+        where = f"channels, entry '{entry.strip()}'"
+        in_range(f"{where}: the resolution", size, 1, MOST_SIDE, WHY_SIDE)
+        in_range(f"{where}: the width", width, 1, MOST_WIDTH, WHY_WIDTH)
+        widths[size] = width
+    return widths
 
 
 def parse_blocks(text: str) -> list[Block]:
-    """The block string as a list, `RxN` repeated N times."""
+    """The block string as a list, `RxN` repeated N times; UserError where it is none, or is of too many blocks."""
     blocks = []
     for entry in text.split(","):
-        match = re.fullmatch(r"(\d+)([xdutz])(\d+)", entry.strip())
+        match = re.fullmatch(r"([0-9]{1,9})([xdutz])([0-9]{1,9})", entry.strip())
         if not match:
-            raise UserError(f"block string: cannot read '{entry}'; entries are like 32x7, 32d2, 4u2, 32t16, 8z2")
+            raise UserError(f"block string: cannot read '{brief(entry)}'; entries are like 32x7, 32d2, 4u2, 32t16, 8z2")
         size, kind, number = int(match[1]), match[2], int(match[3])
+        where = f"block string, entry '{entry.strip()}': "
         if not size * number:
-            raise UserError(f"block string, entry '{entry}': both numbers must be 1 or more")
+            raise UserError(f"{where}both numbers must be 1 or more")
+        in_range(f"{where}the resolution", size, 1, MOST_SIDE, WHY_SIDE)
+        if kind == "x":
+            in_range(f"{where}the number of blocks up to here", len(blocks) + number, 1, MOST_BLOCKS, WHY_BLOCKS)
+        elif kind == "z":
+            in_range(f"{where}the number of channels", number, 1, MOST_WIDTH, WHY_WIDTH)
+        else:
+            in_range(f"{where}the second number", number, 1, MOST_SIDE, WHY_SIDE)
         blocks += [Block("x", size, 1)] * number if kind == "x" else [Block(kind, size, number)]
+    in_range("block string: the number of blocks", len(blocks), 1, MOST_BLOCKS, WHY_BLOCKS)
     return blocks
 
 
@@ -50,13 +69,13 @@ def latents(text: str) -> list[tuple[int, int]]:
 def check_ladder(enc_block: str, dec_block: str) -> None:
     """Refuse layers of latents in the encoder, or where the encoder never is."""
     if latents(enc_block):
-        raise UserError(f"block string '{enc_block}': layers of latents (z) belong to the decoder")
+        raise UserError(f"block string '{brief(enc_block)}': layers of latents (z) belong to the decoder")
     seen = {block.size for block in parse_blocks(enc_block) if block.kind == "d"}
     for size, channels in latents(dec_block):
         if size not in seen:
             raise UserError(
-                f"block string '{dec_block}', entry {size}z{channels}: latents need a resolution that the encoder "
-                f"pools: {', '.join(map(str, sorted(seen)))}"
+                f"block string '{brief(dec_block)}', entry {size}z{channels}: latents need a resolution that the "
+                f"encoder pools: {', '.join(map(str, sorted(seen)))}"
             )
 
 
@@ -64,10 +83,10 @@ def check_blocks(text: str, channels: str, start: int, end: int) -> None:
     """Walk the string from resolution `start` and refuse it where the sizes or widths do not fit."""
     widths, size, width = parse_channels(channels), start, None
     for kind, written, arg in parse_blocks(text):
-        where = f"block string '{text}', entry {written}{kind}{arg}"
+        where = f"block string '{brief(text)}', entry {written}{kind}{arg}"
         for needed in (written, arg) if kind == "t" else (written,):
             if needed not in widths:
-                raise UserError(f"{where}: channels '{channels}' name no width for resolution {needed}")
+                raise UserError(f"{where}: channels '{brief(channels)}' name no width for resolution {needed}")
         width = width or widths[written]
         if kind == "t" and arg != size:
             raise UserError(f"{where}: the features are {size}x{size} here, so it should be {written}t{size}")
@@ -83,4 +102,4 @@ def check_blocks(text: str, channels: str, start: int, end: int) -> None:
         size = size // arg if kind == "d" else size * arg if kind == "u" else size
         width = widths[arg] if kind == "t" else width
     if size != end:
-        raise UserError(f"block string '{text}' ends at {size}x{size}; it should end at {end}x{end}")
+        raise UserError(f"block string '{brief(text)}' ends at {size}x{size}; it should end at {end}x{end}")

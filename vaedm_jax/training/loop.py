@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from vaedm_jax import hosts
 from vaedm_jax.data import Dataset, batches
+from vaedm_jax.errors import in_range
 from vaedm_jax.mesh import check_memory, host_share, place_ahead, placement
 from vaedm_jax.training.checkpoints import Best, Checkpoints
 from vaedm_jax.training.flops import count_flops
@@ -26,8 +27,10 @@ OnPicture = Callable[[int, Any], dict[str, float]]  # (step, averaged parameters
 
 
 def total_steps(settings: Any, images: int) -> int:
-    """Steps of a stage: its `steps`, or else its epochs over so many images."""
-    return settings.steps or math.ceil(settings.epochs * images / settings.batch_size)
+    """Steps of a stage: its `steps`, or else its epochs over so many images; UserError where they cannot be counted."""
+    total = settings.steps or math.ceil(settings.epochs * images / settings.batch_size)
+    in_range(f"steps of {settings.epochs:g} epochs over {images:,} images", total, 1, 2**31 - 1, "32 bits count them")
+    return total
 
 
 def fit(

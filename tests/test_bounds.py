@@ -1,0 +1,191 @@
+"""What sizes an array, a loop or a file has an upper bound, and whoever goes beyond it is told why in one line."""
+
+import json
+import math
+import shlex
+import time
+from fnmatch import fnmatch
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, trained_fixture  # noqa: F401
+from tests.tiny import tiny_config
+from vaedm_jax import bounds, rundir
+from vaedm_jax.config import base_config, check, flatten
+from vaedm_jax.data import some
+from vaedm_jax.diffusion import chain
+from vaedm_jax.errors import UserError, in_range
+from vaedm_jax.main import main
+from vaedm_jax.models.blocks import parse_blocks, parse_channels
+from vaedm_jax.training.loop import total_steps
+
+DIGITS = "9" * 5000  # Python refuses to read or to write so many
+SETTINGS = flatten(base_config())
+
+
+def numeric(value) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in value) if value else False
+
+
+NUMBERS = {n: v for n, v in SETTINGS.items() if numeric(v if isinstance(v, tuple) else (v,))}
+
+
+def of_chain(name: str) -> bool:
+    return name.removeprefix("sample.") in chain.Chain.__dataclass_fields__ and name.startswith("sample.")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_finite_upper_bound_and_its_default_is_within(name):
+    table = chain.RANGES if of_chain(name) else bounds.RANGES
+    short = name.removeprefix("sample.") if of_chain(name) else name
+    found = [r for r in table if any(fnmatch(short, pattern) for pattern in r.names)]
+    assert len(found) == 1 and math.isfinite(found[0].high)
+    in_range(name, NUMBERS[name], found[0].low, found[0].high)
+
+
+def hostile(name: str) -> list[str]:
+    large = [str(10**36), DIGITS, "0x" + "f" * 5000, "-1" if name not in ("restore.n",) else "-7", "nan", "1e400"]
+    if isinstance(SETTINGS[name], tuple):
+        return [f"({v},)" for v in large] + ["(" * 5000, "(1," * 300 + ")" * 300, str((1,) * 3000).replace(" ", "")]
+    return large
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_beyond_its_bounds_is_refused_in_a_short_line(configs, tmp_path, capsys, name):
+    for value in hostile(name):
+        began = time.monotonic()
+        command = ["main", f"--config={configs}/tiny.py", f"--workdir={tmp_path}/new", f"--config.{name}={value}"]
+        assert main(command) == 2, value[:40]
+        said = capsys.readouterr().err
+        assert said.startswith("vaedm: ") and said.count("\n") == 1 and len(said) < 700 and name in said, said[:900]
+        assert time.monotonic() - began < 2
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("ddpm.T=1000000000", ["at most 100,000, since", "entry for each step"]),
+        ("ddpm.steps=10000000000", ["at most 2,147,483,647, since", "32 bits"]),
+        ("data.image_size=100000", ["at most 8,192"]),
+        ("sample.batch_size=1000000000", ["at most", "in memory"]),
+        ("sample.seed=4294967295 --config.eval.seeds=2", ["last seed", "4294967296"]),
+        ("data.workers=100000", ["a process of its own"]),
+        ("eval.features=" + "x" * 20_000, ["length of eval.features", "at most 10,000"]),
+        ("ddpm.multipliers=" + "1," * 1500, ["length of ddpm.multipliers", "at most 1,000"]),
+        ("ddpm.condition=downsample" + DIGITS, ["ddpm.condition"]),
+        ("eval.split=" + "x" * 5000, ["eval.split", "5,002 characters"]),
+    ],
+)
+def test_a_bound_says_why_it_is_there(refused, setting, words):
+    refused("--config={configs}/tiny.py --workdir={new} --config." + setting, *words)
+
+
+def test_what_is_held_in_memory_at_once_is_held_against_the_memory_there_is(monkeypatch):
+    monkeypatch.setattr(bounds, "memory_bytes", lambda: 2**30)
+    for changes, words in [
+        ({"sample.batch_size": 2**19}, "sample.batch_size = 524,288.* 1.5 GiB .* 1.0"),
+        ({"log.scored": 2**19}, "log.scored"),
+        ({"figures.z": 1024, "figures.x_T": 1024}, "figures.z = 1,024 and figures.x_T = 1,024"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            check(tiny_config(**changes), to_train=False)
+        check(tiny_config(**changes), to_train=False, to_run=False)
+    images = np.broadcast_to(np.zeros((), np.uint8), (2**20, 16, 16, 3))
+    assert some(images, 10).shape == (10, 16, 16, 3)
+    with pytest.raises(UserError, match=r"1,048,576 images .* 3.0 GiB"):
+        some(images, 0)
+
+
+def test_real_use_is_within_the_bounds():
+    real = {"sample.n": 10_000_000, "eval.n": 50_000, "ddpm.steps": 10**9, "data.image_size": 1024, "ddpm.T": 4000}
+    real |= {"vae.batch_size": 16, "ddpm.batch_size": 16, "sample.batch_size": 16, "eval.seeds": 100}
+    check(tiny_config(**real), to_train=False)
+
+
+def test_epochs_over_many_images_are_counted(monkeypatch):
+    settings = tiny_config(**{"ddpm.steps": 0, "ddpm.epochs": 1e9}).ddpm
+    with pytest.raises(UserError, match=r"1e\+09 epochs over 1,000,000 images .* 32 bits"):
+        total_steps(settings, 10**6)
+
+
+BLOCKS = [
+    ("1x200000000", "at most 1,000"),
+    ("16x1000000000", "cannot read"),
+    ("16x" + DIGITS, "cannot read"),
+    (DIGITS + "x1", "cannot read"),
+    (",".join(["16x999"] * 3), "1998"),
+    (",".join(["16x1"] * 1001), "1001"),
+    ("16d999999999", "at most 8,192"),
+    ("4z999999", "at most 65,536"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), BLOCKS, ids=[text[:20] for text, _ in BLOCKS])
+def test_a_block_string_has_a_bound(text, words):
+    began = time.monotonic()
+    with pytest.raises(UserError, match=words) as error:
+        parse_blocks(text)
+    assert time.monotonic() - began < 0.5 and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("text", ["16:999999", "99999:8", f"16:{DIGITS}", "16:0", "16:8," * 3000])
+def test_a_string_of_widths_has_a_bound(text):
+    with pytest.raises(UserError) as error:
+        parse_channels(text)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("vae", "enc_block", "1x200000000"),
+        ("vae", "dec_block", "16x1000000000"),
+        ("vae", "channels", "16:" + DIGITS),
+        ("ddpm", "T", 10**12),
+        ("ddpm", "channels", 2**40),
+        ("ddpm", "multipliers", [2**30]),
+        ("ddpm", "blocks", 10**9),
+        ("ddpm", "condition", "downsample" + DIGITS),
+        ("data", "image_size", 10**7),
+        ("sample", "steps", 10**12),
+        ("sample", "n", None),
+        ("vae", "precision", "float99"),
+    ],
+)
+def test_what_a_file_of_weights_or_a_run_says_is_held_within_the_same_bounds(
+    refused, run, tmp_path, section, name, value
+):
+    stored = json.loads((run / "config.json").read_text())
+    stored[section][name] = value
+    (run / "config.json").write_text(json.dumps(stored))
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(safetensors.numpy.save({"vae/a": np.zeros(1, np.float32)}, {"config": json.dumps(stored)}))
+    began = time.monotonic()
+    refused("--workdir={run} --mode=sample")
+    refused("--workdir={new} --mode=sample --config.sample.weights={tmp}/w.safetensors")
+    assert time.monotonic() - began < 3
+
+
+def test_a_picture_is_measured_as_it_is_worked_on(tmp_path, capsys, monkeypatch):
+    """A line of 1 x 4,000 pixels is continued to 4 x 4,000, since the U-Net takes multiples of 4."""
+    from tests.tiny import random_params
+    from vaedm_jax.api import VAEDM
+    from vaedm_jax.training.stages import ddpm_stage, vae_stage
+
+    config = tiny_config()
+    model = VAEDM(config, random_params(vae_stage(config)), random_params(ddpm_stage(config, {})))
+    model.save(tmp_path / "w.safetensors")
+    (tmp_path / "mine").mkdir()
+    Image.new("RGB", (4000, 1)).save(tmp_path / "mine" / "line.png")
+    command = f"main --workdir={tmp_path}/out --mode=restore --config.sample.weights={tmp_path}/w.safetensors"
+    files = f" --config.restore.files={tmp_path}/mine --config.restore.task=denoise --config.restore.pixels=5000"
+    assert main(shlex.split(command + files)) == 2
+    assert "line.png: 4000 x 4 pixels would be restored, 16,000" in capsys.readouterr().err
+
+
+def test_a_run_of_before_is_read_as_it_was(run):
+    assert rundir.read_config(run) == tiny_config()
