@@ -1,5 +1,7 @@
 """The trained model as an object: what it samples, saves and loads."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from vaedm_jax.api import silent
 from vaedm_jax.config import chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError
+from vaedm_jax.generation import networks_of
 from vaedm_jax.inputs import between
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
@@ -266,3 +269,19 @@ def test_what_does_not_fit_is_refused_in_one_line(model, call, words):
     with pytest.raises(UserError) as caught:
         call(model)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+def test_what_is_kept_of_a_model_is_told_by_what_changes_its_images(model):
+    """Neither how a network is computed, nor a default that a later version adds, makes another model of it."""
+
+    def meaning(**changes):
+        return networks_of(tiny_config(**changes)).meaning
+
+    same = {"ddpm.remat": True, "vae.remat": True, "vae.packed": True, "ddpm.dropout": 0.3, "vae.kl_weight": 3.0}
+    assert all(meaning(**{name: value}) == meaning() for name, value in same.items())
+    others = {"ddpm.heads": 2, "ddpm.precision": "bfloat16", "vae.precision": "bfloat16", "ddpm.scale_shift": True}
+    found = [json.dumps(meaning(**{name: value}), sort_keys=True) for name, value in others.items()]
+    assert len({*found, json.dumps(meaning(), sort_keys=True)}) == len(others) + 1
+    assert "remat" not in repr(meaning()) and "precision" not in repr(meaning()), "defaults are left out"
+    other = VAEDM(CONFIG, VAE, jax.tree.map(lambda a: a + 1, DDPM))
+    assert other.fingerprint != model.fingerprint == VAEDM(CONFIG, VAE, DDPM).fingerprint

@@ -1,5 +1,7 @@
 """The train step and the state: the same on any mesh, microbatched or not, with the averages as they are defined."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,17 +11,17 @@ import pytest
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import models
 from vaedm_jax.diffusion.schedule import linear_schedule
-from vaedm_jax.mesh import make_mesh, replicated
+from vaedm_jax.mesh import in_batches, make_mesh
 from vaedm_jax.models.unet import dropout
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import create_state, ema_decay, optimizer
-from vaedm_jax.training.step import batch_keys, gradients, make_train_step
+from vaedm_jax.training.step import batch_keys, gradients, held_out_figures, make_train_step
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8)
 
 
 def make_stage(name: str, variant: str = "form1", **changes) -> Stage:
-    config = tiny_config(variant, **{f"{name}.batch_size": 16}, **changes)
+    config = tiny_config(variant, **{f"{name}.batch_size": 16} | changes)
     if name == "vae":
         return vae_stage(config)
     vae_params = {} if variant == "uncond" else random_params(vae_stage(config), 7)
@@ -131,9 +133,7 @@ def test_the_held_out_loss_is_of_every_image_once_in_each_range_of_t_on_any_devi
     means["loss"] = np.mean(list(means.values()))
 
     for devices in (1, 8):
-        everywhere = replicated(make_mesh(1, jax.devices()[:devices]))
-        arguments = jax.device_put((params, stage.frozen), everywhere)
-        figures = jax.device_get(jax.jit(stage.held_out)(*arguments, IMAGES[:n], keys))
+        figures = held_out_figures(stage, make_mesh(1, jax.devices()[:devices]))(params, IMAGES[:n])
         assert figures == pytest.approx(means, rel=1e-4)
 
 
@@ -147,7 +147,26 @@ def test_the_held_out_loss_is_of_every_image_once_in_each_range_of_t_on_any_devi
 def test_the_ranges_of_t_are_named_by_their_first_and_last(T, names):
     stage = make_stage("ddpm", "uncond", **{"ddpm.T": T})
     figures = jax.eval_shape(stage.held_out, random_params(stage), {}, IMAGES, batch_keys(jax.random.key(0), 0, 16))
-    assert [*figures] == names and all(figure.shape == () for figure in figures.values())
+    assert [*figures] == names and all(figure.shape == (16,) for figure in figures.values())
+
+
+@pytest.mark.parametrize("name", ["vae", "ddpm"])
+def test_held_out_figures_are_means_over_images_that_the_devices_share_a_microbatch_at_a_time(name, monkeypatch):
+    """Eleven images on two devices, four at a time: as one device has them of all at once."""
+    stage = make_stage(name, "uncond", **{f"{name}.batch_size": 8, f"{name}.microbatches": 2})
+    params, images, mesh = random_params(stage), IMAGES[:11], make_mesh(1, jax.devices()[:2])
+    seen, held_out = [], stage.held_out
+
+    def noted(params, frozen, part, keys):
+        seen.append(part.shape[0])
+        return held_out(params, frozen, part, keys)
+
+    found = held_out_figures(replace(stage, held_out=noted), mesh)(params, images)
+    assert seen == [4], "one shape, which is compiled once"
+    whole = jax.jit(held_out)(params, stage.frozen, images, batch_keys(jax.random.key(0), 0, 11))
+    assert found == pytest.approx({name: float(np.mean(values)) for name, values in whole.items()}, rel=1e-5)
+    shares = [batch.sharding.shard_shape(batch.shape)[0] for _, batch in in_batches(mesh, images, 4)]
+    assert shares == [2, 2, 2]
 
 
 def test_the_first_update_is_adams_with_warm_up_and_clipping():

@@ -1,5 +1,6 @@
 """The trained model as an object: generator, refiner and their schedule."""
 
+import json
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
@@ -37,7 +38,7 @@ from vaedm_jax.generation import (
     shown_of,
 )
 from vaedm_jax.inputs import as_images, between, digest_of, spread
-from vaedm_jax.mesh import make_mesh, replicated, split_batch, whole_batch
+from vaedm_jax.mesh import in_batches, make_mesh, replicated
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.rundir import encode_config, read_config, shipped, weights, weights_file
 from vaedm_jax.training.loop import restore_average
@@ -149,7 +150,7 @@ class VAEDM:
     @cached_property
     def fingerprint(self) -> str:
         """A digest of the parameters and of all else that images depend on, but the chain."""
-        return digest_of(self.params, repr(self.networks))
+        return digest_of(self.params, json.dumps(self.networks.meaning, sort_keys=True))
 
     @cached_property
     def vae_digest(self) -> str:
@@ -326,12 +327,7 @@ class VAEDM:
     def on_devices(self, arrays: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
         """Arrays [N, ...] in batches on the devices, each with its number of images; the last is filled up."""
         in_range("batch_size", batch_size, 1)
-        n = len(jax.tree.leaves(arrays)[0])
-        size, sharding = whole_batch(self.mesh, min(batch_size, n)), split_batch(self.mesh)
-        for begin in range(0, n, size):
-            count = min(size, n - begin)
-            batch = jax.tree.map(lambda a: np.resize(a[begin : begin + size], (size, *a.shape[1:])), arrays)  # noqa: B023
-            yield count, jax.device_put(batch, sharding)
+        return in_batches(self.mesh, arrays, batch_size)
 
     def indexed(
         self, function: Callable[..., jax.Array], images: np.ndarray, seed: int, first: int, batch_size: int

@@ -1,5 +1,6 @@
 """The compiled functions behind `VAEDM`: from a seed, and what is given, to images and bounds."""
 
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -57,6 +58,21 @@ class Bound(NamedTuple):
         return self.z + self.prior + self.steps.sum(axis=0) + self.decoder
 
 
+# Fields of a network that leave its images as they are: how it is computed, how it was trained, and Flax's own.
+WITHOUT_EFFECT = ("remat", "packed", "dropout", "parent", "name")
+
+
+def meaning(part: Any) -> Any:
+    """Return what images depend on of a network or of another part of `Networks`, as JSON can hold it.
+
+    Of a network these are the settings that are not its defaults, so the result stays when it gets a new one.
+    """
+    if not is_dataclass(part):
+        return part
+    settings = {f.name: getattr(part, f.name) for f in fields(part) if getattr(part, f.name) != f.default}
+    return {"kind": type(part).__name__} | {k: v for k, v in settings.items() if k not in WITHOUT_EFFECT}
+
+
 class Networks(NamedTuple):
     """What a compiled program depends on, hashable."""
 
@@ -67,6 +83,13 @@ class Networks(NamedTuple):
     betas: tuple[int, float, float]
     z_conditioning: bool
     size: int
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """What images depend on, as JSON can hold it; see `meaning`."""
+        found = {name: meaning(part) for name, part in self._asdict().items()}
+        precision = jax.config.jax_default_matmul_precision
+        return found | ({"matmul_precision": precision} if precision else {})
 
     @property
     def form(self) -> Formulation:

@@ -104,6 +104,18 @@ def whole_batch(mesh: Mesh, size: int) -> int:
     return -(-size // share) * share
 
 
+def in_batches(mesh: Mesh, arrays: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
+    """Yield arrays [N, ...] in batches that the devices share, each with its number of entries.
+
+    The last batch is filled up, so that all have one shape. Every process holds all of the arrays.
+    """
+    n = len(jax.tree.leaves(arrays)[0])
+    size, sharding = whole_batch(mesh, min(batch_size, n)), split_batch(mesh)
+    for begin in range(0, n, size):
+        batch = jax.tree.map(lambda a: np.resize(a[begin : begin + size], (size, *a.shape[1:])), arrays)  # noqa: B023
+        yield min(size, n - begin), jax.device_put(batch, sharding)
+
+
 def host_share(mesh: Mesh) -> tuple[int, int]:
     """(k, n): this process feeds the k-th of n equal parts of a batch; so do others where `model` spans processes."""
     rows = np.vectorize(lambda d: d.process_index == jax.process_index())(mesh.devices).any(axis=1)

@@ -26,7 +26,7 @@ from vaedm_jax.training.checkpoints import Checkpoints, check_place
 from vaedm_jax.training.loop import abstract_state, fit, new_state, newest_step, restore_average, total_steps
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import TrainState
-from vaedm_jax.training.step import batch_keys
+from vaedm_jax.training.step import held_out_figures
 
 STAGES = ("vae", "ddpm", "all")
 # What a network must share with the one that it begins from.
@@ -155,7 +155,7 @@ class Pictures:
         self.stage, self.config, self.folder = stage, config, workdir / stage.name / "pictures"
         self.test, self.shown = data.test, preview(data.test, config.log.images)
         self.held_out = preview(data.test, stage.settings.batch_size)
-        self.evaluate = jax.jit(stage.held_out)
+        self.figures = held_out_figures(stage, make_mesh(config.mesh.model))
         self.judge = None
         if config.log.scored and stage.name == "ddpm":
             place = workdir / "evaluation" / "reference"
@@ -168,9 +168,8 @@ class Pictures:
         caption = f"{self.stage.name}, step {step:,}: " + ", ".join(dict.fromkeys(label for label, _ in rows))
         picture = grid([images for _, images in rows], [label for label, _ in rows])
         save_png(self.folder / f"step_{step:07d}.png", picture, caption)
-        keys = batch_keys(jax.random.key(0), 0, len(self.held_out))
-        figures = jax.device_get(self.evaluate(average, self.stage.frozen, self.held_out, keys))
-        return {f"held_out_{name}": float(value) for name, value in figures.items()} | self.scores(average)
+        figures = {f"held_out_{name}": value for name, value in self.figures(average, self.held_out).items()}
+        return figures | self.scores(average)
 
     def scores(self, average: Any) -> dict[str, float]:
         """`kid` and `fd` of some samples, where they are asked for."""

@@ -30,7 +30,7 @@ class Stage:
       init: key -> parameters.
       loss: (params, frozen, images uint8 [B, H, W, C], keys [B], train) -> (mean loss, means of other figures). Image i
         uses keys[i].
-      held_out: (params, frozen, images, keys) -> figures of images that are not trained on, `loss` among them.
+      held_out: (params, frozen, images, keys) -> figures [B] of images that are not trained on, `loss` among them.
       frozen: parameters that the loss needs and does not train; empty for the VAE.
     """
 
@@ -66,16 +66,21 @@ def vae_stage(config: Any) -> Stage:
     """Stage 1: squared error summed over the pixels plus kl_weight times KL, averaged over the batch."""
     vae = models.build_vae(config)
 
-    def loss(params, frozen, images, keys, train):
+    def terms(params, images, keys):
         x = to_unit(images)
         x_hat, _, mu, logvar = models.apply(vae, params, x, draw(keys, 0, (vae.z_dim,)), method="reconstruct")
-        error = jnp.mean(jnp.sum((x_hat - x) ** 2, axis=(1, 2, 3)))
-        kl = jnp.mean(kl_divergence(mu, logvar))
-        return error + config.vae.kl_weight * kl, {"squared_error": error, "kl": kl}
+        return {"squared_error": jnp.sum((x_hat - x) ** 2, axis=(1, 2, 3)), "kl": kl_divergence(mu, logvar)}
+
+    def weighted(terms):
+        return terms["squared_error"] + config.vae.kl_weight * terms["kl"]
+
+    def loss(params, frozen, images, keys, train):
+        means = jax.tree.map(jnp.mean, terms(params, images, keys))
+        return weighted(means), means
 
     def held_out(params, frozen, images, keys):
-        value, figures = loss(params, frozen, images, keys, False)
-        return {"loss": value, **figures}
+        found = terms(params, images, keys)
+        return {"loss": weighted(found), **found}
 
     def init(key):
         return models.init_vae(vae, config.data.image_size, key)
@@ -132,11 +137,11 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
         edges = np.unique(np.arange(BINS + 1) * ddpm.T // BINS)  # a T below BINS has fewer
 
         def of_range(ends):
-            return jnp.mean(errors(params, frozen, images, keys, timesteps(keys, *ends), False))
+            return errors(params, frozen, images, keys, timesteps(keys, *ends), False)
 
         losses = jax.lax.map(of_range, (edges[:-1], edges[1:]))  # one after the other, for the memory
         names = [f"loss_t{low}_{high - 1}" for low, high in pairwise(edges)]
-        return {"loss": jnp.mean(losses), **dict(zip(names, losses, strict=True))}
+        return {"loss": jnp.mean(losses, axis=0), **dict(zip(names, losses, strict=True))}
 
     def init(key):
         return models.init_unet(unet, config.data.image_size, key, form.shown, z_dim)

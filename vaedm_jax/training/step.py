@@ -5,10 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from vaedm_jax.mesh import placement, replicated, split_batch
+from vaedm_jax import hosts
+from vaedm_jax.mesh import in_batches, placement, replicated, split_batch
 from vaedm_jax.training.stages import Loss, Stage
 from vaedm_jax.training.state import TrainState, create_state, ema_decay, optimizer
 
@@ -17,7 +19,32 @@ Metrics = dict[str, jax.Array]
 
 def batch_keys(key: jax.Array, step: jax.Array, n: int) -> jax.Array:
     """The keys [n] of the images of the batch of a step."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, step), jnp.arange(n))
+    return image_keys(jax.random.fold_in(key, step), jnp.arange(n))
+
+
+def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
+    """The keys [B] of images, by their indices [B] in a batch or in a set."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+
+
+def held_out_figures(stage: Stage, mesh: Mesh) -> Callable[[Any, np.ndarray], dict[str, float]]:
+    """Return a function (parameters, images uint8 [N, H, W, C]) -> means of the stage's figures of held-out images.
+
+    The devices share the images, and take as many at a time as in a microbatch of training. Image i has the same noise
+    at every call.
+    """
+    key = jax.random.fold_in(jax.random.key(0), 0)
+    each = jax.jit(lambda params, frozen, images, i: stage.held_out(params, frozen, images, image_keys(key, i)))
+    size = stage.settings.batch_size // stage.settings.microbatches
+
+    def means(params: Any, images: np.ndarray) -> dict[str, float]:
+        parts = [
+            jax.tree.map(lambda a: a[:count], hosts.fetch(each(params, stage.frozen, *batch)))  # noqa: B023
+            for count, batch in in_batches(mesh, (images, np.arange(len(images))), size)
+        ]
+        return {name: float(np.mean(np.concatenate([part[name] for part in parts]))) for name in parts[0]}
+
+    return means
 
 
 def gradients(
