@@ -1,0 +1,53 @@
+"""Files of safetensors that may come from anywhere: names, shapes and types are looked at before anything is read."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from vaedm_jax.storage.damage import Damaged, reading
+from vaedm_jax.storage.paths import regular_file, shown
+
+WHAT = "file of safetensors"
+TYPES = ("F16", "F32")  # of numbers that are read, all as float32
+
+
+class Tensors:
+    """An opened file.
+
+    Attributes:
+      metadata: the texts that it has. shapes: the shape of every tensor in it, by its name.
+    """
+
+    def __init__(self, path: str | os.PathLike, file: Any):
+        self.path, self.file = path, file
+        self.metadata: dict[str, str] = file.metadata() or {}
+        self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+    def read(self, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+        """Return all tensors as float32; `Damaged` unless names and shapes are those wanted, and all is finite."""
+        for name in {**wanted, **self.shapes}:
+            has, should = self.shapes.get(name), wanted.get(name)
+            if has != should:
+                here = "is missing" if has is None else f"is {list(has)}"
+                right = "there should be none of this name" if should is None else f"it should be {list(should)}"
+                raise Damaged(self.path, f"'{shown(name)}' {here}; {right}")
+        return {name: self.tensor(name) for name in wanted}
+
+    def tensor(self, name: str) -> np.ndarray:
+        with reading(self.path, WHAT):
+            kind = self.file.get_slice(name).get_dtype()
+            if kind not in TYPES:
+                raise Damaged(self.path, f"'{shown(name)}' is of the type {kind}; it should be {' or '.join(TYPES)}")
+            array = self.file.get_tensor(name).astype(np.float32)
+        if not np.isfinite(array).all():
+            raise Damaged(self.path, f"'{shown(name)}' has numbers that are not finite")
+        return array
+
+
+def read_tensors(path: str | os.PathLike) -> Tensors:
+    """Open a file of safetensors; `Damaged` where it is none."""
+    with reading(path, WHAT):
+        return Tensors(path, safetensors.safe_open(regular_file(path, WHAT), "numpy"))
