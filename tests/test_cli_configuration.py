@@ -57,6 +57,7 @@ def test_the_configurations_that_come_along_are_accepted(file, variant):
         ("--config.checkpoint.keep=0", ["checkpoint.keep = 0", "1 or more"]),
         ("--config.checkpoint.best=fd", ["checkpoint.best = 'fd'", "--config.log.scored"]),
         ("--config.log.scored=1", ["log.scored = 1"]),
+        ("--config.xla.matmul_precision=half", ["xla.matmul_precision = 'half'", "tensorfloat32, float32"]),
         ("--config.checkpoint.best=loss", ["checkpoint.best = 'loss'", "held_out_loss"]),
         ("--config.log.images=0", ["log.images = 0", "1 or more"]),
         ("--config.sample.n=0", ["sample.n = 0", "1 or more"]),

@@ -167,3 +167,11 @@ def test_a_file_where_either_stage_would_write_its_checkpoints_is_refused_before
         file.write_bytes(b"mine")
         workdir = str(file).removesuffix(place)
         refused(f"--config={{configs}}/tiny.py --workdir={workdir}", str(file), "should be a folder", "move it away")
+
+
+def test_a_command_sets_how_xla_computes_before_anything_runs(run, untrained, monkeypatch):
+    asked = []
+    monkeypatch.setattr("vaedm_jax.main.set_xla", lambda *settings: asked.append(settings))
+    options = ["--config.xla.deterministic", "--config.xla.matmul_precision=tensorfloat32"]
+    assert main(["main", f"--workdir={run}", "--stage=vae", *options]) == 0
+    assert asked == [(True, "tensorfloat32")]

@@ -81,3 +81,16 @@ def test_a_state_that_no_device_can_hold_is_refused_before_it_is_made():
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
     cut = jax.ShapeDtypeStruct((8, has // 4), np.float32, sharding=split_batch(mesh))  # exactly what there is
     check_memory(cut, "it")
+
+
+def test_what_xla_is_asked_for_holds_in_the_whole_process():
+    """Every product is lowered in the precision that was asked for; XLA, which refuses unknown flags, has its flag."""
+    code = (
+        "from vaedm_jax.mesh import set_xla; set_xla(True, 'float32')\n"
+        "import os, jax; print(os.environ['XLA_FLAGS'], jax.device_count())\n"
+        "print(jax.jit(lambda a: a @ a).lower(jax.numpy.ones((2, 2))).as_text())"
+    )
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert out.stdout.startswith("--xla_force_host_platform_device_count=3 --xla_gpu_deterministic_ops=true 3\n")
+    assert "precision = [HIGHEST, HIGHEST]" in out.stdout

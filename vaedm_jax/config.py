@@ -31,6 +31,7 @@ FREE = (
     "*.remat",
     "*.packed",
     "mesh.*",
+    "xla.*",
     "log.*",
     "restore.*",
     "figures.*",
@@ -74,6 +75,11 @@ def base_config(variant: str = "form1") -> ConfigDict:
     # Over the devices: the batch is split; `model` of them share each large array of parameters; with `fsdp` so do the
     # others, and a device holds a part of parameters, average and optimiser.
     c.mesh = ConfigDict({"model": 1, "fsdp": False})
+
+    # How XLA computes. `deterministic`: a GPU gives the same bits at every run, more slowly (docs/gpu.md); a CPU and a
+    # TPU do anyway. `matmul_precision`: that of products and convolutions of float32, "float32", "tensorfloat32" or
+    # "bfloat16". The default is bfloat16 on a TPU, and TensorFloat-32 on a GPU that has it.
+    c.xla = ConfigDict({"deterministic": False, "matmul_precision": "default"})
 
     # What pictures have lost: "super": they were reduced by `factor`; "denoise": noise of deviation `sigma` was added.
     # Empty: what `ddpm.condition` takes from them, or "super" where that is "vae".

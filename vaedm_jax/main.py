@@ -37,7 +37,7 @@ from vaedm_jax import (
     train,
 )
 from vaedm_jax.errors import Stopped
-from vaedm_jax.mesh import keep_memory, share_cpu
+from vaedm_jax.mesh import keep_memory, set_xla, share_cpu
 from vaedm_jax.reporting.files import leave_to_another
 from vaedm_jax.targets import calm_libtpu
 
@@ -63,6 +63,7 @@ def run(argv: list[str]) -> None:
         return
     mode, stage, distributed, config, workdir, source, out = command
     keep_memory()
+    set_xla(config.xla.deterministic, config.xla.matmul_precision)
     if os.environ.get("TPU_SKIP_MDS_QUERY"):  # set by JAX, which has found no TPU
         calm_libtpu()
     if distributed:

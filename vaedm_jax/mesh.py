@@ -18,9 +18,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vaedm_jax.bounds import memory_bytes
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, one_of
 
 MOST_CPU_DEVICES = 8
+MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
 # By the end of an array's name, the axes that its last dimensions are cut over; all else lies everywhere. `data` cuts
 # where `mesh.fsdp` asks for it, and `model` where it has more than one device; an array that an axis does not divide is
 # not cut over it.
@@ -52,6 +53,18 @@ def keep_memory() -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
         for option, value in MALLOC_OPTIONS.values():
             libc.mallopt(option, value)
+
+
+def set_xla(deterministic: bool, matmul_precision: str) -> None:
+    """Set how XLA computes in this process, as the section `xla` of a configuration has it; call it before JAX begins.
+
+    Without `deterministic` a GPU may add up in another order at every run, and choose another kernel in every process.
+    """
+    one_of("xla.matmul_precision", matmul_precision, MATMUL_PRECISIONS)
+    if matmul_precision != "default":  # which leaves what the environment says
+        jax.config.update("jax_default_matmul_precision", matmul_precision)
+    if deterministic:  # no autotuning either: https://github.com/openxla/xla/blob/main/xla/xla.proto
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
 
 
 def make_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
