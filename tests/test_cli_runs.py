@@ -1,6 +1,7 @@
 """The directory of a run goes on with that run and refuses any other."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -175,3 +176,30 @@ def test_a_command_sets_how_xla_computes_before_anything_runs(run, untrained, mo
     options = ["--config.xla.deterministic", "--config.xla.matmul_precision=tensorfloat32"]
     assert main(["main", f"--workdir={run}", "--stage=vae", *options]) == 0
     assert asked == [(True, "tensorfloat32")]
+
+
+@pytest.mark.parametrize(
+    ("options", "noted"),
+    [
+        ("--config.ddpm.steps=9", True),
+        ("--config.ddpm.steps=9 --config.ddpm.ema_schedule=constant", False),
+        ("--config.ddpm.epochs=3", False),  # the steps win over them
+    ],
+)
+def test_a_schedule_that_follows_the_length_of_a_run_is_told_of_where_that_changes(
+    run, untrained, capsys, options, noted
+):
+    def told(begun: bool) -> list[str]:
+        rundir.claim(run, tiny_config())
+        (run / "vae" / "checkpoints" / "6").mkdir(exist_ok=True)
+        if begun:
+            (run / "ddpm" / "checkpoints" / "4").mkdir(parents=True)
+        capsys.readouterr()
+        assert main(["main", f"--workdir={run}", *options.split()]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if re.match("note: .* follows", line)]
+
+    assert tiny_config().ddpm.ema_schedule == "byol"
+    assert told(begun=False) == []
+    notes = told(begun=True)
+    assert len(notes) == noted
+    assert all("ddpm.ema_schedule = 'byol'" in note and "was 6 and is now 9" in note for note in notes)

@@ -24,6 +24,8 @@ FILE = "config.json"
 IMAGES = "images.json"  # what tells the images that a run is trained on from others
 # What a setting means in a run, or a file of weights, that is older than the setting. All others mean their defaults.
 BEFORE: dict[str, Any] = {"seed_per_stage": False}
+# Settings of a stage whose schedule follows the length of the whole run, with the values for which it does.
+FOLLOWS_LENGTH = {"ema_schedule": ("byol",)}
 SHIPPED = Path(__file__).parent / "weights"
 
 
@@ -113,9 +115,23 @@ def claim(workdir: Path, config: ConfigDict, images: Any = None) -> None:
         old = refuse_another(workdir, config, moved=same_folder or same_images)
         for key, (a, b) in differences(old, config, FREE).items():
             print(f"note: {key} was {a}, from here on it is {b}")
+        for text in rescheduled(workdir, old, config):
+            print(f"note: {text}")
     write_whole(workdir / FILE, encode_config(config).encode())
     if images is not None:
         write_whole(kept, seen.encode())
+
+
+def rescheduled(workdir: Path, old: ConfigDict, new: ConfigDict) -> Iterator[str]:
+    """Yield what changes in the stages that have begun where a schedule follows their length, and that is another."""
+    for name in ("vae", "ddpm"):
+        before, after = (config[name].steps or f"{config[name].epochs:g} epochs" for config in (old, new))
+        begun = before != after and any((workdir / name / "checkpoints").glob("[0-9]*"))
+        for setting in (s for s, values in FOLLOWS_LENGTH.items() if begun and new[name][s] in values):
+            yield (
+                f"{name}.{setting} = {new[name][setting]!r} follows the length of the whole run, which was {before} "
+                f"and is now {after}; from here on it is that of the new length"
+            )
 
 
 @contextmanager
