@@ -102,3 +102,31 @@ def test_a_data_set_that_is_not_prepared_is_an_error_that_says_how(tmp_path):
 def test_an_unknown_name_is_an_error_that_says_what_to_give(tmp_path, name):
     message = load_error(source=name, tfds_dir=str(tmp_path))
     assert repr(name) in message and "data.path" in message
+
+
+def foreign(root: Path, change) -> Path:
+    """A prepared data set, of whose features the file says something else."""
+    prepare(root, PNG, {"train": png_examples(6)})
+    (folder,) = root.glob("tiny_set/*")
+    file = folder / "features.json"
+    file.write_text(change(file.read_text()))
+    return folder
+
+
+def test_code_that_the_files_of_a_data_set_name_is_not_run(tmp_path, monkeypatch):
+    (tmp_path / "payload_of_files.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    image = "tensorflow_datasets.core.features.image_feature.Image"
+    folder = foreign(tmp_path / "sets", lambda text: text.replace(image, "payload_of_files.Image"))
+    for settings in ({"path": str(folder)}, {"source": "tiny_set", "tfds_dir": str(tmp_path / "sets")}):
+        message = load_error(**settings, image_size=8)
+        assert "payload_of_files.Image" in message and not (tmp_path / "ran").exists()
+
+
+def test_records_that_are_said_to_lie_on_the_network_are_not_fetched(tmp_path):
+    folder = foreign(tmp_path, lambda text: text)
+    info = folder / "dataset_info.json"
+    template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    assert template in info.read_text()
+    info.write_text(info.read_text().replace(template, "/gs/bucket/" + template))
+    assert "elsewhere (gs://bucket" in load_error(path=str(folder), image_size=8)

@@ -28,7 +28,8 @@ ROOMS = {
     "mesh": {"errors", "bounds"},
     "hosts": {"errors"},
     "evaluation": {"errors", "diffusion", "data", "reporting", "interop", "mesh", "hosts"},
-    "config": {"errors", "bounds", "conditions", "diffusion", "published"},
+    "trust": {"errors"},
+    "config": {"errors", "trust", "bounds", "conditions", "diffusion", "published"},
     "rundir": {"errors", "config", "reporting"},
     "training": {"errors", "conditions", "diffusion", "models", "data", "reporting", "mesh", "hosts"},
     "inputs": {"errors"},
@@ -78,7 +79,7 @@ ROOMS = {
         *("errors", "published", "diffusion", "models", "reporting", "interop", "config", "training", "api"),
         "conditions",
     },
-    "flags": {"errors", "config", "rundir"},
+    "flags": {"errors", "trust", "config", "rundir"},
     "failures": {"errors", "hosts"},
     "main": {
         *("errors", "mesh", "hosts", "reporting", "rundir", "train", "sample", "evaluate", "restore", "figures"),

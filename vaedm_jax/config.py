@@ -15,6 +15,7 @@ from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.errors import UserError, one_of
 from vaedm_jax.published import VAES
+from vaedm_jax.trust import check_borrowed
 
 EMA_SCHEDULES = ("constant", "byol")
 BEST_BY = ("held_out_loss", "kid", "fd")  # figures that the best checkpoint may be chosen by: the lowest is best
@@ -235,8 +236,13 @@ def training_defaults(batch_size: int, epochs: float, learning_rate: float) -> C
 
 
 def data_of(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
-    """The data section that a model was trained with; `data.path` of `config` says where its folder lies now."""
+    """The data section that a model was trained with; `data.path` of `config` says where its folder lies now.
+
+    UserError where the model's configuration, which was read from a file, names what a file may not (`trust`).
+    """
     section = trained.data.copy_and_resolve_references()
+    named = {f"data.{name}" for name, value in section.items() if value == config.data[name]}
+    check_borrowed(flatten({"data": section}), "the model's configuration", named)
     if section.path and config.data.path:
         section.path = config.data.path
     return section

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from vaedm_jax import rundir
+from vaedm_jax import rundir, trust
 from vaedm_jax.config import base_config, flatten, published_config
 from vaedm_jax.errors import UserError, brief
 
@@ -95,6 +95,9 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     check_names(rest)
     config = begun(values.mode, values.config, workdir, named_model(rest))
     override(config, rest)
+    if not values.config and values.mode not in FILES:
+        named = {match[1] for match in filter(None, (re.match(r"--?config\.([^=]*)", arg) for arg in rest))}
+        trust.check_borrowed(flatten(config), named_model(rest) or str(workdir / rundir.FILE), named)
     if values.targets:
         config.plan.targets = values.targets
     return Command(values.mode, values.stage, values.distributed, config, workdir, values["from"].value, values.out)

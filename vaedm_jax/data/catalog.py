@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -29,7 +30,8 @@ def load_path(path: str, size: int, held_out: float) -> Dataset:
     root = Path(path).expanduser().resolve()
     plan = records.read_plan(root, size)
     try:
-        builder = tfds.builder_from_directory(root)
+        with no_new_modules():
+            builder = tfds.builder_from_directory(root)
     except Exception as error:
         raise UserError(f"data.path: {root} is no data set that tfds can open ({reason(error)})") from error
     name, keys = (plan.name, records.written(root, plan)) if plan else (builder.name, [])
@@ -61,6 +63,11 @@ def dataset(
             return decode(io.BytesIO(examples[index]["image"]), size)
 
     with readable(setting):
+        for part in splits.values():
+            if "://" in (away := str(next(iter(part.filepaths), ""))) and "://" not in str(builder.data_dir):
+                raise UserError(
+                    f"{setting}: its files say that its records are elsewhere ({away}); they must lie there"
+                )
         train = side("train")
     for part in ("test", "validation"):
         if part in splits:
@@ -69,6 +76,25 @@ def dataset(
     if len(keys) != len(train):
         raise UserError(f"{setting} should have {len(keys):,} images and has {len(train):,}; prepare the data anew")
     return Dataset(name, *(Lazy(indices, train.__getitem__) for indices in split(keys, held_out)))
+
+
+@contextmanager
+def no_new_modules() -> Iterator[None]:
+    """Keep tfds from importing modules that a data set's files name as those of its features."""
+    connector = tfds.features.FeatureConnector
+    usual = connector.__dict__["cls_from_name"]
+
+    def known(cls: type, name: str) -> type:
+        module = name.rpartition(".")[0]
+        if not module.startswith("tensorflow_datasets.") and module not in sys.modules:
+            raise ValueError(f"its files name the Python class {name}, and code that files name is not run")
+        return usual.__func__(cls, name)
+
+    connector.cls_from_name = classmethod(known)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = usual
 
 
 @contextmanager
@@ -85,7 +111,8 @@ def readable(what: str) -> Iterator[None]:
 def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     """The builder of a data set that is on disk as array records; UserError with the remedy if it is not."""
     try:
-        builder = tfds.builder(name, data_dir=data_dir or None)
+        with no_new_modules():
+            builder = tfds.builder(name, data_dir=data_dir or None)
     except Exception as error:  # tfds runs the data set's own module, which may fail in any way
         raise UserError(
             f"data.source: {name!r} is neither 'emoji' nor a data set that tfds can open ({reason(error)});"
