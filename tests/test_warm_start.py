@@ -7,7 +7,8 @@ from tests.tiny import random_params, tiny_config
 from vaedm_jax.api import VAEDM
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import linear_schedule
-from vaedm_jax.diffusion.spacing import warm_step
+from vaedm_jax.diffusion.spacing import principal_variance, warm_step
+from vaedm_jax.errors import UserError
 from vaedm_jax.store import placed
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
@@ -44,6 +45,49 @@ def test_the_rule_is_as_good_as_a_sweep(error, n):
     assert chosen < 1.25 * min(sweep) and chosen < 0.25 * max(sweep)
 
 
+SPECTRA = {  # variances of errors of 3,072 numbers along their axes
+    "white": np.full(3072, 0.05),
+    "low rank": np.append(np.full(3, 40.0), np.zeros(3069)),
+    "falling": 200 / np.arange(1, 3073) ** 1.2,
+    "a few above noise": np.append(np.full(5, 4.0), np.full(3067, 0.02)),
+}
+
+
+def drawn_errors(variances: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """n errors of images, float32 [n, 32, 32, 3], with these variances along some axes."""
+    rng = np.random.default_rng(seed)
+    mirror = rng.standard_normal(len(variances))  # turns the axes away from the pixels
+    errors = np.sqrt(variances) * rng.standard_normal((n, len(variances)))
+    errors -= 2 * np.outer(errors @ mirror, mirror) / (mirror @ mirror)
+    return errors.reshape(n, 32, 32, 3).astype(np.float32)
+
+
+@pytest.mark.parametrize("n", [32, 128, 512])
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_the_variance_along_principal_directions_does_not_depend_on_the_number_of_images(spectrum, n):
+    variances = SPECTRA[spectrum]
+    truth = np.sum(variances**2) / np.sum(variances)
+    found = [principal_variance(drawn_errors(variances, n, seed)) for seed in range(512 // n + 3)]
+    scatter = np.std(found, ddof=1) / np.sqrt(len(found))
+    assert abs(np.mean(found) - truth) < 4 * scatter and scatter < 0.2 * truth
+
+
+def test_an_error_that_all_images_share_is_an_error():
+    shared = np.full((7, 2, 2, 3), 0.5)
+    assert principal_variance(shared) == pytest.approx(12 * 0.25)
+
+
+def test_no_error_has_no_variance_and_begins_at_the_end_of_the_chain():
+    assert principal_variance(np.zeros((5, 2, 2, 3))) == 0
+    assert warm_step(FULL, principal_variance(np.zeros((5, 2, 2, 3))), 10) == 9
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_one_image_is_too_few_for_the_rule(n):
+    with pytest.raises(UserError, match=r"t_start = 0.*two images"):
+        principal_variance(np.ones((n, 2, 2, 3)))
+
+
 def test_fewer_steps_and_smaller_errors_begin_later_in_the_chain():
     by_steps = [warm_step(FULL, 4.0, n) for n in (5, 10, 25, 100)]
     by_error = [warm_step(FULL, v, 10) for v in (0.01, 0.1, 1.0, 10.0)]
@@ -57,8 +101,8 @@ def test_a_warm_start_at_0_is_placed_by_the_error_of_the_vae():
     model = VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2))
     images = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8)
     error = (2 * model.reconstruct(images) - images / 127.5).reshape(50, -1)
-    variances = np.linalg.svd(error, compute_uv=False) ** 2 / 50
-    mean = np.sum(variances**2) / np.sum(variances)
+    squares = (error @ error.T) ** 2
+    mean = squares[~np.eye(50, dtype=bool)].mean() / np.mean(error**2) / error.shape[1]
     snr = FULL.alpha_bar / (1 - FULL.alpha_bar)
     assert model.error_variance(images) == pytest.approx(mean, rel=1e-4)
     assert model.error_variance(images / 255) == pytest.approx(mean, rel=1e-4)

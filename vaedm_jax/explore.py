@@ -12,6 +12,7 @@ from vaedm_jax.api import VAEDM, silent
 from vaedm_jax.config import chain_of, check, data_of
 from vaedm_jax.data import load, picture, some
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
+from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
 from vaedm_jax.inputs import PATHS
 from vaedm_jax.reporting import to_uint8
@@ -63,7 +64,7 @@ class Explorer:
         damaged = picture(given(path), None, MOST_PIXELS)[None].astype(np.float32) / 255
         task = task_of(ConfigDict({"task": task, "factor": int(factor), "sigma": float(sigma)}))
         check_size("the picture", task, damaged.shape[1:], MOST_RESTORED, self.model.networks.multiple)
-        chain = task.begin(self.chain, self.model.networks.full_schedule, lambda: self.images)
+        chain = task.begin(self.chain, self.model.networks.full_schedule, lambda: self.images[:RULE_OF])
         return enlarged(restored(self.model, task, chain, damaged, progress=silent)[0])
 
     def interpolate(self, a: str | None, b: str | None, path: str, seed: float | None) -> list[np.ndarray]:

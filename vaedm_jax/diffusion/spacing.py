@@ -71,10 +71,18 @@ def timesteps(full: Schedule, start: str, spacing: str, n: int, t_start: int) ->
 
 
 def principal_variance(error: np.ndarray) -> float:
-    """What `warm_step` wants to know of errors [N, ...] of images in [-1, 1]."""
-    error = error.reshape(len(error), -1)
-    gram = error @ error.T / len(error)  # has the eigenvalues of the covariance
-    return float(np.sum(gram**2) / np.trace(gram))
+    """Return what `warm_step` wants to know of errors [N, ...] of images in [-1, 1]: tr(S^2) / tr(S), S = E[e e^T].
+
+    For two errors that are independent of each other E[(e_i . e_j)^2] = tr(S^2), whatever N is. The square of an error
+    with itself is much larger, so these pairs are left out. An error that all images share counts too. UserError where
+    there are fewer than two.
+    """
+    n, error = len(error), error.reshape(len(error), math.prod(error.shape[1:]))
+    if n < 2:
+        raise UserError(f"t_start = 0: the rule needs two images of the training at least, and has {n}; give a t_start")
+    gram = np.float64(error @ error.T)
+    total, own = np.trace(gram) / n, np.sum(np.diag(gram) ** 2)
+    return float((np.sum(gram**2) - own) / (n * (n - 1)) / total) if total else 0.0
 
 
 def warm_step(full: Schedule, variance: float, n: int) -> int:
