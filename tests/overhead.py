@@ -31,7 +31,8 @@ def main() -> None:
     network = jax.jit(lambda params: model.networks.predict_noise(params, x, None)(x, jnp.full(B, 500.0)))
     seconds(lambda: network(model.params))
     for chain in CHAINS:
-        nfe = chain.nfe(model.networks.full_schedule)
+        full = model.networks.full_schedule
+        nfe = chain.nfe(full)
 
         def sample(chain=chain):
             return generate(model.networks, chain, model.params, 0, indices)
@@ -42,7 +43,9 @@ def main() -> None:
         seconds(sample)  # compiles
         ratios = sorted(seconds(sample) / seconds(separate) for _ in range(REPETITIONS))
         low, high = ratios[REPETITIONS // 4], ratios[-1 - REPETITIONS // 4]
-        print(f"{chain.label}, {nfe} evaluations: {median(ratios):.3f}, half in {low:.3f} to {high:.3f}", flush=True)
+        print(
+            f"{chain.name(full)}, {nfe} evaluations: {median(ratios):.3f}, half in {low:.3f} to {high:.3f}", flush=True
+        )
 
 
 if __name__ == "__main__":

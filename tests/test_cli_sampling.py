@@ -14,6 +14,7 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import MODES, main
 from vaedm_jax.reporting import to_uint8
+from vaedm_jax.reporting.pictures import read_caption
 from vaedm_jax.train import STAGES
 
 
@@ -66,6 +67,15 @@ def test_sampling_takes_the_configuration_of_the_run_and_overrides(trained):
     with np.load(trained / "samples" / "run_ddpm_noise_3_seed5.npz", allow_pickle=False) as arrays:
         assert arrays["images"].shape == (2, 16, 16, 3)
     assert rundir.read_config(trained).sample.steps == 2
+
+
+def test_what_is_said_of_a_chain_is_what_is_run(trained, capsys):
+    options = ["--config.sample.spacing=quadratic", "--config.sample.steps=50", "--config.sample.n=2"]
+    assert main(["main", f"--workdir={trained}", "--mode=sample", *options]) == 0
+    assert "ddpm, 49 steps from noise at t = 800" in capsys.readouterr().out
+    assert (trained / "samples" / "run_ddpm_noise-quadratic50_49_seed0.npz").is_file()
+    caption = read_caption(trained / "samples" / "run_ddpm_noise-quadratic50_49_seed0.png")
+    assert "49 steps from noise at t = 800" in caption
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The diffusion process: its schedule, its steps, what it shows the network, and its chains, against the paper's."""
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +145,35 @@ def test_warm_ends_at_t_start_and_truncated_is_the_last_n(t_start, data):
     warm = spacing.timesteps(FULL, "warm", "even", n, t_start)
     assert len(set(warm)) == n and warm[-1] == t_start and (n == 1 or warm[0] == 0)
     assert spacing.timesteps(FULL, "truncated", "even", n, t_start).tolist() == list(range(n))
+
+
+@properties(60)
+@given(st.integers(0, T - 1), st.sampled_from(spacing.SPACINGS), st.data())
+def test_a_warm_start_of_any_spacing_begins_at_t_start(t_start, name, data):
+    n = data.draw(st.integers(1, t_start + 1))
+    try:
+        steps = spacing.timesteps(FULL, "warm", name, n, t_start)
+    except UserError as error:
+        assert name == "uniform" and "the nearest are" in str(error)
+        return
+    assert steps[-1] == pytest.approx(t_start, abs=1e-6) and (np.diff(steps) > 0).all() and steps[0] >= -1e-6
+    if name == "uniform":
+        assert len(steps) == n and len(set(np.diff(steps))) <= 1
+        assert n < 2 or steps[0] < np.diff(steps)[0], "there is room for no further stride"
+    if name == "quadratic" and n > 1:
+        want = np.linspace(0, np.sqrt(t_start), n) ** 2
+        assert steps[0] == 0 and all(np.abs(steps - w).min() <= 1 for w in want)
+
+
+def test_uniform_and_quadratic_from_500_are_as_written_out():
+    assert spacing.timesteps(FULL, "warm", "uniform", 5, 500).tolist() == [96, 197, 298, 399, 500]
+    assert spacing.timesteps(FULL, "warm", "quadratic", 5, 500).tolist() == [0, 31, 125, 281, 500]
+
+
+@pytest.mark.parametrize("name", spacing.SPACINGS)
+def test_one_step_is_taken_where_the_chain_begins(name):
+    for start, t in (("noise", T - 1), ("warm", 400)):
+        assert spacing.timesteps(FULL, start, name, 1, 400) == pytest.approx([t])
 
 
 @pytest.mark.parametrize("start", spacing.STARTS)
@@ -372,9 +402,30 @@ def test_chains_that_draw_other_images_have_other_labels():
         {"sampler": "ddim", "clip_eps": False}, {"temperature": 0.9}, {"guidance": 0.9}, {"shared": True},
         {"sampler": "heun"}, {"sampler": "heun", "churn": 2.0}, {"sampler": "heun", "churn": 2.0, "churn_max": 1.0},
     ]  # fmt: skip
-    labels = [Chain(**change).label for change in changes]
+    labels = [Chain(**{"steps": 20, **change}).name(FULL) for change in changes]
     assert len(set(labels)) == len(labels) and all(re.fullmatch(r"[\w.+-]+", label) for label in labels)
-    assert Chain(start="warm", sampler="ddim", steps=10).label == "ddim_warm500_10"
+    assert Chain(start="warm", sampler="ddim", steps=10).name(FULL) == "ddim_warm500_10"
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+@pytest.mark.parametrize("chain", [*CHAINS, Chain(steps=50, spacing="quadratic"), Chain("heun", 1, spacing="uniform")])
+def test_a_chain_says_where_it_begins_and_what_it_evaluates(chain, guidance):
+    seen, _ = visited(chain, silent, keys(1), (1, 1, 1))
+    chain = replace(chain, guidance=guidance)
+    told = chain.told(FULL)
+    steps = (len(seen) + 1) // 2 if chain.sampler == "heun" else len(seen)
+    assert chain.name(FULL).split("_")[2] == str(steps) and f" {steps} step" in told
+    begins = re.search(r"from (?:noise at )?t = ([\d.]+)|from noise", told)[1]
+    assert float(begins or T - 1) == pytest.approx(seen[0], abs=1e-3)
+    evaluations = len(seen) * (2 if guidance else 1)
+    assert chain.nfe(FULL) == evaluations
+    assert (f"{evaluations} evaluations" in told) == (evaluations != steps)
+
+
+def test_chains_of_one_number_of_steps_that_were_asked_for_differently_have_other_names():
+    asked = range(900, T)
+    assert len({len(spacing.quadratic(T, n)) for n in asked}) < len(asked)
+    assert len({Chain(steps=n, spacing="quadratic").name(FULL) for n in asked}) == len(asked)
 
 
 def test_chains_are_hashable_so_that_programs_can_be_kept_by_them():

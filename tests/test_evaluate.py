@@ -77,6 +77,13 @@ def test_every_combination_is_scored_at_its_exact_number_of_evaluations(fresh):
     assert f"evaluation/{MEANS}.png" in (fresh / "report.html").read_text()
 
 
+def test_a_spacing_that_gives_fewer_steps_is_listed_with_what_it_gives(fresh):
+    quadratic = "--config.sample.spacing=quadratic"
+    assert evaluate(fresh, quadratic, "--config.eval.steps=50", "--config.eval.samplers=ddim,heun") == 0
+    found = [(row["sampler"], row["start"], row["steps"], row["nfe"]) for row in table(fresh)]
+    assert found == [("ddim", "noise-quadratic50", "49", "49"), ("heun", "noise-quadratic50", "49", "97")]
+
+
 def test_the_scores_are_those_of_the_images_that_the_model_draws(fresh):
     assert evaluate(fresh, "--config.eval.keep_images=True", "--config.eval.equal_nfe=True") == 0
     row, model = table(fresh)[1], VAEDM.from_run(fresh)

@@ -36,8 +36,12 @@ class Cell:
     seed: int
 
     @property
+    def chain_name(self) -> str:
+        return self.chain.name(self.model.networks.full_schedule)
+
+    @property
     def label(self) -> str:
-        return f"{self.run}_{self.chain.label}_seed{self.seed}"
+        return f"{self.run}_{self.chain_name}_seed{self.seed}"
 
     @property
     def nfe(self) -> int:
@@ -46,7 +50,7 @@ class Cell:
 
     def facts(self) -> dict[str, str | int]:
         """The first columns of the table."""
-        sampler, start, steps, *limit = self.chain.label.split("_")
+        sampler, start, steps, *limit = self.chain_name.split("_")
         facts = {"run": self.run, "variant": self.model.networks.variant, "sampler": " ".join([sampler, *limit])}
         return facts | {"start": start, "steps": int(steps), "nfe": self.nfe, "seed": self.seed}
 
@@ -125,7 +129,7 @@ def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Ce
         for seed in seeds
     ]
     for cell in cells:
-        with naming(f"{cell.run}, {cell.chain.label}: "):
+        with naming(f"{cell.run}, {cell.chain.sampler}, start {cell.chain.start}: "):
             cell.model.check_chain(cell.chain)
     return cells
 

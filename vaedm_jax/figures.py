@@ -20,7 +20,7 @@ from vaedm_jax.evaluation.judge import spaces
 from vaedm_jax.inputs import PATHS, between
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
-from vaedm_jax.restoration import Denoising, SuperResolution, task_of, ways
+from vaedm_jax.restoration import Denoising, SuperResolution, task_of, told_of, ways
 from vaedm_jax.store import cycled, placed
 
 TEMPERATURES = (0.8, 0.9, 1.0, 1.1)
@@ -41,6 +41,11 @@ class Album:
     @property
     def columns(self) -> int:
         return self.config.figures.columns
+
+    @property
+    def how(self) -> str:
+        """What is run, by its name."""
+        return self.chain.name(self.model.networks.full_schedule)
 
     @cached_property
     def data(self) -> Dataset:
@@ -98,7 +103,7 @@ def refinement(album: Album) -> tuple[str, Rows]:
         again = album.sample(n, album.config.sample.seed + 1, x_hat=samples.x_hat)
         below = {"another_seed": again.images, "held_out": cycled(album.data.test, 0, n)}
         what = f"{album.model.config.ddpm.condition} of held-out images, and what is refined from it"
-    return f"{what}: {album.chain.label}", sample_rows(*samples, columns=album.columns, **below)
+    return f"{what}: {album.how}", sample_rows(*samples, columns=album.columns, **below)
 
 
 def steps(album: Album) -> tuple[str, Rows]:
@@ -108,7 +113,8 @@ def steps(album: Album) -> tuple[str, Rows]:
         start = album.chain.start if model.networks.has_x_hat or album.chain.start != "warm" else "noise"
         for n in album.config.figures.steps:
             chain = replace(album.chain, steps=n, start=start)
-            rows.append((f"{name}, {n}", album.sample(album.columns, model=model, chain=chain).images))
+            count = len(chain.schedule(model.networks.full_schedule).t)
+            rows.append((f"{name}, {count}", album.sample(album.columns, model=model, chain=chain).images))
     return f"samples by the number of steps: {album.chain.sampler}; refiners from {album.chain.start}", rows
 
 
@@ -119,7 +125,7 @@ def along_z(album: Album) -> tuple[str, Rows]:
         for path in PATHS:
             way = album.sample(album.columns, z=between(a, b, album.columns, path), shared=True)
             rows += [(f"x̂, {path}", way.x_hat), ("refined", way.images)]
-    return f"z on the way between two, x_T fixed: {album.chain.label}", rows
+    return f"z on the way between two, x_T fixed: {album.how}", rows
 
 
 def along_x_T(album: Album) -> tuple[str, Rows]:
@@ -139,7 +145,7 @@ def along_x_T(album: Album) -> tuple[str, Rows]:
         for i, given in enumerate(kept)
         for path in PATHS
     ]
-    return f"x_T on the way between two, all else fixed: {album.chain.label}", rows
+    return f"x_T on the way between two, all else fixed: {album.how}", rows
 
 
 def variance(album: Album) -> tuple[str, Rows]:
@@ -178,30 +184,28 @@ def restoration(album: Album) -> tuple[str, Rows]:
     """Figure 3b: what was reduced, or is noisy, in place of x_hat; see `restoration.ways`."""
     rows, settings, name = [], album.config.restore, album.model.config.ddpm.condition
     truth, train = some(album.data.test, album.columns), some(album.data.train, RULE_OF)
-    tasks = [SuperResolution(settings.factor), Denoising(settings.sigma)]
+    tasks, told = [SuperResolution(settings.factor), Denoising(settings.sigma)], []
     for task in [task_of(settings, name)] if album.model.networks.condition else tasks:
         chain = task.begin(album.chain, album.model.networks.full_schedule, lambda: train)
         rows += [(way, made()) for way, made in ways(album.model, task, chain, truth, progress=silent).items()]
-    return f"held-out images, damaged, and what is given back; {album.chain.sampler}, {album.chain.steps}", [
-        ("held out", truth),
-        *rows,
-    ]
+        told.append(f"{task.label}: {told_of(album.model, chain)}")
+    return f"held-out images, damaged, and what is given back; {'; '.join(told)}", [("held out", truth), *rows]
 
 
 def temperature(album: Album) -> tuple[str, Rows]:
-    return f"the first noise of the chain, by its temperature: {album.chain.label}", settings_of(
+    return f"the first noise of the chain, by its temperature: {album.how}", settings_of(
         album, "temperature", TEMPERATURES
     )
 
 
 def guidance(album: Album) -> tuple[str, Rows]:
-    return f"guidance towards x̂: {album.chain.label}", settings_of(album, "guidance", GUIDANCE)
+    return f"guidance towards x̂: {album.how}", settings_of(album, "guidance", GUIDANCE)
 
 
 def shared(album: Album) -> tuple[str, Rows]:
     own, one = album.sample(album.columns), album.sample(album.columns, shared=True)
     rows = [("x̂", own.x_hat), ("own noise", own.images), ("shared noise", one.images)]
-    return f"each x̂ with its own x_T, and all with one: {album.chain.label}", rows
+    return f"each x̂ with its own x_T, and all with one: {album.how}", rows
 
 
 FIGURES: dict[str, Callable[[Album], tuple[str, Rows]]] = {

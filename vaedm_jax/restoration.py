@@ -168,6 +168,12 @@ def restored(model: VAEDM, task: Task, chain: Chain, damaged: Images, seed: int 
     return task.agree(made, damaged)
 
 
+def told_of(model: VAEDM, chain: Chain) -> str:
+    """Return in words the chains of `ways`."""
+    chains = dict.fromkeys((replace(chain, start="noise"), chain))
+    return " and ".join(chain.told(model.networks.full_schedule) for chain in chains)
+
+
 def ways(
     model: VAEDM, task: Task, chain: Chain, truth: Images, seed: int = 0, **how: Any
 ) -> dict[str, Callable[[], Images]]:

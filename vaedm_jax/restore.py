@@ -22,7 +22,7 @@ from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.reporting import Progress, counted, grid, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
-from vaedm_jax.restoration import Task, check_size, restored, task_of, ways
+from vaedm_jax.restoration import Task, check_size, restored, task_of, told_of, ways
 from vaedm_jax.rundir import label_of
 
 SHOWN = 8  # images in a row of the picture
@@ -39,9 +39,10 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     data = cache(lambda: load(data_of(config, model.config)))
     chain = task.begin(chain_of(config.sample), model.networks.full_schedule, lambda: some(data().train, RULE_OF))
     model.check_chain(chain)
-    print(f"{task.label}: {chain.label}", flush=True)
+    name = chain.name(model.networks.full_schedule)
+    print(f"{task.label}: {name}", flush=True)
     which = label_of(config.sample.weights) if config.sample.weights else "run"
-    target = workdir / "restored" / f"{which}_{task.label}_{chain.label}"
+    target = workdir / "restored" / f"{which}_{task.label}_{name}"
     if found:
         restore_files(found, config, model, task, chain, target / Path(config.restore.files).resolve().name)
     else:
@@ -67,7 +68,7 @@ def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, cha
             save_png(
                 (folder / name).with_suffix(".png") if alone else folder / f"{name}.png",
                 Image.fromarray(to_uint8(image)),
-                f"{name}, restored: {task.label}, {chain.label}",
+                f"{name}, restored: {task.label}, {chain.name(model.networks.full_schedule)}",
             )
             progress.update(i + 1)
     print(f"{counted(len(found), 'picture')}: {folder}", flush=True)
@@ -94,7 +95,7 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
             rows.append(row(task.label, way, made, truth) | {k: scores[k] for k in ("kid", "kid_error", "fd")})
             progress.update(i + 1)
     write_csv(target.with_name(f"{target.name}.csv"), rows)
-    caption = f"{task.label}, {len(truth)} held-out images, {chain.sampler} in {chain.steps} steps; PSNR: " + ", ".join(
+    caption = f"{task.label}, {len(truth)} held-out images, {told_of(model, chain)}; PSNR: " + ", ".join(
         f"{r['way']} {r['psnr']:.2f} dB" for r in rows
     )
     save_png(target.with_name(f"{target.name}.png"), grid([a for _, a in shown], [name for name, _ in shown]), caption)

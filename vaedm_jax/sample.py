@@ -37,7 +37,8 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         origin, which = "best", f"{which}, best checkpoint"
     if settings.prior:
         origin, which = f"{origin}-{label_of(settings.prior)}", f"{which}, z from {settings.prior}"
-    name = f"{origin}_{chain.label}_seed{settings.seed}"
+    full = model.networks.full_schedule
+    name = f"{origin}_{chain.name(full)}_seed{settings.seed}"
     kept = workdir / "samples" / f"{name}.parts"
     source = store.origin(model, lambda: data().test)
 
@@ -45,9 +46,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         return store.stored(model, settings.n, settings.seed, chain, settings.batch_size, kept, source)
 
     first = draw_all(parts(), settings.n)
-    how = f"{chain.sampler}, {counted(chain.steps, 'step')} from " + {"warm": f"t = {chain.t_start}"}.get(
-        chain.start, chain.start
-    )
+    how = chain.told(full)
     shown = others(config, model, first.images, data)
     rows = sample_rows(*first, columns=16, **shown)
     picture = grid([images for _, images in rows], [label for label, _ in rows])

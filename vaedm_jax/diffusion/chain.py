@@ -81,12 +81,17 @@ class Chain:
     @property
     def changes(self) -> dict[str, Any]:
         """The settings that are not the defaults: what names a chain, also where later settings are added."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        found = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        if self.spacing in ("uniform", "quadratic") and (self.start == "warm" or self.steps == 1):
+            found["begins"] = "at its start"  # earlier versions did not: their images are not taken for those of this
+        return found
 
-    @property
-    def label(self) -> str:
-        """A short name, fit for a file, that chains which draw other images do not share: `ddim_warm500_10`."""
-        changes = self.changes
+    def name(self, full: Schedule) -> str:
+        """Return a short name, fit for a file, that chains which draw other images do not share: `ddim_warm500_10`.
+
+        Its number is that of the steps that are run; where more were asked for, that stands behind the spacing.
+        """
+        changes, count = self.changes, len(self.schedule(full).t)
 
         def changed(name: str) -> str:
             if name not in changes:
@@ -95,12 +100,24 @@ class Chain:
 
         start = self.start + (str(self.t_start) if self.start == "warm" else "")
         spacing = "" if self.start == "truncated" else self.spacing.removeprefix("even")
+        spacing += str(self.steps) if count < self.steps else ""
         limit = changed("dynamic") or ("" if self.clip else "unclipped")
         noises = changed("temperature"), changed("z_temperature")
         others = "-".join(filter(None, (limit, *noises, changed("guidance"), "shared" * self.shared)))
         sampler = (self.sampler, *map(changed, OPTIONS.get(self.sampler, ())))
-        words = ("-".join(filter(None, sampler)), "-".join(filter(None, (start, spacing))), str(self.steps), others)
+        words = ("-".join(filter(None, sampler)), "-".join(filter(None, (start, spacing))), str(count), others)
         return "_".join(filter(None, words))
+
+    def told(self, full: Schedule) -> str:
+        """Return in words what is run, such as `heun, 5 steps from noise, 9 evaluations`.
+
+        Where pure noise is taken for u at another step than T - 1, it says at which: `from noise at t = 800`.
+        """
+        t, nfe = self.schedule(full).t, self.nfe(full)
+        noise = "noise" if t[-1] == full.t[-1] else f"noise at t = {t[-1]:g}"
+        start = f"t = {self.t_start}" if self.start == "warm" else noise
+        steps = f"{len(t):,} step{'s' * (len(t) > 1)}"
+        return f"{self.sampler}, {steps} from {start}" + (f", {nfe:,} evaluations" if nfe != len(t) else "")
 
     def within(self, nfe: int) -> "Chain":
         """The same with the most steps that take at most so many evaluations, but with one step at least."""

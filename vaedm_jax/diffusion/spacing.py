@@ -40,7 +40,19 @@ def karras(low: float, high: float, n: int, rho: float = 7.0) -> np.ndarray:
     return -rho * np.log(np.linspace(np.exp(-high / rho), np.exp(-low / rho), n)) if n > 1 else np.array([low])
 
 
-STEPS = {"even": even, "uniform": uniform, "quadratic": quadratic}  # (T, n) -> whole steps
+def uniform_from(t_start: int, n: int) -> np.ndarray:
+    """Return the n steps t_start, t_start - s, ... for the integer stride s that gives exactly n."""
+    return t_start - uniform(t_start + 1, n)[::-1]
+
+
+def quadratic_from(t_start: int, n: int) -> np.ndarray:
+    """Return the distinct values of `int(linspace(0, sqrt(t_start), n)**2)`, the last of which is t_start."""
+    return np.unique([*(np.linspace(0, np.sqrt(t_start), n) ** 2).astype(int)[:-1], t_start])
+
+
+STEPS = {"even": even, "uniform": uniform, "quadratic": quadratic}  # (T, n) -> whole steps from noise, as published
+# (t_start, n) -> whole steps from t_start, which is one of them.
+STEPS_FROM = {"even": lambda t_start, n: even(t_start + 1, n), "uniform": uniform_from, "quadratic": quadratic_from}
 LEVELS = {"logsnr": log_snr, "karras": karras}  # (log_snr at the start, at the end, n) -> log_snr
 SPACINGS = (*STEPS, *LEVELS)
 RULE_OF = 256  # images of the training are enough for the rule of `warm_step`
@@ -53,7 +65,8 @@ def timesteps(full: Schedule, start: str, spacing: str, n: int, t_start: int) ->
     Args:
       start: `noise`: from pure noise at T, respaced; `truncated`: the last n of the T steps, with pure noise taken
         for u_{n-1}; `warm`: from the noised x_hat at t_start, the steps spread over t_start ... 0.
-      spacing: one of SPACINGS; `truncated` has none.
+      spacing: one of SPACINGS; `truncated` has none. From noise `uniform` and `quadratic` begin below T - 1, as
+        published, with pure noise taken for u there. One step is taken where the chain begins.
     """
     T = len(full.t)
     if not 1 <= n <= T:
@@ -65,8 +78,10 @@ def timesteps(full: Schedule, start: str, spacing: str, n: int, t_start: int) ->
     if start == "warm" and n > t_start + 1:
         raise UserError(f"{n} steps from t_start = {t_start}: there are only {t_start + 1}")
     last = t_start if start == "warm" else T - 1
+    if spacing in STEPS and n == 1:
+        return np.array([last])
     if spacing in STEPS:
-        return STEPS[spacing](last + 1, n)
+        return STEPS_FROM[spacing](last, n) if start == "warm" else STEPS[spacing](T, n)
     return full.position(LEVELS[spacing](full.log_snr[last], full.log_snr[0], n))
 
 
