@@ -14,8 +14,8 @@ from vaedm_jax.diffusion.process import FORMULATIONS
     ("spec", "words"),
     [
         ("tiny.py:form3", ["tiny.py:form3", "variant = 'form3'", "uncond, form1, form2"]),
-        ("none.py", ["no file", "none.py"]),
-        ("", ["no file"]),
+        ("none.py", ["is not there", "none.py"]),
+        ("", ["is a folder"]),
         ("syntax.py", ["syntax.py, line 2", "SyntaxError", "never closed"]),
         ("without.py", ["without.py", "get_config"]),
         ("raises.py", ["raises.py, line 3", "ZeroDivisionError", "division by zero"]),

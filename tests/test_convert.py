@@ -177,11 +177,11 @@ def test_what_cannot_be_imported_is_refused(tmp_path, refused, configuration):
     del spoilt["target_network.decoder.out.2.bias"]
     write(tmp_path / "spoilt.ckpt", spoilt)
     begin, out = f"--mode=import --out={tmp_path / 'out.safetensors'} --from={tmp_path}", "out.safetensors"
-    refused(f"{begin}/absent.ckpt", "absent.ckpt: no such file")
+    refused(f"{begin}/absent.ckpt", "absent.ckpt is not there")
     refused(f"{begin}/torn.ckpt", "torn.ckpt: cannot be read as a file of torch.save", "torn")
     (tmp_path / "notes.txt").write_text("PyTorch's weights are elsewhere.")
     refused(f"{begin}/notes.txt", "notes.txt: cannot be read as a file of torch.save (it does not begin as one)")
-    refused(begin, f"{tmp_path}: this is a folder")
+    refused(begin, f"{tmp_path} is a folder")
     refused(f"{begin}/other.ckpt", "neither a U-Net", "fc.weight")
     refused(f"{begin}/alone.ckpt {configuration}", "there is no VAE", "alone.ckpt,VAE.ckpt")
     refused(f"{begin}/vae.ckpt", "no known architecture", "--config=FILE")

@@ -102,4 +102,4 @@ def test_a_folder_without_images_or_no_folder_is_an_error(tmp_path):
     (tmp_path / "notes.txt").write_text("text")
     assert "holds no images" in load_error(path=str(tmp_path))
     assert "is not there" in load_error(path=str(tmp_path / "nowhere"))
-    assert "is not a folder" in load_error(path=str(tmp_path / "notes.txt"))
+    assert "is a file; give a folder" in load_error(path=str(tmp_path / "notes.txt"))

@@ -77,7 +77,7 @@ NO_FILES = {
     "dangling": r"no\nwhere, which is not there",
     "itself": "leads to itself",
     "round": "leads to itself",
-    "nothing": "there is no such file",
+    "nothing": "is not there",
     "file/below": "is a file, not a folder",
 }
 

@@ -148,7 +148,7 @@ def test_pictures_of_the_users_are_restored_at_their_own_size(tmp_path, weights)
         (["--config.restore.sigma=0"], ["restore.sigma = 0"]),
         (["--config.restore.files={tmp}/none"], ["none", "no such folder"]),
         (["--config.restore.files={tmp}"], ["holds no images"]),
-        (["--config.restore.files=setup.py"], ["setup.py: is a file"]),
+        (["--config.restore.files=setup.py"], ["setup.py is a file"]),
         (["--config.sample.weights=emoji-uncond"], ["plain DDPM", "form1"]),
     ],
 )

@@ -40,7 +40,8 @@ from vaedm_jax.generation import (
 from vaedm_jax.inputs import as_images, between, digest_of, spread
 from vaedm_jax.mesh import in_batches, make_mesh, replicated
 from vaedm_jax.reporting.files import write_whole
-from vaedm_jax.rundir import encode_config, read_config, shipped, weights, weights_file
+from vaedm_jax.rundir import encode_config, model_at, read_config, shipped, weights
+from vaedm_jax.storage.paths import path_of, regular_file, shown
 from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
@@ -81,7 +82,8 @@ class VAEDM:
     @classmethod
     def open(cls, name: str | Path, best: bool = False) -> "VAEDM":
         """The model of a run directory, of a file, or of the package, whichever it is that has the name."""
-        return cls.from_run(name, best) if Path(name).is_dir() else cls.from_checkpoint(weights_file(name))
+        path = model_at(name)
+        return cls.from_run(path, best) if path.is_dir() else cls.from_checkpoint(path)
 
     @classmethod
     def from_pretrained(cls, name: str) -> "VAEDM":
@@ -103,17 +105,17 @@ class VAEDM:
         Args:
           best: take the DDPM's best checkpoint (`checkpoint.best`); UserError where none is kept.
         """
-        workdir, mesh = Path(workdir), make_mesh()
+        workdir, mesh = path_of(workdir, "run"), make_mesh()
         config = read_config(workdir)
         vae = {}
         if has_vae(config.ddpm):
             vae = restore_average(vae_stage(config), workdir, mesh)
             if vae is None:
-                raise UserError(f"{workdir} holds no trained VAE yet; train it first (--mode=train)")
+                raise UserError(f"{shown(workdir)} holds no trained VAE yet; train it first (--mode=train)")
         ddpm = restore_average(ddpm_stage(config, vae), workdir, mesh, best)
         if best and ddpm is None:
             raise UserError(
-                f"{workdir} holds no best checkpoint of the DDPM; one is kept where it is trained with "
+                f"{shown(workdir)} holds no best checkpoint of the DDPM; one is kept where it is trained with "
                 f"--config.checkpoint.best={BEST_BY[0]}"
             )
         return cls(config, vae, ddpm or {})
@@ -128,12 +130,11 @@ class VAEDM:
     def with_prior(self, file: str | Path) -> "VAEDM":
         """This model, with z from what mode `prior` wrote; UserError where it was fitted to another VAE."""
         self.check_vae()
+        file = regular_file(file, "sample.prior", "is not there; --mode=prior makes one")
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 prior = {name: arrays[name] for name in arrays if name != "vae"}
                 digest = str(arrays["vae"])
-        except FileNotFoundError as error:
-            raise UserError(f"sample.prior: {file} is not there; --mode=prior makes one") from error
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote") from error
         if digest != self.vae_digest:
@@ -145,7 +146,7 @@ class VAEDM:
         flat = flatten_dict(jax.device_get(self.params), sep="/")
         arrays = {name: np.asarray(a, dtype) for name, a in flat.items() if not isinstance(a, dict)}
         metadata = {"config": encode_config(self.config), "format": "vaedm_jax 1"}
-        write_whole(Path(file), safetensors.numpy.save(arrays, metadata))
+        write_whole(path_of(file, "file"), safetensors.numpy.save(arrays, metadata))
 
     @cached_property
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.errors import UserError, one_of
 from vaedm_jax.published import VAES
+from vaedm_jax.storage.paths import path_of
 from vaedm_jax.trust import check_borrowed
 
 EMA_SCHEDULES = ("constant", "byol")
@@ -246,6 +247,16 @@ def data_of(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
     if section.path and config.data.path:
         section.path = config.data.path
     return section
+
+
+def located(config: ConfigDict) -> ConfigDict:
+    """Return the configuration with absolute paths to its data, so that it means the same wherever it is read."""
+    config = config.copy_and_resolve_references()
+    for name in ("path", "archive", "tfds_dir"):
+        written = config.data[name]
+        if written and "://" not in written:  # tfds also reads from gs://
+            config.data[name] = str(path_of(written, f"data.{name}"))
+    return config
 
 
 def chain_of(settings: Any, **changes: Any) -> Chain:

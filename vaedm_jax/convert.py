@@ -1,5 +1,6 @@
 """Modes `import` and `export`: published PyTorch files as weights of this package, and the other way round."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from vaedm_jax.interop.published_file import Network, networks_in
 from vaedm_jax.models.blocks import parse_blocks
 from vaedm_jax.published import VAES
 from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.storage.paths import path_of, regular_file
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 
 HYPER = ("enc_block_str", "dec_block_str", "enc_channel_str", "dec_channel_str")  # of a VAE's file
@@ -27,7 +29,8 @@ HYPER = ("enc_block_str", "dec_block_str", "enc_channel_str", "dec_channel_str")
 def import_files(config: ConfigDict, source: str, out: str) -> None:
     """Write the networks in some files (by commas) as one file of weights, whose configuration says what they are."""
     sources, target = [name.strip() for name in source.split(",")], new_file(out, ".safetensors")
-    found = [networks_in(source) for source in sources]
+    missing = "is not there; --from takes files that torch.save wrote"
+    found = [networks_in(regular_file(source, "--from", missing)) for source in sources]
     unet = next((f.unet for f in found if f.unet), None)
     vae, hyper = next(((f.vae, f.hyper) for f in found if f.vae), (None, {}))
     betas = next((f.betas for f in found if f.betas is not None), None)
@@ -76,8 +79,8 @@ def export_file(config: ConfigDict, source: str, out: str) -> None:
 
 def new_file(out: str, *suffixes: str) -> Path:
     """The path; UserError where something is there, or the name ends otherwise."""
-    target = Path(out)
-    if target.exists():
+    target = path_of(out, "--out")
+    if os.path.lexists(target):
         raise UserError(f"--out={target} is there already; name another file, or remove it")
     if not target.name.endswith(suffixes):
         raise UserError(f"--out={target}: its name must end in {' or '.join(suffixes)}")

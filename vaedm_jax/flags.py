@@ -1,6 +1,7 @@
 """The command line as a configuration, a directory and a mode; whatever is not understood is a UserError."""
 
 import difflib
+import os
 import re
 import traceback
 from collections.abc import Collection, Iterator, Sequence
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from vaedm_jax import rundir, trust
 from vaedm_jax.config import base_config, flatten, published_config
 from vaedm_jax.errors import UserError, brief
+from vaedm_jax.storage.paths import folder, opened, path_of
 
 # Where one of these names models, none need be in the directory, and the first of them has the configuration.
 OWN_MODELS = ("sample.weights", "eval.runs", "ddpm.init")
@@ -123,10 +125,8 @@ def directory(workdir: str | None) -> Path:
     """The directory of the run; UserError where it is not named, or a file lies in its place."""
     if not workdir:
         raise UserError("--workdir=DIR is missing: the directory of the run")
-    path = Path(workdir)
-    place = next(p for p in (path, *path.parents) if p.exists())
-    if not place.is_dir():
-        raise UserError(f"--workdir={path}: {place} is a file; it must be a folder, or not exist yet")
+    path = path_of(workdir, "--workdir")
+    folder(next(p for p in (path, *path.parents) if os.path.lexists(p)), "--workdir")
     return path
 
 
@@ -161,12 +161,12 @@ def named_model(argv: Sequence[str]) -> str:
 
 def load(spec: str) -> ConfigDict:
     """The configuration of `FILE.py` or `FILE.py:VARIANT`."""
-    path, _, variant = spec.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"--config={spec}: there is no file '{path}'; those that come along are in configs/")
+    written, _, variant = spec.partition(":")
+    with opened(written, "--config", "is not there; the configurations that come along are in configs/") as file:
+        program, path = file.read(), file.name
     namespace = {"__name__": "config", "__file__": path}
     try:
-        exec(compile(Path(path).read_bytes(), path, "exec"), namespace)
+        exec(compile(program, path, "exec"), namespace)
         if not callable(get_config := namespace.get("get_config")):
             raise UserError(f"{path} defines no function get_config, as those in configs/ do")
         config = get_config(variant) if variant else get_config()

@@ -39,6 +39,7 @@ from vaedm_jax import (
 from vaedm_jax.errors import Stopped
 from vaedm_jax.mesh import keep_memory, set_xla, share_cpu
 from vaedm_jax.reporting.files import leave_to_another
+from vaedm_jax.storage.paths import shown
 from vaedm_jax.targets import calm_libtpu
 
 MODES = {
@@ -84,6 +85,8 @@ def run(argv: list[str]) -> None:
 
 def main(argv: list[str]) -> int:
     """Run a command and return the exit status: 0, or that of `failures.told`."""
+    if hasattr(sys.stdout, "reconfigure"):  # a name may hold what cannot be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="vaedm: %(message)s", force=True)
     for noisy in ("absl", "asyncio"):  # Orbax's threads print the traceback of what is raised here too
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -95,7 +98,8 @@ def main(argv: list[str]) -> int:
         if (told := failures.told(error)) is None:
             raise
         message, status = told
-        print("vaedm:", *message.split(), file=sys.stderr, flush=True)
+        line = " ".join(part.strip() for part in message.splitlines())
+        print("vaedm:", shown(line), file=sys.stderr, flush=True)
         if isinstance(error, Stopped):
             hosts.part()
         return status

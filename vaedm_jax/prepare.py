@@ -22,6 +22,7 @@ from vaedm_jax.data.records import BROKEN, INFO, PLAN, Plan
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.reporting import Progress
 from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.storage.paths import shown
 
 IMAGES_A_SHARD = 4096
 
@@ -37,7 +38,8 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
         else:
             by_processes(plan, workdir, config.prepare.workers or os.cpu_count() or 1)
     written = len(records.written(workdir, plan))
-    print(f"{written:,} images in {workdir}; to train on them: --config.data.path={workdir}", flush=True)
+    place = shown(workdir)
+    print(f"{written:,} images in {place}; to train on them: --config.data.path={place}", flush=True)
     if broken := len(plan.names) - written:
         print(f"files that could not be read: {broken:,}; {workdir / BROKEN} says why", flush=True)
 

@@ -15,6 +15,7 @@ from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import UserError, in_range, one_of
 from vaedm_jax.generation import condition_keys
+from vaedm_jax.storage.paths import shown
 
 CHUNK = 64  # images on the device at a time
 Images = np.ndarray  # float32 [N, H, W, C] in [0, 1]
@@ -157,8 +158,8 @@ def check_size(name: str, task: Task, shape: tuple[int, ...], most: int, multipl
     H, W = (-(-side * task.factor // multiple) * multiple for side in shape[:2])
     if H * W > most:
         raise UserError(
-            f"{name}: {W} x {H} pixels would be restored, {H * W:,} in all; restore.pixels = {most:,} are allowed, "
-            "since attention takes memory by the square of their number"
+            f"{shown(name)}: {W} x {H} pixels would be restored, {H * W:,} in all; restore.pixels = {most:,} are "
+            "allowed, since attention takes memory by the square of their number"
         )
 
 

@@ -24,6 +24,7 @@ from vaedm_jax.reporting import Progress, counted, grid, save_png, to_uint8, wri
 from vaedm_jax.reporting.comparison import write_csv
 from vaedm_jax.restoration import Task, check_size, restored, task_of, told_of, ways
 from vaedm_jax.rundir import label_of
+from vaedm_jax.storage.paths import path_of, shown
 
 SHOWN = 8  # images in a row of the picture
 
@@ -44,7 +45,9 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     which = label_of(config.sample.weights) if config.sample.weights else "run"
     target = workdir / "restored" / f"{which}_{task.label}_{name}"
     if found:
-        restore_files(found, config, model, task, chain, target / Path(config.restore.files).resolve().name)
+        restore_files(
+            found, config, model, task, chain, target / path_of(config.restore.files, "restore.files").resolve().name
+        )
     else:
         restore_held_out(config, model, task, chain, data(), target)
     write_report(workdir)
@@ -61,7 +64,7 @@ def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, cha
             image = restored(model, task, chain, damaged, config.sample.seed)[0]
             if np.array_equal(to_uint8(image), to_uint8(damaged[0])):
                 print(
-                    f"note: {name} is as it was: it lacks nothing that {task.label} takes (docs/conditions.md)",
+                    f"note: {shown(name)} is as it was: it lacks nothing that {task.label} takes (docs/conditions.md)",
                     flush=True,
                 )
             alone = stems[Path(name).with_suffix("")] == 1

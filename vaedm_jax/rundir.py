@@ -16,9 +16,10 @@ from typing import Any
 import safetensors
 from ml_collections import ConfigDict
 
-from vaedm_jax.config import FREE, TUNABLE, base_config, check_values, flatten
+from vaedm_jax.config import FREE, TUNABLE, base_config, check_values, flatten, located
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.storage.paths import path_of, regular_file, shown
 
 FILE = "config.json"
 IMAGES = "images.json"  # what tells the images that a run is trained on from others
@@ -31,7 +32,8 @@ SHIPPED = Path(__file__).parent / "weights"
 
 def label_of(name: str | Path) -> str:
     """What a model or a prior is called: as its directory, or as its file."""
-    return Path(name).resolve().name.removesuffix(".safetensors").removesuffix(".npz")
+    place = os.path.realpath(path_of(name, "model"))
+    return shown(Path(place).name).removesuffix(".safetensors").removesuffix(".npz")
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -39,7 +41,7 @@ def read_config(workdir: Path) -> ConfigDict:
     path = workdir / FILE
     if not path.is_file():
         what = f"holds no run ({FILE} is missing)" if workdir.is_dir() else "does not exist"
-        raise UserError(f"{workdir} {what}; name a run's directory, or begin one by --mode=train --config=FILE")
+        raise UserError(f"{shown(workdir)} {what}; name a run's directory, or begin one by --mode=train --config=FILE")
     try:
         return decode_config(path.read_text())
     except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
@@ -99,7 +101,9 @@ def refuse_another(workdir: Path, config: ConfigDict, moved: bool = True) -> Con
     if found:
         listed = "; ".join(f"{key} was {a!r}, is now {b!r}" for key, (a, b) in list(found.items())[:4])
         more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
-        raise UserError(f"{workdir} holds another run: {listed}{more}. Name another --workdir, or undo the change")
+        raise UserError(
+            f"{shown(workdir)} holds another run: {listed}{more}. Name another --workdir, or undo the change"
+        )
     return old
 
 
@@ -110,14 +114,14 @@ def claim(workdir: Path, config: ConfigDict, images: Any = None) -> None:
     """
     seen, kept = json.dumps(images), workdir / IMAGES
     if (workdir / FILE).exists():
-        same_folder = resolved(read_config(workdir).data.path) == resolved(config.data.path)
+        same_folder = located(read_config(workdir)).data.path == located(config).data.path
         same_images = images is not None and kept.is_file() and kept.read_text() == seen
         old = refuse_another(workdir, config, moved=same_folder or same_images)
         for key, (a, b) in differences(old, config, FREE).items():
             print(f"note: {key} was {a}, from here on it is {b}")
         for text in rescheduled(workdir, old, config):
             print(f"note: {text}")
-    write_whole(workdir / FILE, encode_config(config).encode())
+    write_whole(workdir / FILE, encode_config(located(config)).encode())
     if images is not None:
         write_whole(kept, seen.encode())
 
@@ -144,22 +148,20 @@ def alone(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=workdir).close()
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written to: {error.strerror}") from error
+        raise UserError(f"--workdir={shown(workdir)} cannot be written to: {error.strerror}") from error
     place = os.open(workdir, os.O_RDONLY)
     try:
         try:
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another training writes to {workdir}; wait for it, or name another --workdir") from error
+            raise UserError(
+                f"another training writes to {shown(workdir)}; wait for it, or name another --workdir"
+            ) from error
         except OSError:
             pass
         yield
     finally:
         os.close(place)
-
-
-def resolved(path: str) -> Path:
-    return Path(path).expanduser().resolve()
 
 
 def shipped(name: str) -> Path:
@@ -171,17 +173,20 @@ def shipped(name: str) -> Path:
     return path
 
 
-def weights_file(name: str | Path) -> Path:
-    """A file of weights, by its path or by its name in the package."""
-    return Path(name) if set("/.") & set(str(name)) else shipped(str(name))
+def model_at(name: str | Path) -> Path:
+    """Return the run directory, or the file of weights, of a name: a path, or a name in the package (UserError)."""
+    path = path_of(name, "weights")
+    if path.is_dir():
+        return path
+    if not set("/.~") & set(str(name)):
+        return shipped(str(name))
+    return regular_file(path, "weights", "is not there: no such file, nor a run directory")
 
 
 @contextmanager
 def weights(file: str | Path) -> Iterator[tuple[ConfigDict, Any]]:
     """The configuration in a file that `VAEDM.save` wrote, and the file, opened; UserError where it is none."""
-    path = Path(file)
-    if not path.is_file():
-        raise UserError(f"weights '{file}': no such file, nor a run directory")
+    path = regular_file(file, "weights", "is not there: no such file, nor a run directory")
     try:
         with safetensors.safe_open(path, "numpy") as opened:
             yield decode_config(opened.metadata()["config"]), opened
@@ -191,7 +196,8 @@ def weights(file: str | Path) -> Iterator[tuple[ConfigDict, Any]]:
 
 def config_of(name: str | Path) -> ConfigDict:
     """The configuration of what `VAEDM.open` opens, without its parameters."""
-    if Path(name).is_dir():
-        return read_config(Path(name))
-    with weights(weights_file(name)) as (config, _):
+    path = model_at(name)
+    if path.is_dir():
+        return read_config(path)
+    with weights(path) as (config, _):
         return config

@@ -21,6 +21,7 @@ from vaedm_jax.evaluation.judge import fingerprint, judges
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import build_unet, build_vae
 from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
+from vaedm_jax.storage.paths import shown
 from vaedm_jax.store import cycled
 from vaedm_jax.training.checkpoints import Checkpoints, check_place
 from vaedm_jax.training.loop import abstract_state, fit, new_state, newest_step, restore_average, total_steps
@@ -111,13 +112,13 @@ def check_order(config: ConfigDict, workdir: Path, stage: str, total: int) -> No
         return
     if stage == "ddpm":
         raise UserError(
-            f"--stage=ddpm: the VAE in {workdir} has {done:,} of its {total:,} steps; train it first (--stage=vae), or "
-            "take that of another run (--config.vae.checkpoint=DIR)"
+            f"--stage=ddpm: the VAE in {shown(workdir)} has {done:,} of its {total:,} steps; train it first "
+            "(--stage=vae), or take that of another run (--config.vae.checkpoint=DIR)"
         )
     if newest_step(workdir / "ddpm"):
         raise UserError(
-            f"the DDPM in {workdir} was trained on its VAE of {done:,} steps, which would change if it was trained to "
-            f"{total:,}; leave it (--config.vae.steps={done}), or begin anew in another --workdir"
+            f"the DDPM in {shown(workdir)} was trained on its VAE of {done:,} steps, which would change if it was "
+            f"trained to {total:,}; leave it (--config.vae.steps={done}), or begin anew in another --workdir"
         )
 
 

@@ -8,6 +8,7 @@ from vaedm_jax.data.images import picture
 from vaedm_jax.data.pipeline import batches, pipeline, preview, some
 from vaedm_jax.data.source import Dataset, Source
 from vaedm_jax.errors import UserError
+from vaedm_jax.storage.paths import path_of
 
 __all__ = ["Dataset", "Source", "batches", "load", "picture", "pictures", "pipeline", "preview", "some"]
 
@@ -37,4 +38,7 @@ def load(config: ConfigDict) -> Dataset:
 
     if config.path:
         return catalog.load_path(config.path, size, held_out)
-    return catalog.load(config.source, config.tfds_dir, config.archive, size, held_out)
+    # tfds also reads from gs://BUCKET.
+    plain = config.tfds_dir and "://" not in config.tfds_dir
+    data_dir = str(path_of(config.tfds_dir, "data.tfds_dir")) if plain else config.tfds_dir
+    return catalog.load(config.source, data_dir, config.archive, size, held_out)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from vaedm_jax.data.images import decode
 from vaedm_jax.data.reason import reason
 from vaedm_jax.data.source import Dataset, Lazy, Source, split
 from vaedm_jax.errors import UserError
+from vaedm_jax.storage.paths import folder
 
 
 def load(name: str, data_dir: str, archive: str, size: int, held_out: float) -> Dataset:
@@ -27,7 +27,7 @@ def load(name: str, data_dir: str, archive: str, size: int, held_out: float) -> 
 
 def load_path(path: str, size: int, held_out: float) -> Dataset:
     """The data set that was prepared in a folder, by tfds or by mode `prepare`, whose split is that of its folder."""
-    root = Path(path).expanduser().resolve()
+    root = folder(path, "data.path").resolve()
     plan = records.read_plan(root, size)
     try:
         with no_new_modules():

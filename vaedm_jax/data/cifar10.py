@@ -13,6 +13,7 @@ from PIL import Image
 
 from vaedm_jax.data.reason import reason
 from vaedm_jax.errors import UserError
+from vaedm_jax.storage.paths import regular_file
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"  # tfds knows its checksum
 FOLDER = "cifar-10-batches-bin"
@@ -45,7 +46,8 @@ class Cifar10Binary(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        records = read_archive(self.archive or download(dl_manager))
+        archive = self.archive and regular_file(self.archive, "data.archive", f"is not there; it can be had from {URL}")
+        records = read_archive(archive or download(dl_manager))
         return {part: self._generate_examples(records[part]) for part in FILES}
 
     def _generate_examples(self, records: np.ndarray) -> Iterator[tuple[int, dict]]:
@@ -91,8 +93,6 @@ def read_archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         with tarfile.open(path, "r:*") as archive:
             found = {m.name: archive.extractfile(m).read() for m in archive if m.isfile() and m.name in wanted}
-    except FileNotFoundError as error:
-        raise UserError(f"data.archive: {path} is not there; it can be had from {URL}") from error
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"data.archive: {path} is damaged ({reason(error)}); fetch it again from {URL}") from error
     if missing := sorted(wanted - set(found)):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from vaedm_jax.data.images import read
 from vaedm_jax.data.source import Dataset, Lazy, split
 from vaedm_jax.errors import UserError
+from vaedm_jax.storage import paths
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 CELEBA_PHOTOGRAPHS = "CelebA-HQ-img"  # beside it, CelebAMask-HQ has masks, which are images too
@@ -24,20 +25,18 @@ def load(path: str, size: int, held_out: float, keep: bool = True) -> Dataset:
     With `keep` they stay in memory, where there are not too many; else they are decoded again for every batch.
     """
     root, names = listed(path)
-    paths = [root / name for name in names]
-    cache = decoded(paths, size, keep and len(paths) * size * size * 3 <= CACHE_BYTES)
+    files = [root / name for name in names]
+    cache = decoded(files, size, keep and len(files) * size * size * 3 <= CACHE_BYTES)
 
     def image(index: int) -> np.ndarray:
-        return read(paths[index], size) if cache is None else cache[index]
+        return read(files[index], size) if cache is None else cache[index]
 
     return Dataset(root.name or str(root), *(Lazy(side, image) for side in split(names, held_out)))
 
 
 def listed(path: str) -> tuple[Path, list[str]]:
     """Where the images under `data.path` are, and their names in that folder; UserError where there are none."""
-    root = Path(path).expanduser().resolve()
-    if not root.is_dir():
-        raise UserError(f"data.path: {root} is {'not a folder' if root.exists() else 'not there'}")
+    root = paths.folder(path, "data.path").resolve()
     if (root / CELEBA_PHOTOGRAPHS).is_dir():
         root = root / CELEBA_PHOTOGRAPHS
     names = image_files(root)
@@ -48,10 +47,9 @@ def listed(path: str) -> tuple[Path, list[str]]:
 
 def pictures(path: str) -> list[tuple[str, Callable[[], np.ndarray]]]:
     """The name of each picture under a folder, and what reads it: uint8 [H, W, 3], at its own size."""
-    root = Path(path).expanduser()
-    if not root.is_dir() or not (names := image_files(root)):
-        what = "holds no images" if root.is_dir() else "is a file; give a folder" if root.exists() else "no such folder"
-        raise UserError(f"{path}: {what}")
+    root = paths.folder(path, "restore.files")
+    if not (names := image_files(root)):
+        raise UserError(f"restore.files: {paths.shown(root)} holds no images")
     return [(name, partial(read, root / name, None)) for name in names]
 
 
@@ -73,9 +71,9 @@ def image_files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def decoded(paths: list[Path], size: int, keep: bool) -> np.ndarray | None:
+def decoded(files: list[Path], size: int, keep: bool) -> np.ndarray | None:
     """All files as uint8 [N, size, size, 3], or None unless `keep`; UserError names the first that is bad."""
-    cache = np.empty((len(paths), size, size, 3), np.uint8) if keep else None
+    cache = np.empty((len(files), size, size, 3), np.uint8) if keep else None
     bad = []
 
     def attempt(path: Path) -> np.ndarray | UserError:
@@ -86,7 +84,7 @@ def decoded(paths: list[Path], size: int, keep: bool) -> np.ndarray | None:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = tqdm(
-            pool.map(attempt, paths), "reading images", len(paths), unit="", leave=False, delay=2, disable=None
+            pool.map(attempt, files), "reading images", len(files), unit="", leave=False, delay=2, disable=None
         )
         for i, result in enumerate(results):
             if isinstance(result, UserError):

@@ -1,6 +1,7 @@
 """Any picture to the square RGB that the networks take."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vaedm_jax.data.reason import reason
 from vaedm_jax.errors import UserError
+from vaedm_jax.storage.paths import opened, shown
 
 
 def picture(path: str | os.PathLike, size: int | None, most_pixels: int) -> np.ndarray:
@@ -23,15 +25,18 @@ def picture(path: str | os.PathLike, size: int | None, most_pixels: int) -> np.n
     try:
         return read(path, size)
     except UserError as error:  # the folder that it was sent to concerns nobody
-        raise UserError(str(error).replace(str(path), Path(path).name)) from error
+        raise UserError(str(error).replace(shown(path), shown(Path(path).name))) from error
 
 
 def read(path: str | os.PathLike, size: int | None) -> np.ndarray:
     """The image in a file as uint8 [size, size, 3], or [H, W, 3] where size is None; UserError if it is damaged."""
     try:
         return decode(path, size)
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"{path} cannot be read as an image ({complaint(error)}); repair or remove it") from error
+        what = f"{shown(path)} cannot be read as an image ({complaint(error)})"
+        raise UserError(f"{what}; repair or remove it") from error
 
 
 def complaint(error: Exception) -> str:
@@ -41,7 +46,8 @@ def complaint(error: Exception) -> str:
 
 def decode(file: str | os.PathLike | BinaryIO, size: int | None) -> np.ndarray:
     """The image in a file, of an animation the first frame, as uint8; may raise anything."""
-    with Image.open(file) as image:
+    is_path = isinstance(file, str | os.PathLike)
+    with opened(file, "image") if is_path else nullcontext(file) as data, Image.open(data) as image:
         if size is None:
             return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
         # A JPEG is decoded at a half, a quarter or an eighth if that is still twice the size: it is faster.

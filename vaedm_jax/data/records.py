@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vaedm_jax.errors import UserError
+from vaedm_jax.storage.paths import path_of
 
 INFO = "dataset_info.json"  # of tfds; it is written last
 PLAN, BROKEN = "folder.json", "broken.json"
@@ -35,7 +36,7 @@ class Plan:
 
 def are_in(path: str | Path) -> bool:
     """Whether a folder holds records, finished or not, and no images."""
-    root = Path(path).expanduser()
+    root = path_of(path, "data.path")
     return (root / INFO).is_file() or (root / PLAN).is_file()
 
 

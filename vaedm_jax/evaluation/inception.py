@@ -16,6 +16,7 @@ import numpy as np
 
 from vaedm_jax.errors import UserError
 from vaedm_jax.interop import torch_file
+from vaedm_jax.storage.paths import opened, path_of
 
 WHERE = "pt_inception-2015-12-05-6726825d.pth of https://github.com/mseitzer/pytorch-fid/releases"
 # As in https://github.com/snap-research/discoscene/blob/main/models/inception_model.py, for the same file.
@@ -125,14 +126,11 @@ class InceptionV3(nn.Module):
 
 def load(path: str | os.PathLike) -> dict:
     """The variables of InceptionV3 from the file that the field uses; UserError if it is not there, or another."""
-    try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); it should be {WHERE}") from error
+    with opened(path, "eval.inception", f"is not there; it should be {WHERE}") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
         raise UserError(f"{path}: its SHA-256 is {found}; it should be {WHERE}, with {SHA256}")
-    return from_state(torch_file.read(path))
+    return from_state(torch_file.read(path_of(path, "eval.inception")))
 
 
 def from_state(state: dict[str, np.ndarray]) -> dict:

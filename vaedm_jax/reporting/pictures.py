@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.storage.paths import shown
 
 GAP = 2  # pixels of white between tiles
 SMALLEST_TILE = 64  # pixels; smaller images are enlarged to at least this width
@@ -85,7 +86,7 @@ def tile(images, columns: int | None = None) -> list:
 def save_png(path: Path | str, image: Image.Image, caption: str = "") -> None:
     """Writes a PNG whole, with the caption as its text chunk "Description"; creates the parents."""
     texts = PngImagePlugin.PngInfo()
-    texts.add_text("Description", caption)
+    texts.add_text("Description", shown(caption))
     data = io.BytesIO()
     image.save(data, "PNG", pnginfo=texts, optimize=True)
     write_whole(path, data.getvalue())

@@ -17,6 +17,7 @@ from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.reporting.metrics import read_metrics
 from vaedm_jax.reporting.page import PAGE
 from vaedm_jax.reporting.pictures import read_caption
+from vaedm_jax.storage.paths import shown
 
 STAGES = {"vae": "Stage 1: VAE, the generator", "ddpm": "Stage 2: DDPM, the refiner"}
 PACKAGES = ("vaedm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -47,7 +48,7 @@ def write_report(workdir: Path | str, title: str | None = None) -> Path:
         _section("Configuration", _table(config)),
         _section("Versions", _table(_versions())),
     ]
-    title = title or workdir.resolve().name
+    title = title or shown(workdir.resolve().name)
     page = PAGE.substitute(
         title=escape(title),
         subtitle=escape("VAEs meet Diffusion Models: a VAE generates, a diffusion model refines"),
@@ -55,7 +56,7 @@ def write_report(workdir: Path | str, title: str | None = None) -> Path:
         footer=time.strftime("Written %Y-%m-%d %H:%M UTC.", time.gmtime()),
     )
     path = workdir / "report.html"
-    write_whole(path, page.encode())
+    write_whole(path, page.encode(errors="backslashreplace"))
     return path
 
 

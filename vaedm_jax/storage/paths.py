@@ -20,6 +20,7 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+GONE = "is not there"
 
 
 def shown(name: str | os.PathLike) -> str:
@@ -69,34 +70,34 @@ def path_of(written: str | os.PathLike, setting: str) -> Path:
     return path
 
 
-def regular_file(path: str | os.PathLike, setting: str, missing: str = "there is no such file") -> Path:
+def regular_file(path: str | os.PathLike, setting: str, missing: str = GONE) -> Path:
     """Return the absolute path; UserError unless a regular file is there, or a link to one.
 
-    `missing` is what the error says where nothing is there.
+    `missing` is what the error says of the path where nothing is there.
     """
     return expected(path, setting, stat.S_IFREG, missing)
 
 
-def folder(path: str | os.PathLike, setting: str, missing: str = "there is no such folder") -> Path:
+def folder(path: str | os.PathLike, setting: str, missing: str = GONE) -> Path:
     """Return the absolute path; UserError unless a folder is there, or a link to one.
 
-    `missing` is what the error says where nothing is there.
+    `missing` is what the error says of the path where nothing is there.
     """
     return expected(path, setting, stat.S_IFDIR, missing)
 
 
-def opened(path: str | os.PathLike, setting: str, missing: str = "there is no such file") -> BinaryIO:
+def opened(path: str | os.PathLike, setting: str, missing: str = GONE) -> BinaryIO:
     """Open a regular file for reading bytes; UserError where it is none, or cannot be opened. It never waits."""
     path = regular_file(path, setting, missing)
     try:
         # Without O_NONBLOCK it would wait for ever where a pipe has taken the file's place just now.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = open(os.fspath(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except OSError as error:
-        raise UserError(f"{setting}: {shown(path)}: {obstacle(path, error, missing)}") from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
+        raise UserError(f"{setting}: {shown(path)} {obstacle(path, error, missing)}") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
         raise UserError(f"{setting}: {shown(path)} is no regular file; give one")
-    return os.fdopen(descriptor, "rb")
+    return file
 
 
 def expected(path: str | os.PathLike, setting: str, kind: int, missing: str) -> Path:
@@ -105,20 +106,20 @@ def expected(path: str | os.PathLike, setting: str, kind: int, missing: str) -> 
     try:
         found = stat.S_IFMT(os.stat(path).st_mode)
     except OSError as error:
-        raise UserError(f"{setting}: {shown(path)}: {obstacle(path, error, missing)}") from error
+        raise UserError(f"{setting}: {shown(path)} {obstacle(path, error, missing)}") from error
     if found != kind:
         raise UserError(f"{setting}: {shown(path)} is {KINDS.get(found, 'something else')}; give {KINDS[kind]}")
     return path
 
 
 def obstacle(path: Path, error: OSError, missing: str) -> str:
-    """Return why nothing can be read at a path."""
+    """Return why nothing can be read at a path, as what follows its name in a sentence."""
     if error.errno == errno.ELOOP:
-        return "a link that leads to itself"
+        return "is a link that leads to itself"
     if error.errno == errno.ENOENT and path.is_symlink():
-        return f"a link to {shown(os.readlink(path))}, which is not there"
+        return f"is a link to {shown(os.readlink(path))}, which is not there"
     if error.errno == errno.ENOENT:
         return missing
     if error.errno == errno.ENOTDIR:
-        return "a part of this path is a file, not a folder"
-    return error.strerror or str(error)
+        return f"{GONE}: a part of this path is a file, not a folder"
+    return f"cannot be read ({error.strerror or error})"
