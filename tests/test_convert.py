@@ -77,6 +77,7 @@ def test_what_is_imported_computes_the_published_outputs(tmp_path, configuration
     model = imported(write(tmp_path / "a.ckpt", state), configuration, f"--config.ddpm.heads={c['num_heads']}")
     ddpm = model.config.ddpm
     assert (ddpm.T, ddpm.beta_1, ddpm.beta_T) == (500, 2e-4, 0.01)
+    np.testing.assert_allclose(model.networks.full_schedule.beta, state["target_network.betas"], rtol=1e-5)
     assert ddpm.variant == ("uncond" if unet == "unet_uncond" else "form1")
     assert (ddpm.channels, ddpm.blocks, ddpm.multipliers) == (c["model_channels"], 1, tuple(c["channel_mult"]))
     assert (ddpm.attention, ddpm.scale_shift) == ((2,), c.get("use_scale_shift_norm", False))

@@ -12,7 +12,7 @@ from vaedm_jax.bounds import check_held, check_ranges
 from vaedm_jax.conditions import condition_of, has_vae
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
-from vaedm_jax.diffusion.schedule import linear_schedule
+from vaedm_jax.diffusion.schedule import schedule_of
 from vaedm_jax.errors import UserError, one_of
 from vaedm_jax.published import VAES
 from vaedm_jax.storage.paths import path_of
@@ -21,6 +21,7 @@ from vaedm_jax.trust import check_borrowed
 EMA_SCHEDULES = ("constant", "byol")
 BEST_BY = ("held_out_loss", "kid", "fd")  # figures that the best checkpoint may be chosen by: the lowest is best
 FILES = ("npz", "png")
+MOST_SIGNAL = 0.01  # alpha_bar at T of a schedule that is trained with, unless more is asked for
 SPLITS = ("train", "held_out")
 PRECISIONS = ("float32", "bfloat16")
 
@@ -32,6 +33,7 @@ FREE = (
     "*.precision",
     "*.remat",
     "*.packed",
+    "ddpm.allow_signal_at_T",
     "mesh.*",
     "xla.*",
     "log.*",
@@ -124,6 +126,7 @@ def published_config(variant: str = "form1") -> ConfigDict:
     """The defaults of what the authors of the method published, where their files do not tell it."""
     c = base_config(variant).unlock()
     c.ddpm.heads, c.ddpm.ema_schedule, c.data.flip = 8, "constant", True
+    c.ddpm.scale_betas = False
     c.sample.variance, c.sample.clip_eps = "fixedlarge", False
     return c.lock()
 
@@ -164,6 +167,8 @@ def ddpm_defaults(variant: str) -> ConfigDict:
     # "mask0.5", "blur2" (vaedm_jax/conditions.py).
     c.condition = "vae"
     c.T, c.beta_1, c.beta_T = 1000, 1e-4, 0.02
+    c.scale_betas = True  # betas are those of 1,000 steps, multiplied by 1000 / T; False: those of T steps, as they are
+    c.allow_signal_at_T = False  # train also where alpha_bar at T is above 0.01; chains begin at noise all the same
     c.channels, c.multipliers, c.blocks = 128, (1, 2, 2, 2), 2
     c.attention = (2,)  # downsampling factors of the levels that attend
     c.heads, c.dropout = 1, 0.1
@@ -288,6 +293,7 @@ def check(config: ConfigDict, to_train: bool = True, to_run: bool = True) -> Non
     if to_train:
         for name in ("vae", "ddpm") if has_vae(config.ddpm) else ("ddpm",):
             check_stage(name, config[name], config.mesh.model)
+        check_schedule(config.ddpm)
         check_pictures(config)
 
 
@@ -305,9 +311,21 @@ def check_values(config: ConfigDict) -> None:
         chain_of(config.sample)
 
 
+def check_schedule(ddpm: Any) -> None:
+    """UserError where the last step leaves so much of the image that a chain from pure noise would draw wrong ones."""
+    signal = schedule_of(ddpm).alpha_bar[-1]
+    if signal > MOST_SIGNAL and not ddpm.allow_signal_at_T:
+        scaling = "" if ddpm.scale_betas else "; --config.ddpm.scale_betas=True takes the betas for 1,000 steps"
+        raise UserError(
+            f"ddpm.T = {ddpm.T}, ddpm.beta_1 = {ddpm.beta_1:g}, ddpm.beta_T = {ddpm.beta_T:g}: alpha_bar at T is "
+            f"{signal:.2g}, and should be {MOST_SIGNAL} at most, since chains begin at pure noise, as if it were 0; "
+            f"raise T or the betas{scaling}; --config.ddpm.allow_signal_at_T=True trains all the same"
+        )
+
+
 def check_pictures(config: ConfigDict) -> None:
     """UserError where a chain of `sample`, or of the pictures on the way, cannot be."""
-    chain, full = chain_of(config.sample), linear_schedule(config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T)
+    chain, full = chain_of(config.sample), schedule_of(config.ddpm)
     if chain.start == "warm" and not chain.t_start:
         raise UserError("sample.t_start = 0 is found by a model; pictures on the way need a number, such as 500")
     with naming("sample: "):

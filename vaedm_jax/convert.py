@@ -13,6 +13,7 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.conditions import has_vae
 from vaedm_jax.config import base_config, check, naming
 from vaedm_jax.diffusion.process import FORMULATIONS
+from vaedm_jax.diffusion.schedule import betas_of
 from vaedm_jax.errors import UserError
 from vaedm_jax.interop import names, torch_writer
 from vaedm_jax.interop.architecture import unet_settings
@@ -109,11 +110,13 @@ def set_schedule(config: ConfigDict, betas: np.ndarray | None) -> str:
     """That of the file, if it has one."""
     ddpm = config.ddpm
     if betas is not None:
+        ddpm.scale_betas = False
         ddpm.T, ddpm.beta_1, ddpm.beta_T = len(betas), float(f"{betas[0]:.6g}"), float(f"{betas[-1]:.6g}")
         if not np.allclose(betas, np.linspace(ddpm.beta_1, ddpm.beta_T, ddpm.T), rtol=1e-5):
             raise UserError("the schedule in the file is not linear in beta, which is the only one here")
     where = "not told by the file" if betas is None else "of the file"
-    return f"schedule {where}: {ddpm.T} steps, beta from {ddpm.beta_1:g} to {ddpm.beta_T:g}"
+    T, first, last = betas_of(ddpm)
+    return f"schedule {where}: {T} steps, beta from {first:g} to {last:g}"
 
 
 def set_vae(config: ConfigDict, vae: Network, hyper: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from vaedm_jax import models
 from vaedm_jax.conditions import Condition, condition_of, has_vae
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS, Formulation, PredictNoise
-from vaedm_jax.diffusion.schedule import Schedule, linear_schedule
+from vaedm_jax.diffusion.schedule import Schedule, betas_of, linear_schedule
 from vaedm_jax.evaluation.bound import chain_terms
 from vaedm_jax.models.prior import draw as draw_z
 from vaedm_jax.models.vae import kl_divergence
@@ -143,7 +143,7 @@ def networks_of(config: Any) -> Networks:
         condition_of(config.ddpm.condition),
         models.build_unet(config),
         config.ddpm.variant,
-        (config.ddpm.T, config.ddpm.beta_1, config.ddpm.beta_T),
+        betas_of(config.ddpm),
         config.ddpm.z_conditioning,
         config.data.image_size,
     )

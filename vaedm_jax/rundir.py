@@ -24,7 +24,7 @@ from vaedm_jax.storage.paths import path_of, regular_file, shown
 FILE = "config.json"
 IMAGES = "images.json"  # what tells the images that a run is trained on from others
 # What a setting means in a run, or a file of weights, that is older than the setting. All others mean their defaults.
-BEFORE: dict[str, Any] = {"seed_per_stage": False}
+BEFORE: dict[str, Any] = {"seed_per_stage": False, "ddpm.scale_betas": False, "ddpm.allow_signal_at_T": True}
 # Settings of a stage whose schedule follows the length of the whole run, with the values for which it does.
 FOLLOWS_LENGTH = {"ema_schedule": ("byol",)}
 SHIPPED = Path(__file__).parent / "weights"

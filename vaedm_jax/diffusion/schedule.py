@@ -1,10 +1,12 @@
 """The noise schedule, whole or at some of its steps. All in float64 on the host."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 VARIANCES = ("fixedsmall", "fixedlarge")
+GIVEN_FOR = 1000  # steps that the betas of settings are given for
+MOST_BETA = 0.999  # larger betas are clipped to it
 MOST_STEPS, WHY_STEPS = 100_000, "tables in memory have an entry for each step of a chain"
 
 
@@ -60,9 +62,20 @@ class Schedule(NamedTuple):
 
 
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
-    """The paper's schedule: beta rises linearly over the T steps."""
-    alpha_bar = np.cumprod(1 - np.linspace(beta_1, beta_T, T, dtype=np.float64))
+    """Return the paper's schedule: beta rises linearly over the T steps, to MOST_BETA at most."""
+    alpha_bar = np.cumprod(1 - np.minimum(np.linspace(beta_1, beta_T, T, dtype=np.float64), MOST_BETA))
     return respace(Schedule(np.arange(T), alpha_bar, alpha_bar), np.arange(T))
+
+
+def betas_of(settings: Any) -> tuple[int, float, float]:
+    """Return what `linear_schedule` takes, of settings T, beta_1, beta_T, and `scale_betas`: for any T as for 1,000."""
+    scale = GIVEN_FOR / settings.T if settings.scale_betas else 1.0
+    return settings.T, scale * settings.beta_1, scale * settings.beta_T
+
+
+def schedule_of(settings: Any) -> Schedule:
+    """Return the schedule of settings; see `betas_of`."""
+    return linear_schedule(*betas_of(settings))
 
 
 def respace(schedule: Schedule, positions: np.ndarray) -> Schedule:

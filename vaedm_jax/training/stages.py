@@ -12,7 +12,7 @@ import numpy as np
 from vaedm_jax import models
 from vaedm_jax.conditions import condition_of, has_vae
 from vaedm_jax.diffusion.process import FORMULATIONS, noise_loss
-from vaedm_jax.diffusion.schedule import linear_schedule
+from vaedm_jax.diffusion.schedule import schedule_of
 from vaedm_jax.models.vae import kl_divergence
 
 Figures = dict[str, jax.Array]
@@ -98,7 +98,7 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
     ddpm = config.ddpm
     unet, form = models.build_unet(config), FORMULATIONS[ddpm.variant]
     vae, condition = models.build_vae(config) if has_vae(ddpm) else None, condition_of(ddpm.condition)
-    schedule = linear_schedule(ddpm.T, ddpm.beta_1, ddpm.beta_T)
+    schedule = schedule_of(ddpm)
     z_dim = vae.z_dim if ddpm.z_conditioning else 0
 
     def known(frozen, x, keys):
