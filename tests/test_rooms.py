@@ -22,7 +22,7 @@ ROOMS = {
     "conditions": {"errors"},
     "diffusion": {"errors"},
     "models": {"errors"},
-    "data": {"errors", "bounds", "storage"},
+    "data": {"errors", "storage", "bounds"},
     "reporting": {"errors", "storage"},
     "interop": {"errors", "models"},
     "mesh": {"errors", "bounds"},
@@ -31,15 +31,15 @@ ROOMS = {
     "trust": {"errors"},
     "config": {"errors", "storage", "trust", "bounds", "conditions", "diffusion", "published"},
     "rundir": {"errors", "storage", "config", "reporting"},
-    "training": {"errors", "conditions", "diffusion", "models", "data", "reporting", "mesh", "hosts"},
+    "training": {"errors", "storage", "conditions", "diffusion", "models", "data", "reporting", "mesh", "hosts"},
     "inputs": {"errors"},
     "generation": {"conditions", "diffusion", "models", "evaluation", "training"},
     "api": {
         *("errors", "diffusion", "models", "reporting", "mesh", "hosts", "config", "rundir", "training", "generation"),
         *("inputs", "conditions", "storage"),
     },
-    "store": {"diffusion", "data", "reporting", "mesh", "hosts", "inputs", "generation", "api"},
-    "likelihood": {"data", "reporting", "mesh", "config", "generation", "api"},
+    "store": {"diffusion", "storage", "data", "reporting", "mesh", "hosts", "inputs", "generation", "api"},
+    "likelihood": {"data", "storage", "reporting", "mesh", "config", "generation", "api"},
     "train": {
         *("errors", "diffusion", "models", "data", "reporting", "mesh", "hosts", "evaluation", "config", "rundir"),
         *("training", "api", "conditions", "storage", "store"),
@@ -47,7 +47,7 @@ ROOMS = {
     "sample": {"errors", "data", "reporting", "hosts", "config", "rundir", "api", "store"},
     "evaluate": {
         *("errors", "diffusion", "data", "reporting", "hosts", "evaluation", "config", "api", "store", "likelihood"),
-        "rundir",
+        *("rundir", "storage"),
     },
     "restoration": {"errors", "storage", "conditions", "diffusion", "generation", "api"},
     "restore": {

@@ -1,8 +1,7 @@
 """The trained model as an object: generator, refiner and their schedule."""
 
 import json
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,13 +38,33 @@ from vaedm_jax.generation import (
 )
 from vaedm_jax.inputs import as_images, between, digest_of, spread
 from vaedm_jax.mesh import in_batches, make_mesh, replicated
+from vaedm_jax.models import build_vae
+from vaedm_jax.models.prior import FORMS, expected
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.rundir import encode_config, model_at, read_config, shipped, weights
+from vaedm_jax.storage import Array, Damaged, read_arrays
 from vaedm_jax.storage.paths import path_of, regular_file, shown
 from vaedm_jax.training.loop import restore_average
-from vaedm_jax.training.stages import ddpm_stage, vae_stage
+from vaedm_jax.training.stages import ddpm_stage, parameter_shapes, vae_stage
 
 UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
+
+
+def shapes_of(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all parameters of a model's file, of the networks and the prior that it has some of.
+
+    Args:
+      config: the configuration in it. found: the shapes in it, by names such as `vae/mu/kernel`.
+    """
+    groups, wanted = {name.partition("/")[0] for name in found}, {}
+    if "vae" in groups:
+        wanted |= {f"vae/{name}": shape for name, shape in parameter_shapes(vae_stage(config)).items()}
+    if "ddpm" in groups:
+        wanted |= {f"ddpm/{name}": shape for name, shape in parameter_shapes(ddpm_stage(config, {})).items()}
+    if "prior" in groups and has_vae(config.ddpm):
+        prior = {name.removeprefix("prior/"): shape for name, shape in found.items() if name.startswith("prior/")}
+        wanted |= {f"prior/{name}": shape for name, shape in expected(prior, build_vae(config).z_dim).items()}
+    return wanted
 
 
 def silent(*_: int) -> None:
@@ -92,10 +111,9 @@ class VAEDM:
 
     @classmethod
     def from_checkpoint(cls, file: str | Path) -> "VAEDM":
-        """The model of a file that `save` wrote."""
-        with weights(file) as (config, opened):
-            flat = {tuple(name.split("/")): opened.get_tensor(name).astype(np.float32) for name in opened.keys()}
-        params = unflatten_dict(flat)
+        """The model of a file that `save` wrote; UserError unless names and shapes are those of its networks."""
+        config, opened = weights(file)
+        params = unflatten_dict(opened.read(shapes_of(config, opened.shapes)), sep="/")
         return cls(config, params.get("vae", {}), params.get("ddpm", {}), prior=params.get("prior"))
 
     @classmethod
@@ -131,12 +149,16 @@ class VAEDM:
         """This model, with z from what mode `prior` wrote; UserError where it was fitted to another VAE."""
         self.check_vae()
         file = regular_file(file, "sample.prior", "is not there; --mode=prior makes one")
+        D = self.networks.vae.z_dim
+        kinds = [{name: Array(np.float32, shape) for name, shape in form.items()} for form in FORMS]
+        forms = {"vae": Array(str)} | kinds[0] | kinds[1]
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                prior = {name: arrays[name] for name in arrays if name != "vae"}
-                digest = str(arrays["vae"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote") from error
+            prior = read_arrays(file, forms, {**kinds[0], **kinds[1]}, {"D": D, "2D": 2 * D})
+        except Damaged as error:
+            raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote ({error.why})") from error
+        digest = prior.pop("vae")
+        if prior.keys() not in [kind.keys() for kind in kinds]:
+            raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote; it has {list(prior)}")
         if digest != self.vae_digest:
             raise UserError(f"sample.prior: {file} was fitted to another VAE; fit one to this (--mode=prior)")
         return type(self)(self.config, self.params["vae"], self.params["ddpm"], self.mesh, prior)

@@ -22,7 +22,7 @@ from vaedm_jax.models.blocks import parse_blocks
 from vaedm_jax.published import VAES
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.storage.paths import path_of, regular_file
-from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
+from vaedm_jax.training.stages import Stage, ddpm_stage, parameter_shapes, vae_stage
 
 HYPER = ("enc_block_str", "dec_block_str", "enc_channel_str", "dec_channel_str")  # of a VAE's file
 
@@ -149,10 +149,8 @@ def set_vae(config: ConfigDict, vae: Network, hyper: dict[str, Any]) -> str:
 def fitting(found: Network, stage: Stage, table: names.Table) -> Any:
     """The parameters of a stage's network; UserError names the first that does not fit."""
     params = names.from_torch(found.state, table)
-    wanted, given = (
-        {path: a.shape for path, a in flatten_dict(tree, sep="/").items()}
-        for tree in (jax.eval_shape(stage.init, jax.random.key(0)), params)
-    )
+    wanted = parameter_shapes(stage)
+    given = {path: a.shape for path, a in flatten_dict(params, sep="/").items()}
     for path in {**wanted, **given}:
         here, there = (shapes.get(path, "missing") for shapes in (wanted, given))
         if here != there:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from pathlib import Path
 
 import matplotlib
@@ -19,6 +18,7 @@ from vaedm_jax.mesh import whole_batch
 from vaedm_jax.reporting import Progress, save_png
 from vaedm_jax.reporting.comparison import PLAIN, STYLE, as_image, write_csv
 from vaedm_jax.reporting.files import write_arrays
+from vaedm_jax.storage import Array, Damaged, read_arrays
 
 BATCH = 16  # images that are worked off and stored at a time: each takes T evaluations
 NAMES = {"z": "KL of z", "prior": "prior at T", "steps": "steps", "decoder": "decoder"}
@@ -66,11 +66,13 @@ def bound_of(config: ConfigDict, model: VAEDM, images: np.ndarray, label: str, p
 
 
 def read(path: Path, identity: str) -> Bound | None:
+    """The bound of some images that was stored for the same purpose, or None."""
+    terms = {name: Array(np.float32, ("T", "N") if name == "steps" else ("N",), finite=False) for name in Bound._fields}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Bound(*(arrays[name] for name in Bound._fields)) if str(arrays["identity"]) == identity else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        arrays = read_arrays(path, {"identity": Array(str)} | terms)
+    except Damaged:
         return None
+    return Bound(*(arrays[name] for name in Bound._fields)) if arrays["identity"] == identity else None
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:

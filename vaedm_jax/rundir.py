@@ -13,12 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-import safetensors
 from ml_collections import ConfigDict
 
 from vaedm_jax.config import FREE, TUNABLE, base_config, check_values, flatten, located
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.storage import Damaged, Tensors, check_form, parse_json, read_json, read_tensors, reading
 from vaedm_jax.storage.paths import path_of, regular_file, shown
 
 FILE = "config.json"
@@ -43,10 +43,10 @@ def read_config(workdir: Path) -> ConfigDict:
         what = f"holds no run ({FILE} is missing)" if workdir.is_dir() else "does not exist"
         raise UserError(f"{shown(workdir)} {what}; name a run's directory, or begin one by --mode=train --config=FILE")
     try:
-        return decode_config(path.read_text())
-    except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
+        return decode_config(path, read_json(path))
+    except Damaged as error:
         raise UserError(
-            f"{path} is not the configuration of a run ({error}); restore it, or name another directory"
+            f"{path} is not the configuration of a run ({error.why}); restore it, or name another directory"
         ) from error
 
 
@@ -54,12 +54,13 @@ def encode_config(config: ConfigDict) -> str:
     return config.to_json(indent=1)
 
 
-def decode_config(text: str) -> ConfigDict:
-    """The configuration that `encode_config` wrote; raises many errors where it is none."""
-    stored = json.loads(text)
-    config = base_config(stored["ddpm"]["variant"])
-    config.update_from_flattened_dict(BEFORE | flatten(stored))
-    check_values(config)
+def decode_config(path: Path, stored: Any) -> ConfigDict:
+    """The configuration in a file, of the value that `encode_config` wrote there; `Damaged` where it is none."""
+    with reading(path, "configuration"):
+        check_form(stored, {"ddpm": {"variant": str}}, "")
+        config = base_config(stored["ddpm"]["variant"])
+        config.update_from_flattened_dict(BEFORE | flatten(stored))
+        check_values(config)
     return config
 
 
@@ -70,7 +71,7 @@ def keep_old_meaning(config: ConfigDict, workdir: Path) -> None:
     """
     if (workdir / FILE).is_file():
         old = read_config(workdir)
-        stored = flatten(json.loads((workdir / FILE).read_text()))
+        stored = flatten(read_json(workdir / FILE, dict))
         config.update_from_flattened_dict({name: flatten(old)[name] for name in BEFORE if name not in stored})
 
 
@@ -115,7 +116,7 @@ def claim(workdir: Path, config: ConfigDict, images: Any = None) -> None:
     seen, kept = json.dumps(images), workdir / IMAGES
     if (workdir / FILE).exists():
         same_folder = located(read_config(workdir)).data.path == located(config).data.path
-        same_images = images is not None and kept.is_file() and kept.read_text() == seen
+        same_images = images is not None and kept.is_file() and kept.read_bytes() == seen.encode()
         old = refuse_another(workdir, config, moved=same_folder or same_images)
         for key, (a, b) in differences(old, config, FREE).items():
             print(f"note: {key} was {a}, from here on it is {b}")
@@ -183,21 +184,19 @@ def model_at(name: str | Path) -> Path:
     return regular_file(path, "weights", "is not there: no such file, nor a run directory")
 
 
-@contextmanager
-def weights(file: str | Path) -> Iterator[tuple[ConfigDict, Any]]:
+def weights(file: str | Path) -> tuple[ConfigDict, Tensors]:
     """The configuration in a file that `VAEDM.save` wrote, and the file, opened; UserError where it is none."""
     path = regular_file(file, "weights", "is not there: no such file, nor a run directory")
     try:
-        with safetensors.safe_open(path, "numpy") as opened:
-            yield decode_config(opened.metadata()["config"]), opened
-    except Exception as error:
-        raise UserError(f"{path} is no file of weights that VAEDM.save wrote ({error})") from error
+        opened = read_tensors(path)
+        with reading(path, "configuration"):
+            stored = parse_json(opened.metadata.get("config", ""))
+        return decode_config(path, stored), opened
+    except Damaged as error:
+        raise UserError(f"{path} is no file of weights that VAEDM.save wrote ({error.why})") from error
 
 
 def config_of(name: str | Path) -> ConfigDict:
     """The configuration of what `VAEDM.open` opens, without its parameters."""
     path = model_at(name)
-    if path.is_dir():
-        return read_config(path)
-    with weights(path) as (config, _):
-        return config
+    return read_config(path) if path.is_dir() else weights(path)[0]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vaedm_jax.data import workers
 from vaedm_jax.data.images import complaint, decode
-from vaedm_jax.data.records import BROKEN, PLAN, Plan
+from vaedm_jax.data.records import BROKEN, PLAN, Plan, read_broken
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
 
@@ -92,7 +92,7 @@ class Images(tfds.core.ShardBasedBuilder, skip_registration=True):
     def write_lists(self) -> None:
         """The lists that lie beside the records; UserError where there is no image that could be read."""
         parts = [shard.broken for shard in self.shards()]
-        broken = {name: why for part in parts for name, why in json.loads(part.read_bytes()).items()}
+        broken = {name: why for part in parts for name, why in read_broken(part).items()}
         if len(broken) == len(self.plan.names):
             name, why = next(iter(broken.items()))
             raise UserError(f"data.path: no image in {self.plan.folder} can be read, such as {name} ({why})")

@@ -21,6 +21,7 @@ from vaedm_jax.inputs import digest_of
 from vaedm_jax.mesh import whole_batch
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.reporting.files import write_arrays, writes
+from vaedm_jax.storage import Array, Damaged, read_arrays
 
 Parts = Callable[[], Iterator[Samples]]  # begins anew at every call
 
@@ -70,7 +71,7 @@ def stored(
     while first < n:
         path, images = folder / f"{first:08d}.npz", None if source is None else cycled(source, first, size)
         identity = json.dumps([model.fingerprint, chain.changes, seed, digest_of(images)])
-        part = read_part(path, identity)
+        part = read_part(path, identity, model.networks.shape if images is None else images.shape[1:])
         if part is None:
             given = NOTHING if images is None else Given(x_hat=model.condition(images, seed, first))
             drawn = next(model.batches(size, seed, first, chain, batch_size, given))
@@ -82,15 +83,16 @@ def stored(
         first += len(part.images)
 
 
-def read_part(path: Path, identity: str) -> Samples | None:
-    """A part that was stored for the same purpose, or None."""
+def read_part(path: Path, identity: str, shape: tuple[int, ...]) -> Samples | None:
+    """A part that was stored for the same purpose, with one image of that shape at least; None where there is none."""
+    images = Array(np.uint8, ("N", *shape))
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if str(arrays["identity"]) != identity:
-                return None
-            return Samples(*(arrays[name] if name in arrays else None for name in Samples._fields))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        arrays = read_arrays(path, {"identity": Array(str), "images": images, "x_hat": images}, ("x_hat",), most=2**32)
+    except Damaged:
         return None
+    if arrays["identity"] != identity or not len(arrays["images"]):
+        return None
+    return Samples(arrays["images"], arrays.get("x_hat"))
 
 
 def write_npz(path: Path, n: int, parts: Parts) -> None:

@@ -8,8 +8,11 @@ from PIL import Image
 from vaedm_jax.data.images import square
 from vaedm_jax.data.source import Dataset, split
 from vaedm_jax.errors import UserError
+from vaedm_jax.storage import Array, read_arrays
 
 ARCHIVE = Path(__file__).with_name("noto_emoji_32.npz")
+FORMS = {name: Array(str, ("N",)) for name in ("name", "category", "subcategory", "skin_tone")}
+FORMS["image"] = Array(np.uint8, ("N", 32, 32, 3))
 
 
 def load(category: str, size: int, held_out: float) -> Dataset:
@@ -20,8 +23,7 @@ def load(category: str, size: int, held_out: float) -> Dataset:
 
 def sides(category: str, held_out: float) -> list[dict[str, np.ndarray]]:
     """What `load` splits, with its labels: for either side `image` [N, 32, 32, 3], `name`, `category` and more, [N]."""
-    with np.load(ARCHIVE, allow_pickle=False) as archive:
-        arrays = dict(archive)
+    arrays = read_arrays(ARCHIVE, FORMS)
     names, categories = arrays["name"], arrays["category"]
     known = np.unique(categories).tolist()
     if category and category not in known:

@@ -5,10 +5,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vaedm_jax.errors import UserError
+from vaedm_jax.storage import Damaged, read_json
 from vaedm_jax.storage.paths import path_of
 
 INFO = "dataset_info.json"  # of tfds; it is written last
 PLAN, BROKEN = "folder.json", "broken.json"
+FORM = {"folder": str, "image_size": int, "shards": int, "names": [str]}
+MOST = 2**28  # bytes of either, some millions of names
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ def read_plan(root: Path, size: int | None = None) -> Plan | None:
             raise UserError(f"{root / PLAN} is missing, which has the names of the images; prepare the data anew")
         return None
     try:
-        plan = Plan(**json.loads((root / PLAN).read_bytes()))
-    except (ValueError, TypeError) as error:
+        found = read_json(root / PLAN, FORM, MOST)
+        plan = Plan(**{name: found[name] for name in FORM})
+    except Damaged as error:
         raise UserError(f"{root / PLAN} is damaged; prepare the data anew, into another folder") from error
     if size is not None and not (root / INFO).is_file():
         raise UserError(f"data.path: {root} is not finished; the same command with --mode=prepare continues")
@@ -60,7 +64,15 @@ def read_plan(root: Path, size: int | None = None) -> Plan | None:
     return plan
 
 
+def read_broken(file: Path) -> dict[str, str]:
+    """The names of images that could not be read, and why."""
+    try:
+        return read_json(file, {str: str}, MOST)
+    except Damaged as error:
+        raise UserError(f"{file} is missing or damaged ({error.why}); prepare the data anew") from error
+
+
 def written(root: Path, plan: Plan) -> list[str]:
     """The names of the images that there are records of, in their order."""
-    broken = json.loads((root / BROKEN).read_bytes())
+    broken = read_broken(root / BROKEN)
     return [name for name in plan.names if name not in broken]

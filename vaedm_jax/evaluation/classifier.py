@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.storage import read_tensors
 
 CATEGORIES = (
     "Activities", "Animals & Nature", "Component", "Flags", "Food & Drink", "Objects", "People & Body",
@@ -51,5 +52,7 @@ def save(params: Any, file: Path | str) -> None:
 
 def load(file: Path | str = SHIPPED) -> Any:
     """The parameters that `save` wrote, those in the package by default: for `Classifier().apply({"params": ...})`."""
-    arrays = safetensors.numpy.load_file(file)
-    return unflatten_dict({name: array.astype(np.float32) for name, array in arrays.items()}, sep="/")
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
+    shapes = jax.eval_shape(Classifier().init, jax.random.key(0), images)["params"]
+    wanted = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
+    return unflatten_dict(read_tensors(file).read(wanted), sep="/")

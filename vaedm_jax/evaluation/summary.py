@@ -1,7 +1,6 @@
 """What the scores need of the features of any number of images, in memory that does not grow with them."""
 
 import json
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,12 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.moments import Moments
 from vaedm_jax.evaluation.scores import Entropies, frechet_distance, kernel_distance, precision_recall
 from vaedm_jax.reporting.files import write_arrays
+from vaedm_jax.storage import Array, Damaged, parse_json, read_arrays, reading
 
+# What `Summary.save` writes: D features of each of K images, and moments of either half of all images.
+FORMS = {"identity": Array(str), "features": Array(np.float32, ("K", "D"))}
+HALF = {"n": Array(np.int64), "mean": Array(np.float64, ("D",)), "scatter": Array(np.float64, ("D", "D"))}
+FORMS |= {f"{name}_{i}": form for name, form in HALF.items() for i in range(2)}
 KEPT = 10_000  # features of so many images are kept for what compares pairs: KID, precision and recall
 
 
@@ -31,7 +35,7 @@ class Summary(NamedTuple):
         """With a batch more: features [B, D], and logits [B, classes] where there are classes."""
         first = self.moments.n % 2
         halves = tuple(half.add(features[(i + first) % 2 :: 2]) for i, half in enumerate(self.halves))
-        kept = np.concatenate([self.features, features[: KEPT - len(self.features)]])
+        kept = np.concatenate([self.features, np.float32(features[: KEPT - len(self.features)])])
         return Summary(halves, kept, self.entropies and self.entropies.add(logits))
 
     @property
@@ -47,37 +51,32 @@ class Summary(NamedTuple):
     def load(cls, path: Path, identity: str) -> "Summary":
         """UserError where the file is none, is damaged, or is of another identity, which is a JSON object."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                theirs = str(arrays["identity"])
-                halves = tuple(
-                    Moments(int(arrays[f"n_{i}"]), arrays[f"mean_{i}"], arrays[f"scatter_{i}"]) for i in range(2)
-                )
-                summary = cls(halves, arrays["features"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: cannot be read as statistics of features; delete it") from error
-        if differing := difference(theirs, identity):
+            arrays = read_arrays(path, FORMS)
+            halves = tuple(
+                Moments(int(arrays[f"n_{i}"]), arrays[f"mean_{i}"], arrays[f"scatter_{i}"]) for i in range(2)
+            )
+            summary = cls(halves, arrays["features"])
+            with reading(path, "identity"):
+                theirs = parse_json(arrays["identity"], dict)
+        except Damaged as error:
+            raise UserError(f"{path}: cannot be read as statistics of features ({error.why}); delete it") from error
+        if differing := difference(theirs, json.loads(identity)):
             raise UserError(f"{path}: statistics of something else: {differing}; delete it")
         check_sound(path, summary)
         return summary
 
 
-def difference(theirs: str, ours: str) -> str:
+def difference(a: dict, b: dict) -> str:
     """The first entry in which two identities differ, in words; not the name of the data, whose folder may move."""
-    a, b = json.loads(theirs), json.loads(ours)
     name = next((name for name in [*a, *b] if name != "data" and a.get(name) != b.get(name)), None)
     return "" if name is None else f"{name} is {a.get(name)!r} there and {b.get(name)!r} here"
 
 
 def check_sound(path: Path, summary: Summary) -> None:
-    """UserError unless shapes agree, all is finite, and the moments are those of the features where all are kept."""
-    kept, D = summary.features.shape
-    sound = {(half.mean.shape, half.scatter.shape) for half in summary.halves} == {((D,), (D, D))}
-    if sound:
-        total = summary.moments
-        arrays = (total.mean, total.scatter, summary.features)
-        sound = kept == min(total.n, KEPT) and all(np.isfinite(a).all() for a in arrays)
-        sound &= total.n > kept or np.allclose(summary.features.mean(0, np.float64), total.mean, atol=1e-3)
-    if not sound:
+    """UserError unless there are as many features as there should be, and the moments are those of all that is kept."""
+    kept, total = len(summary.features), summary.moments
+    sound = min(half.n for half in summary.halves) > 0 and kept == min(total.n, KEPT)
+    if not (sound and (total.n > kept or np.allclose(summary.features.mean(0, np.float64), total.mean, atol=1e-3))):
         raise UserError(f"{path}: its statistics contradict themselves; delete it")
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from vaedm_jax.errors import UserError
@@ -16,6 +17,7 @@ from vaedm_jax.interop import names, torch_file
 UNET = "input_blocks.0.0.weight", ("target_network.decoder.", "online_network.decoder.", ""), names.UNET
 VAE = "enc.in_conv.weight", ("vae.", ""), names.VAE
 
+FLOATS = tuple(map(np.dtype, ("f8", "f4", "f2", ml_dtypes.bfloat16)))
 State = dict[str, np.ndarray]
 
 
@@ -56,11 +58,27 @@ def networks_in(path: str | os.PathLike) -> Found:
             f"{path}: there is neither a U-Net ('{UNET[0]}') nor a VAE ('{VAE[0]}') in it; its tensors: {shown}"
         )
     betas = tensors.get("target_network.betas", tensors.get("online_network.betas"))
+    for found in filter(None, (unet, vae)):
+        for name, array in found.state.items():
+            check_numbers(path, found.prefix + name, array)
+    if betas is not None:
+        check_numbers(path, "betas", betas)
+        if betas.ndim != 1 or not betas.size:
+            raise UserError(f"{path}: 'betas' is {list(betas.shape)}; it should be [T]")
     taken = {found.prefix + name for found in (unet, vae) if found for name in found.state}
     left = [re.match(r"(?:\w+\.decoder|[^.]*)", name)[0] for name in tensors if name not in taken]
     left += [str(name) for name in content if content is not state and name not in ("state_dict", "hyper_parameters")]
     hyper = content.get("hyper_parameters", {})
     return Found(unet, vae, betas, hyper if isinstance(hyper, dict) else {}, dict(Counter(left)))
+
+
+def check_numbers(path: str | os.PathLike, name: str, array: np.ndarray) -> None:
+    """UserError names a tensor that is not of finite floats, or is too large for float32."""
+    if array.dtype not in FLOATS:
+        raise UserError(f"{path}: '{name}' is of the type {array.dtype}; parameters are floats")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.asarray(array, np.float32)).all():
+            raise UserError(f"{path}: '{name}' has numbers that are not finite")
 
 
 def network(tensors: State, mark: str, prefixes: tuple[str, ...], table: names.Table) -> Network | None:

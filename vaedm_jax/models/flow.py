@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 LAYERS, HIDDEN = 6, 128
 Params = Mapping[str, jax.Array]
+FORM = {"w_in": ("L", "D", "H"), "b_in": ("L", "H"), "w_out": ("L", "H", "2D"), "b_out": ("L", "2D")}
+FORM |= {"mean": ("D",), "factor": ("D", "D")}
 
 
 def init_flow(key: jax.Array, mean: jax.Array, factor: jax.Array) -> dict[str, jax.Array]:

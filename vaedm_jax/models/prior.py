@@ -14,6 +14,21 @@ import jax.numpy as jnp
 from vaedm_jax.models import flow
 
 Params = Mapping[str, jax.Array]
+MIXTURE = {"logits": ("K",), "means": ("K", "D"), "factors": ("K", "D", "D")}
+FORMS = (MIXTURE, flow.FORM)  # the shapes of either kind, in letters
+
+
+def expected(shapes: Mapping[str, tuple[int, ...]], D: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that a prior of z [D] must have whose arrays have `shapes`.
+
+    The numbers of its components, layers and hidden units are taken from these.
+    """
+    form = flow.FORM if "w_in" in shapes else MIXTURE
+    sizes = {"D": D, "2D": 2 * D}
+    for name, letters in form.items():
+        for letter, side in zip(letters, shapes.get(name, ()), strict=False):
+            sizes.setdefault(letter, side)
+    return {name: tuple(sizes.get(letter, 1) for letter in letters) for name, letters in form.items()}
 
 
 def draw(params: Params, keys: jax.Array, D: int, temperature: float = 1.0) -> jax.Array:

@@ -10,8 +10,11 @@ from tensorboardX import SummaryWriter
 
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.reporting.files import write_whole, writes
+from vaedm_jax.storage import parse_json
+from vaedm_jax.storage.damage import read_bytes
 
 FILE = "metrics.jsonl"
+MOST = 2**30  # bytes of it
 
 
 class MetricWriter:
@@ -73,16 +76,18 @@ def read_metrics(folder: Path | str) -> list[dict[str, float]]:
     A torn last line is left out; a broken one anywhere else raises UserError.
     """
     path = Path(folder, FILE)
-    texts = path.read_bytes().splitlines() if path.exists() else []
+    texts = read_bytes(path, "file of metrics", MOST).splitlines() if path.exists() else []
     lines = []
     for number, text in enumerate(texts, 1):
         try:
-            line = json.loads(text)
+            line = parse_json(text, {str: (float, None)})
             line["step"] = int(line["step"])
         except (ValueError, TypeError, KeyError) as error:
             if number == len(texts):
                 break
-            raise UserError(f'{path}, line {number}: must be a JSON object with a "step", is {text[:60]!r}') from error
+            raise UserError(
+                f'{path}, line {number}: must be a JSON object of numbers with a "step", is {text[:60]!r}'
+            ) from error
         lines.append({name: math.nan if value is None else value for name, value in line.items()})
     return lines
 

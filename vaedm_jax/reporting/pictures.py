@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.storage import read_png
 from vaedm_jax.storage.paths import shown
 
 GAP = 2  # pixels of white between tiles
@@ -94,8 +95,4 @@ def save_png(path: Path | str, image: Image.Image, caption: str = "") -> None:
 
 def read_caption(path: Path | str) -> str:
     """The caption of a PNG, "" if it has none. Raises UserError if the file is not a picture."""
-    try:
-        with Image.open(path) as image:
-            return image.info.get("Description", "")
-    except (OSError, SyntaxError) as error:  # Pillow reports a broken PNG as a SyntaxError
-        raise UserError(f"{path}: cannot be read as a picture ({error}); must be a whole PNG") from error
+    return read_png(path)[1]

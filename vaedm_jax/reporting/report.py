@@ -8,6 +8,7 @@ import time
 from html import escape
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,11 +17,14 @@ from vaedm_jax.reporting.curves import curve_svg
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.reporting.metrics import read_metrics
 from vaedm_jax.reporting.page import PAGE
-from vaedm_jax.reporting.pictures import read_caption
+from vaedm_jax.storage import read_json, read_png
 from vaedm_jax.storage.paths import shown
 
 STAGES = {"vae": "Stage 1: VAE, the generator", "ddpm": "Stage 2: DDPM, the refiner"}
 PACKAGES = ("vaedm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+SCORES = {"run": str, "sampler": str, "start": str, "nfe": int, "n": int, "seeds": int}
+EVALUATION = {"frechet_distance?": {str: str}, "means_over_seeds?": [SCORES]}
+SUMMARY = {"parameters?": int, "device?": str}
 GRIDS = 6  # of each stage's training
 
 
@@ -37,7 +41,7 @@ def write_report(workdir: Path | str, title: str | None = None) -> Path:
     stages = [s for s in STAGES if {path.name for path in (workdir / s).glob("*")} - {"checkpoints"}]
     training = "".join(_training(workdir / stage) for stage in stages)
     config = _read_json(workdir / "config.json")
-    scores = _scores(_read_json(workdir / "evaluation" / "evaluation.json"))
+    scores = _scores(_read_json(workdir / "evaluation" / "evaluation.json", EVALUATION))
     body = [
         f'<div class="stages">{"".join(_glance(workdir / stage) for stage in stages)}</div>',
         _section("Samples", _figures(workdir, "samples/**/*.png"), "No samples yet." if config else ""),
@@ -91,7 +95,7 @@ def _value(value: float | None, error: float | None) -> str:
 
 def _glance(folder: Path) -> str:
     """The stage in six figures."""
-    lines, summary = read_metrics(folder), _read_json(folder / "summary.json")
+    lines, summary = read_metrics(folder), _read_json(folder / "summary.json", SUMMARY)
     losses, speeds = _column(lines, "loss")[1], _column(lines, "images_per_s")[1]
     facts = {
         "steps": f"{lines[-1]['step']:,}" if lines else None,
@@ -143,10 +147,10 @@ def _place(name: str) -> tuple[str, str]:
 
 def _figure(path: Path, name: str) -> str:
     """A picture inside the page, with its name and its caption above it."""
-    caption, data = escape(read_caption(path)), base64.b64encode(path.read_bytes()).decode()
+    data, caption = read_png(path)
     return (
-        f"<figure><figcaption><b>{escape(name)}</b> {caption}</figcaption>"
-        f'<img src="data:image/png;base64,{data}" alt="{escape(name)}"></figure>'
+        f"<figure><figcaption><b>{escape(name)}</b> {escape(caption)}</figcaption>"
+        f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}" alt="{escape(name)}"></figure>'
     )
 
 
@@ -177,15 +181,9 @@ def _versions() -> dict[str, str]:
     return {**versions, "platform": platform.platform()}
 
 
-def _read_json(path: Path) -> dict:
-    """The object in a file, {} without the file."""
-    try:
-        value = json.loads(path.read_bytes()) if path.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{path}: is no JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: must be a JSON object, is {type(value).__name__}")
-    return value
+def _read_json(path: Path, form: Any = dict) -> dict:
+    """The object in a file, {} without the file; UserError where it has another form."""
+    return read_json(path, form) if path.exists() else {}
 
 
 def _column(lines: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:

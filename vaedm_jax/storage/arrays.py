@@ -20,7 +20,7 @@ class Array(NamedTuple):
     """What an array must be.
 
     Attributes:
-      dtype: of NumPy; `str` for a text of any length, which is read as a str.
+      dtype: of NumPy; `str` for texts of any length, of which a single one is read as a str.
       shape: a number; a name, which stands for the same number in the whole file; or None for any number.
       finite: whether all of it must be.
     """
@@ -76,7 +76,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, form: Array, kn
     if len(data) != size:
         raise ValueError("is torn")
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if by_column else "C")
-    if form.dtype is str:
+    if form.dtype is str and not shape:
         return array.item()
     if form.finite and dtype.kind in "fc" and not np.isfinite(array).all():
         raise ValueError("has numbers that are not finite")

@@ -11,7 +11,7 @@ from vaedm_jax.storage.damage import Damaged, reading
 from vaedm_jax.storage.paths import regular_file, shown
 
 WHAT = "file of safetensors"
-TYPES = ("F16", "F32")  # of numbers that are read, all as float32
+TYPES = ("BF16", "F16", "F32", "F64")  # of numbers that are read, all as float32
 
 
 class Tensors:
@@ -37,7 +37,7 @@ class Tensors:
         return {name: self.tensor(name) for name in wanted}
 
     def tensor(self, name: str) -> np.ndarray:
-        with reading(self.path, WHAT):
+        with reading(self.path, WHAT), np.errstate(over="ignore"):  # what is too large is not finite then
             kind = self.file.get_slice(name).get_dtype()
             if kind not in TYPES:
                 raise Damaged(self.path, f"'{shown(name)}' is of the type {kind}; it should be {' or '.join(TYPES)}")

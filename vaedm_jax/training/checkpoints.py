@@ -1,6 +1,7 @@
 """Checkpoints of the whole train state by Orbax, written in the background, each with the sums that prove it whole."""
 
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -15,7 +16,10 @@ import orbax.checkpoint as ocp
 
 from vaedm_jax import hosts
 from vaedm_jax.errors import RunError, UserError
+from vaedm_jax.storage import Damaged, read_json
 
+# What is written beside each state; the figures and the digest of it came later than the rest.
+PROOF = {"shapes": {str: [int]}, "checksums": [int], "figures?": {str: float}, "digest?": str}
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +46,12 @@ def check_place(folder: Path) -> None:
         if place.exists() or place.is_symlink():
             what = "a link that leads nowhere" if not place.exists() else "a file" if place.is_file() else "no folder"
             raise UserError(f"{folder} should be a folder for checkpoints, but {place} is {what}; move it away")
+
+
+def digest_of(proof: dict[str, Any]) -> str:
+    """Return what tells a proof from a damaged one."""
+    text = json.dumps([proof[name] for name in ("shapes", "checksums", "figures")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Checkpoints:
@@ -71,6 +81,7 @@ class Checkpoints:
         self.figures = figures or {}
         sums = [int(s) for s in jax.device_get(checksums(state))]
         proof = {"shapes": shapes(state), "checksums": sums, "figures": self.figures}
+        proof["digest"] = digest_of(proof)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), proof=ocp.args.JsonSave(proof))
         # A best state may lie ahead of where a killed run goes on. One that beats it at or before its step takes the
         # next number instead of its own, since the newest counts.
@@ -100,9 +111,9 @@ class Checkpoints:
         for step in self.steps():
             try:
                 return self._read(step, like)
-            except UserError:
-                raise
             except Exception as error:  # a torn file can fail in any of Orbax's layers
+                if isinstance(error, UserError) and not isinstance(error, Damaged):
+                    raise
                 log.warning(
                     "checkpoint %s/%d is torn or corrupt and is passed over (%s)",
                     self.folder,
@@ -113,7 +124,9 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, like: Any) -> Any:
-        proof = json.loads(next((self.folder / str(step) / "proof").glob("metadata")).read_text())
+        proof = read_json(self.folder / str(step) / "proof" / "metadata", PROOF, nan=True)
+        if proof.get("digest") not in (None, digest_of(proof)):  # those of before have none
+            raise ValueError("its proof is damaged")
         if proof["shapes"] != shapes(like):
             raise UserError(
                 f"the checkpoint {self.folder}/{step} is of another architecture: {_difference(proof['shapes'], like)}"

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from vaedm_jax import models
 from vaedm_jax.conditions import condition_of, has_vae
@@ -40,6 +41,12 @@ class Stage:
     loss: Loss
     held_out: Callable[[Any, Any, jax.Array, jax.Array], Figures]
     frozen: Any
+
+
+def parameter_shapes(stage: Stage) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter of a stage's network, by names with slashes, without computing any."""
+    shapes = jax.eval_shape(stage.init, jax.random.key(0))
+    return {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
 
 
 def fold(keys: jax.Array, i: int) -> jax.Array:
