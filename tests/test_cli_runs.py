@@ -44,16 +44,19 @@ def test_a_directory_refuses_another_run_naming_the_settings(refused, run, mode,
     refused(f"--workdir={{run}} --mode={mode} {change}", "{run} holds another run", words)
 
 
+SIDE = {"images": 9, "image_size": 8, "content": ""}
+
+
 def test_the_folder_of_the_images_may_be_another_where_they_are_the_same(tmp_path):
     def config(path):
         return tiny_config(**{"data.path": str(path), "data.category": ""})
 
-    images = {"train": {"content": "a"}}
+    images, others = ({side: dict(SIDE, content=c) for side in ("train", "held_out")} for c in "ab")
     rundir.claim(tmp_path, config(tmp_path / "images"), images)
-    rundir.claim(tmp_path, config(tmp_path / "run" / ".." / "images"), {"train": {"content": "added to"}})
-    rundir.claim(tmp_path, config(tmp_path / "moved"), {"train": {"content": "added to"}})
-    with pytest.raises(UserError, match=r"data.path was '.*moved', is now '.*other'"):
-        rundir.claim(tmp_path, config(tmp_path / "other"), images)
+    rundir.claim(tmp_path, config(tmp_path / "moved"), images)
+    with pytest.raises(UserError, match=r"was trained on .*--config\.data\.changed=True"):
+        rundir.claim(tmp_path, config(tmp_path / "moved"), others)
+    assert rundir.trained_on(tmp_path) == images
     with pytest.raises(UserError, match=r"data.path was '.*moved', is now ''"):
         rundir.refuse_another(tmp_path, config(""))
     assert rundir.refuse_another(tmp_path, config("elsewhere")), "what does not train may look for them anywhere"

@@ -7,7 +7,7 @@ from PIL import Image
 from tests.loading import data_config, load_error
 from tests.pictures import noise, save
 from vaedm_jax import data
-from vaedm_jax.data import folder
+from vaedm_jax.data import folder, images
 
 
 def test_a_folder_is_read_at_every_depth_and_left_as_it_was(tmp_path):
@@ -91,11 +91,32 @@ def test_an_image_of_unknown_range_is_an_error(tmp_path):
     assert "a.tif" in load_error(path=str(tmp_path))
 
 
-def test_a_decompression_bomb_is_an_error(tmp_path, monkeypatch):
-    save(tmp_path / "bomb.png", noise(32))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    message = load_error(path=str(tmp_path))
-    assert "bomb.png" in message and "exceeds limit" in message
+@pytest.mark.filterwarnings("error")
+def test_a_large_picture_of_the_users_own_is_read_up_to_a_bound_of_its_own(tmp_path, monkeypatch):
+    for i, ending in enumerate(("png", "jpg", "bmp", "ppm", "webp")):
+        save(tmp_path / f"{i}.{ending}", noise(32, i))
+    whole = data.load(data_config(path=str(tmp_path), image_size=8)).train
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many, and warns of more than these
+    again = data.load(data_config(path=str(tmp_path), image_size=8, max_pixels=1024)).train
+    for one, other in zip(whole, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert Image.MAX_IMAGE_PIXELS == 100, "the limit for all others is left as it was"
+    message = load_error(path=str(tmp_path), max_pixels=1023)
+    assert "0.png" in message and "32 x 32 pixels" in message and "data.max_pixels = 1,023" in message
+
+
+def test_a_jpeg_at_a_reduced_scale_is_near_to_the_whole_one(tmp_path, monkeypatch):
+    """A smooth picture of 1,024 pixels a side is decoded at an eighth for 64, and resized from there."""
+    x, y = np.meshgrid(np.linspace(0, 6, 1024), np.linspace(0, 4, 1024))
+    waves = np.stack([np.sin(x + y), np.cos(x * y / 4), np.sin(y - x)], axis=-1)
+    picture = Image.fromarray(np.uint8(np.rint(127.5 + 120 * waves)))
+    jpeg, sizes = save(tmp_path / "a.jpg", picture, quality=95), []
+    whole = np.asarray(images.square(Image.open(jpeg), 64)).astype(int)
+    square = images.square
+    monkeypatch.setattr(images, "square", lambda image, size: sizes.append(image.size) or square(image, size))
+    reduced = images.read(jpeg, 64).astype(int)
+    assert sizes == [(128, 128)]
+    assert np.abs(reduced - whole).max() <= 4 and np.abs(reduced - whole).mean() < 0.7
 
 
 def test_a_folder_without_images_or_no_folder_is_an_error(tmp_path):

@@ -1,7 +1,6 @@
 """What mode `prepare` makes of a folder trains as the folder itself would, and a kill never costs a whole shard."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from tests.cli_fixtures import ROOT, TINY, files
 from tests.loading import data_config, load_error
@@ -92,7 +92,8 @@ def test_records_are_an_ordinary_data_set_of_tfds(made):
 
 def test_a_process_killed_in_the_middle_leaves_whole_shards_that_stay(config, tmp_path):
     folder, target = pictures(tmp_path / "images", 6), tmp_path / "records"
-    os.mkfifo(folder / "last.png")  # who reads it waits, so the work is not over before it is killed
+    # It takes so long to read that the work is not over before it is killed.
+    save(folder / "last.png", Image.new("RGB", (7000, 7000)), compress_level=1)
     settings = ["--config.prepare.shards=7", "--config.prepare.workers=1"]
     command = [sys.executable, "-m", "vaedm_jax.main", *arguments(config, folder, target, *settings)[1:]]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)

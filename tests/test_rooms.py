@@ -39,24 +39,25 @@ ROOMS = {
         *("inputs", "conditions", "storage"),
     },
     "store": {"diffusion", "storage", "data", "reporting", "mesh", "hosts", "inputs", "generation", "api"},
+    "images": {"data", "config", "rundir", "api"},
     "likelihood": {"data", "storage", "reporting", "mesh", "config", "generation", "api"},
     "train": {
         *("errors", "diffusion", "models", "data", "reporting", "mesh", "hosts", "evaluation", "config", "rundir"),
         *("training", "api", "conditions", "storage", "store"),
     },
-    "sample": {"errors", "data", "reporting", "hosts", "config", "rundir", "api", "store"},
+    "sample": {"errors", "images", "data", "reporting", "hosts", "config", "rundir", "api", "store"},
     "evaluate": {
         *("errors", "diffusion", "data", "reporting", "hosts", "evaluation", "config", "api", "store", "likelihood"),
-        *("rundir", "storage"),
+        *("rundir", "storage", "images"),
     },
     "restoration": {"errors", "storage", "conditions", "diffusion", "generation", "api"},
     "restore": {
         *("errors", "storage", "data", "diffusion", "evaluation", "reporting", "config", "rundir", "api"),
-        "restoration",
+        *("restoration", "images"),
     },
     "figures": {
         *("diffusion", "data", "evaluation", "reporting", "config", "inputs", "api", "evaluate", "restoration"),
-        "store",
+        *("store", "images"),
     },
     "explore": {
         "errors",
@@ -69,8 +70,9 @@ ROOMS = {
         "api",
         "store",
         "restoration",
+        "images",
     },
-    "priors": {"errors", "bounds", "models", "data", "reporting", "evaluation", "config", "api"},
+    "priors": {"errors", "bounds", "images", "models", "data", "reporting", "evaluation", "config", "api"},
     "targets": {"errors"},
     "plan": {
         *("errors", "data", "evaluation", "config", "generation", "mesh", "reporting", "targets", "training"),

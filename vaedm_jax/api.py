@@ -41,7 +41,7 @@ from vaedm_jax.mesh import in_batches, make_mesh, replicated
 from vaedm_jax.models import build_vae
 from vaedm_jax.models.prior import FORMS, expected
 from vaedm_jax.reporting.files import write_whole
-from vaedm_jax.rundir import encode_config, model_at, read_config, shipped, weights
+from vaedm_jax.rundir import encode_config, identity_in, model_at, read_config, shipped, trained_on, weights
 from vaedm_jax.storage import Array, Damaged, read_arrays
 from vaedm_jax.storage.paths import path_of, regular_file, shown
 from vaedm_jax.training.loop import restore_average
@@ -87,13 +87,20 @@ class VAEDM:
     Attributes:
       config: the whole configuration that it was trained with.
       params: `vae` and `ddpm`; either may be empty where it was not trained. `prior`: see `models.prior`.
+      images: what tells those that it was trained on from others (`Dataset.identity`); None where it is not known.
       mesh: the devices that share the work; all of them by default.
     """
 
     def __init__(
-        self, config: ConfigDict, vae_params: Any, ddpm_params: Any, mesh: Mesh | None = None, prior: Any = None
+        self,
+        config: ConfigDict,
+        vae_params: Any,
+        ddpm_params: Any,
+        mesh: Mesh | None = None,
+        prior: Any = None,
+        images: dict[str, Any] | None = None,
     ):
-        self.config, self.mesh = config, mesh or make_mesh()
+        self.config, self.mesh, self.images = config, mesh or make_mesh(), images
         params = {"vae": vae_params, "ddpm": ddpm_params, "prior": prior or {}}
         self.params = jax.device_put(params, replicated(self.mesh))
         self.networks = networks_of(config)
@@ -114,7 +121,8 @@ class VAEDM:
         """The model of a file that `save` wrote; UserError unless names and shapes are those of its networks."""
         config, opened = weights(file)
         params = unflatten_dict(opened.read(shapes_of(config, opened.shapes)), sep="/")
-        return cls(config, params.get("vae", {}), params.get("ddpm", {}), prior=params.get("prior"))
+        images = identity_in(opened)
+        return cls(config, params.get("vae", {}), params.get("ddpm", {}), prior=params.get("prior"), images=images)
 
     @classmethod
     def from_run(cls, workdir: str | Path, best: bool = False) -> "VAEDM":
@@ -136,13 +144,14 @@ class VAEDM:
                 f"{shown(workdir)} holds no best checkpoint of the DDPM; one is kept where it is trained with "
                 f"--config.checkpoint.best={BEST_BY[0]}"
             )
-        return cls(config, vae, ddpm or {})
+        return cls(config, vae, ddpm or {}, images=trained_on(workdir))
 
     def as_asked(self, config: ConfigDict) -> "VAEDM":
         """This model in the precisions of a configuration (`*.precision`), with its `sample.prior`."""
         changed = self.config.copy_and_resolve_references()
         changed.vae.precision, changed.ddpm.precision = config.vae.precision, config.ddpm.precision
-        model = type(self)(changed, self.params["vae"], self.params["ddpm"], self.mesh, self.params["prior"])
+        params = self.params
+        model = type(self)(changed, params["vae"], params["ddpm"], self.mesh, params["prior"], self.images)
         return model.with_prior(config.sample.prior) if config.sample.prior else model
 
     def with_prior(self, file: str | Path) -> "VAEDM":
@@ -161,13 +170,15 @@ class VAEDM:
             raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote; it has {list(prior)}")
         if digest != self.vae_digest:
             raise UserError(f"sample.prior: {file} was fitted to another VAE; fit one to this (--mode=prior)")
-        return type(self)(self.config, self.params["vae"], self.params["ddpm"], self.mesh, prior)
+        return type(self)(self.config, self.params["vae"], self.params["ddpm"], self.mesh, prior, self.images)
 
     def save(self, file: str | Path, dtype: Any = np.float32) -> None:
         """Write parameters and configuration as one safetensors file, which is the whole model."""
         flat = flatten_dict(jax.device_get(self.params), sep="/")
         arrays = {name: np.asarray(a, dtype) for name, a in flat.items() if not isinstance(a, dict)}
         metadata = {"config": encode_config(self.config), "format": "vaedm_jax 1"}
+        if self.images:  # but where they are concerns nobody else
+            metadata["images"] = json.dumps(self.images | {"folder": ""})
         write_whole(path_of(file, "file"), safetensors.numpy.save(arrays, metadata))
 
     @cached_property

@@ -38,6 +38,7 @@ RANGES = (
     Range(3, 2**16, ("figures.z", "figures.x_T"), "the images of all pairs are held in memory at once"),
     Range(1, 2**26, ("restore.pixels",), "attention takes memory by the square of their number"),
     Range(2, 1024, ("restore.factor",), "the restored picture is so many times as wide and as high"),
+    Range(1, 2**40, ("data.max_pixels",), "no machine has the memory to decode more"),
     # What sizes the networks, their tables and their programs.
     Range(1, 100_000, ("ddpm.T",), "tables in memory have an entry for each step"),
     Range(1, 2**16, ("ddpm.channels",), NETWORK),

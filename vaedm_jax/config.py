@@ -47,6 +47,8 @@ FREE = (
     "data.tfds_dir",
     "data.archive",
     "data.workers",
+    "data.max_pixels",
+    "data.changed",
     "prepare.*",
     "prior.*",
 )
@@ -136,6 +138,9 @@ def data_defaults() -> ConfigDict:
     c = ConfigDict()
     c.source = "emoji"  # the embedded set, or the name of a tfds data set
     c.path = ""  # a folder of images, or of what mode `prepare` or tfds made; wins over source and category
+    c.every_format = True  # of a folder: all that Pillow reads, also behind links to folders; False: as runs once did
+    c.max_pixels = 2**29  # of a picture in the folder; larger ones are refused, since they take memory
+    c.changed = False  # go on although the images are others than the run was trained on; for this command alone
     c.image_size = 32
     c.category = ""  # of the emoji, such as "People & Body"; empty: all
     c.held_out = 0.05  # share of images kept from training where the source has no test split

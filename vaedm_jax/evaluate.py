@@ -12,12 +12,13 @@ from ml_collections import ConfigDict
 
 from vaedm_jax import hosts
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import chain_of, check, data_of, flatten, naming
-from vaedm_jax.data import Dataset, load
+from vaedm_jax.config import chain_of, check, flatten, naming
+from vaedm_jax.data import Dataset
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.diffusion.spacing import STARTS
 from vaedm_jax.errors import UserError, one_of
 from vaedm_jax.evaluation.judge import judges, names
+from vaedm_jax.images import images_of
 from vaedm_jax.likelihood import bits_per_dimension
 from vaedm_jax.reporting import Progress, counted, write_report
 from vaedm_jax.reporting.comparison import write_comparison
@@ -59,7 +60,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Write `evaluation/`: tables of the scores and plots. What is there already is not computed again."""
     check(config, to_train=False)
     models = open_models(config, workdir)
-    data = load(data_of(config, next(iter(models.values())).config))
+    data = images_of(config, *models.values())
     cells = plan(config, models, data)
     scorer = Scorer(config, cells[0].model, data, workdir / "evaluation")
     pending = [cell for cell in cells if scorer.read(cell) is None]

@@ -9,11 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM, silent
-from vaedm_jax.config import chain_of, check, data_of
-from vaedm_jax.data import load, picture, some
+from vaedm_jax.config import chain_of, check
+from vaedm_jax.data import picture, some
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
+from vaedm_jax.images import images_of
 from vaedm_jax.inputs import PATHS
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.restoration import check_size, restored, task_of
@@ -173,7 +174,7 @@ def explore(config: ConfigDict, workdir: Path) -> None:
         raise UserError("--mode=explore needs Gradio: launch/env.sh explore, or pip install '.[explore]'") from error
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best).as_asked(config)
     model.check_vae()
-    train, settings = load(data_of(config, model.config)).train, config.explore
+    train, settings = images_of(config, model).train, config.explore
     (chain,) = placed(model, [chain_of(config.sample)], lambda: train)
     explorer = Explorer(model, some(train, ENCODED), chain)
     page = build_page(explorer, f"VAEDM, {label_of(config.sample.weights or workdir)}")

@@ -9,14 +9,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM, Samples, silent
-from vaedm_jax.config import chain_of, check, data_of, naming
-from vaedm_jax.data import Dataset, load, some
+from vaedm_jax.config import chain_of, check, naming
+from vaedm_jax.data import Dataset, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.evaluate import open_models
 from vaedm_jax.evaluation.explained import shares_and_errors
 from vaedm_jax.evaluation.features import Extractor
 from vaedm_jax.evaluation.judge import spaces
+from vaedm_jax.images import images_of
 from vaedm_jax.inputs import PATHS, between
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
@@ -49,7 +50,7 @@ class Album:
 
     @cached_property
     def data(self) -> Dataset:
-        return load(data_of(self.config, self.model.config))
+        return images_of(self.config, *self.models.values())
 
     def sample_z(self, n: int) -> np.ndarray:
         return self.model.sample_z(n, self.config.sample.seed, self.chain.z_temperature)
@@ -67,7 +68,7 @@ def figures(config: ConfigDict, workdir: Path) -> None:
     check(config, to_train=False)
     models = open_models(config, workdir)
     model = next(iter(models.values()))
-    (chain,) = placed(model, [chain_of(config.sample)], lambda: load(data_of(config, model.config)).train)
+    (chain,) = placed(model, [chain_of(config.sample)], lambda: images_of(config, model).train)
     model.check_chain(chain)
     for n in config.figures.steps:
         with naming("figures.steps: "):

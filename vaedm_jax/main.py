@@ -74,10 +74,12 @@ def run(argv: list[str]) -> None:
             sys.stdout = open(os.devnull, "w")
     else:
         share_cpu(*(section.batch_size // max(1, section.microbatches) for section in (config.vae, config.ddpm)))
-    if mode == "train":
-        return MODES[mode](config, workdir, stage or "all")
     if mode in CONVERSIONS:
         return CONVERSIONS[mode](config, source, out)
+    if mode not in ("plan", "prepare"):
+        rundir.refuse_inside(workdir, config)
+    if mode == "train":
+        return MODES[mode](config, workdir, stage or "all")
     if not (config.sample.weights or config.eval.runs or mode in ("plan", "prepare")):
         rundir.refuse_another(workdir, config)
     MODES[mode](config, workdir)

@@ -34,9 +34,9 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
     refuse_other_data(plan, workdir)
     if not (workdir / INFO).is_file():
         if config.prepare.beam:
-            by_beam(plan, workdir, config.prepare.beam)
+            by_beam(plan, workdir, config)
         else:
-            by_processes(plan, workdir, config.prepare.workers or os.cpu_count() or 1)
+            by_processes(plan, workdir, config)
     written = len(records.written(workdir, plan))
     place = shown(workdir)
     print(f"{written:,} images in {place}; to train on them: --config.data.path={place}", flush=True)
@@ -75,17 +75,17 @@ def refuse_other_data(plan: Plan, target: Path) -> None:
         )
 
 
-def by_processes(plan: Plan, target: Path, processes: int) -> None:
+def by_processes(plan: Plan, target: Path, config: ConfigDict) -> None:
     """Shards that are there stay; the metadata of tfds comes last."""
     from vaedm_jax.shards import Images  # imported here, since the other modes do without tfds
 
     write_whole(target / PLAN, plan.encoded())
-    builder = Images(plan, target)
+    builder = Images(plan, target, config.data.max_pixels)
     files = [Path(file) for file in builder.template().sharded_filepaths(plan.shards)]
     tasks = [(shard, file) for shard, file in zip(builder.shards(), files, strict=True) if not file.is_file()]
     done = len(plan.names) - sum(len(shard.names) for shard, _ in tasks)
     with Progress(len(plan.names), done, "prepare", noun="image") as progress:
-        for count in work(tasks, processes):
+        for count in work(tasks, config.prepare.workers or os.cpu_count() or 1):
             progress.update(done + count)
     builder.write_lists()
     builder.write_info()
@@ -114,7 +114,7 @@ def work(tasks: list[tuple[Any, Path]], processes: int) -> Iterator[int]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def by_beam(plan: Plan, target: Path, options: str) -> None:
+def by_beam(plan: Plan, target: Path, config: ConfigDict) -> None:
     """By tfds's own way through Apache Beam, which begins anew after a failure; its workers share the file system."""
     try:
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -130,10 +130,10 @@ def by_beam(plan: Plan, target: Path, options: str) -> None:
         if any(target.iterdir()):
             raise UserError(f"--workdir={target} was begun without prepare.beam; go on without, or name another")
         target.rmdir()
-    asked = PipelineOptions([f"--{option}" for option in options.split(",")])
+    asked = PipelineOptions([f"--{option}" for option in config.prepare.beam.split(",")])
     runner = asked.view_as(StandardOptions).runner or "DirectRunner"
     with TemporaryDirectory() as downloads:  # there are none, but tfds makes a folder for them
-        Images(plan, target).download_and_prepare(
+        Images(plan, target, config.data.max_pixels).download_and_prepare(
             download_dir=downloads,
             download_config=tfds.download.DownloadConfig(beam_runner=runner, beam_options=asked),
         )

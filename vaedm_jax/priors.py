@@ -15,10 +15,11 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
 from vaedm_jax.bounds import check_fits
-from vaedm_jax.config import check, data_of
-from vaedm_jax.data import load, some
+from vaedm_jax.config import check
+from vaedm_jax.data import some
 from vaedm_jax.errors import UserError, one_of
 from vaedm_jax.evaluation.judge import names
+from vaedm_jax.images import images_of
 from vaedm_jax.models.flow import LAYERS, init_flow
 from vaedm_jax.models.prior import log_prob
 from vaedm_jax.reporting import Progress
@@ -39,7 +40,7 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
         one_of("prior.kinds", kind, KINDS)
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
     model.check_vae()
-    data = load(data_of(config, model.config))
+    data = images_of(config, model)
     images, held_out = some(data.train, settings.images), model.posterior(some(data.test, settings.images))
     train = model.posterior(images)
     rows, best = [row("N(0, I)", 0, {}, train, held_out)], {}

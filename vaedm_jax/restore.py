@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import chain_of, check, data_of
-from vaedm_jax.data import Dataset, load, pictures, some
+from vaedm_jax.config import chain_of, check
+from vaedm_jax.data import Dataset, pictures, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
+from vaedm_jax.images import images_of
 from vaedm_jax.reporting import Progress, counted, grid, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
 from vaedm_jax.restoration import Task, check_size, restored, task_of, told_of, ways
@@ -36,8 +37,9 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best).as_asked(config)
     model.check_x_hat()
     task = task_of(config.restore, model.config.ddpm.condition)
-    found = pictures(config.restore.files)[: config.restore.n or None] if config.restore.files else []
-    data = cache(lambda: load(data_of(config, model.config)))
+    files = config.restore.files
+    found = pictures(files, config.data.max_pixels)[: config.restore.n or None] if files else []
+    data = cache(lambda: images_of(config, model))
     chain = task.begin(chain_of(config.sample), model.networks.full_schedule, lambda: some(data().train, RULE_OF))
     model.check_chain(chain)
     name = chain.name(model.networks.full_schedule)
@@ -45,9 +47,8 @@ def restore(config: ConfigDict, workdir: Path) -> None:
     which = label_of(config.sample.weights) if config.sample.weights else "run"
     target = workdir / "restored" / f"{which}_{task.label}_{name}"
     if found:
-        restore_files(
-            found, config, model, task, chain, target / path_of(config.restore.files, "restore.files").resolve().name
-        )
+        folder = target / path_of(files, "restore.files").resolve().name
+        restore_files(found, config, model, task, chain, folder)
     else:
         restore_held_out(config, model, task, chain, data(), target)
     write_report(workdir)

@@ -19,14 +19,17 @@ from vaedm_jax.config import FREE, TUNABLE, base_config, check_values, flatten, 
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.storage import Damaged, Tensors, check_form, parse_json, read_json, read_tensors, reading
+from vaedm_jax.storage.layout import FILE, is_run
 from vaedm_jax.storage.paths import path_of, regular_file, shown
 
-FILE = "config.json"
 IMAGES = "images.json"  # what tells the images that a run is trained on from others
 # What a setting means in a run, or a file of weights, that is older than the setting. All others mean their defaults.
 BEFORE: dict[str, Any] = {"seed_per_stage": False, "ddpm.scale_betas": False, "ddpm.allow_signal_at_T": True}
+BEFORE |= {"data.every_format": False}
 # Settings of a stage whose schedule follows the length of the whole run, with the values for which it does.
 FOLLOWS_LENGTH = {"ema_schedule": ("byol",)}
+SIDE = {"images": int, "image_size": int, "content": str}
+IDENTITY = {"train": SIDE, "held_out": SIDE, "files?": str, "folder?": str}  # of images, as `Dataset.identity` has it
 SHIPPED = Path(__file__).parent / "weights"
 
 
@@ -113,18 +116,72 @@ def claim(workdir: Path, config: ConfigDict, images: Any = None) -> None:
 
     `images` tells those that are trained on from others: their folder may be another where they are the same.
     """
-    seen, kept = json.dumps(images), workdir / IMAGES
     if (workdir / FILE).exists():
+        known, seen = trained_on(workdir), images or {}
         same_folder = located(read_config(workdir)).data.path == located(config).data.path
-        same_images = images is not None and kept.is_file() and kept.read_bytes() == seen.encode()
-        old = refuse_another(workdir, config, moved=same_folder or same_images)
+        old = refuse_another(workdir, config, moved=bool(known) or same_folder)
+        refuse_other_images(shown(workdir), known, seen, config.data.changed)
         for key, (a, b) in differences(old, config, FREE).items():
             print(f"note: {key} was {a}, from here on it is {b}")
         for text in rescheduled(workdir, old, config):
             print(f"note: {text}")
-    write_whole(workdir / FILE, encode_config(located(config)).encode())
+    stored = located(config)
+    stored.data.changed = False  # it is asked for anew whenever they change
+    write_whole(workdir / FILE, encode_config(stored).encode())
     if images is not None:
-        write_whole(kept, seen.encode())
+        write_whole(workdir / IMAGES, json.dumps(images).encode())
+
+
+def trained_on(workdir: Path) -> dict[str, Any] | None:
+    """Return what tells the images of a run from others (`Dataset.identity`); None for runs that did not keep it."""
+    path = workdir / IMAGES
+    try:
+        return read_json(path, (IDENTITY, None)) if path.exists() else None
+    except Damaged as error:
+        raise UserError(f"{error}; it tells the run's images from others, and may be removed") from error
+
+
+def identity_in(weights: Tensors) -> dict[str, Any] | None:
+    """Return what tells the images of a file of weights from others, which files of before do not have."""
+    with reading(weights.path, "file of weights"):
+        return parse_json(weights.metadata["images"], IDENTITY) if "images" in weights.metadata else None
+
+
+def same_images(known: dict[str, Any], seen: dict[str, Any]) -> bool:
+    """Return whether two identities are of the same images; those of before have no digest of the files."""
+    names = ("files",) if known.get("files") and seen.get("files") else ("train", "held_out")
+    return all(known.get(name) == seen.get(name) for name in names)
+
+
+def refuse_other_images(who: str, known: dict[str, Any] | None, seen: dict[str, Any], changed: bool) -> None:
+    """UserError where the images that are seen are not those that are known; with `changed` a note says so."""
+    if not known or not seen or same_images(known, seen):
+        return
+    then, now = (sum(of[side]["images"] for side in ("train", "held_out")) for of in (known, seen))
+    place, before = shown(seen.get("folder") or "the data set"), shown(known.get("folder") or "")
+    others = f"the {then:,} images" + (f" of {before}" if before not in ("", place) else "")
+    there = f"{place} has {now:,}" if then != now or before != place else f"some of {place} are others now"
+    if changed:
+        print(f"note: {who} was trained on {others}, and {there}; data.changed = True allows it", flush=True)
+        return
+    raise UserError(
+        f"{who} was trained on {others}, and {there}: other images; name the folder of those that it was trained on "
+        "(--config.data.path=DIR), or go on with these on purpose (--config.data.changed=True)"
+    )
+
+
+def refuse_inside(workdir: Path, config: ConfigDict) -> None:
+    """UserError where a directory that is no run yet lies among images that are read: its pictures would be too."""
+    place = Path(os.path.realpath(workdir))
+    for setting, written in (("data.path", config.data.path), ("restore.files", config.restore.files)):
+        if not written:
+            continue
+        root = Path(os.path.realpath(path_of(written, setting)))
+        if root in (place, *place.parents) and not is_run(place):
+            raise UserError(
+                f"--workdir={shown(workdir)} lies in {setting} = {shown(root)}, so that its pictures would be read as "
+                "images; name a directory elsewhere"
+            )
 
 
 def rescheduled(workdir: Path, old: ConfigDict, new: ConfigDict) -> Iterator[str]:

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from vaedm_jax import hosts, store
 from vaedm_jax.api import VAEDM, Samples
-from vaedm_jax.config import chain_of, check, data_of
-from vaedm_jax.data import Dataset, Source, load
+from vaedm_jax.config import chain_of, check
+from vaedm_jax.data import Dataset, Source
 from vaedm_jax.errors import UserError
+from vaedm_jax.images import images_of
 from vaedm_jax.reporting import Progress, counted, grid, sample_rows, save_png, write_report
 from vaedm_jax.reporting.files import remove
 from vaedm_jax.rundir import label_of
@@ -27,7 +28,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     check(config, to_train=False)
     settings = config.sample
     model = VAEDM.open(settings.weights or workdir, settings.best).as_asked(config)
-    data = cache(lambda: load(data_of(config, model.config)))
+    data = cache(lambda: images_of(config, model))
     (chain,) = store.placed(model, [chain_of(settings)], lambda: data().train)
     model.check_chain(chain)
     origin, which = "run", f"run {workdir.name}"

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from vaedm_jax.data import workers
-from vaedm_jax.data.images import complaint, decode
+from vaedm_jax.data.images import MOST_PIXELS, complaint, decode
 from vaedm_jax.data.records import BROKEN, PLAN, Plan, read_broken
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
@@ -31,12 +31,13 @@ class Shard:
     names: tuple[str, ...]
     size: int
     broken: Path
+    most_pixels: int
 
     def __call__(self) -> Iterator[tuple[str, dict[str, bytes]]]:
         broken = {}
         for name in self.names:
             try:
-                pixels = decode(Path(self.folder) / name, self.size)
+                pixels = decode(Path(self.folder) / name, self.size, self.most_pixels)
             except Exception as error:
                 broken[name] = complaint(error)
             else:
@@ -59,8 +60,8 @@ class Images(tfds.core.ShardBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     code_path = None  # tfds would look for it with a package that it does not depend on
 
-    def __init__(self, plan: Plan, target: Path):
-        self.plan = plan
+    def __init__(self, plan: Plan, target: Path, most_pixels: int = MOST_PIXELS):
+        self.plan, self.most_pixels = plan, most_pixels
         super().__init__(data_dir=str(target), file_format=FORMAT)
 
     def _build_data_dir(self, data_dir: str) -> tuple[str, str]:
@@ -74,7 +75,9 @@ class Images(tfds.core.ShardBasedBuilder, skip_registration=True):
         plan, place = self.plan, Path(self.data_dir)
         bounds = [len(plan.names) * i // plan.shards for i in range(plan.shards + 1)]
         return [
-            Shard(plan.folder, tuple(plan.names[a:b]), plan.image_size, place / f"broken-{i:05d}.json")
+            Shard(
+                plan.folder, tuple(plan.names[a:b]), plan.image_size, place / f"broken-{i:05d}.json", self.most_pixels
+            )
             for i, (a, b) in enumerate(pairwise(bounds))
         ]
 

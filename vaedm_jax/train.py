@@ -17,7 +17,7 @@ from vaedm_jax.config import check, flatten, picture_chain
 from vaedm_jax.data import Dataset, load, preview
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.errors import UserError
-from vaedm_jax.evaluation.judge import fingerprint, judges
+from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import build_unet, build_vae
 from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
@@ -62,8 +62,8 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
             )
     if vae and not config.vae.checkpoint:
         check_order(config, workdir, stage, total_steps(config.vae, len(data.train)))
-    images = {side: fingerprint(source) for side, source in (("train", data.train), ("held_out", data.test))}
-    see_the_same(config, workdir, f"{data.name} {images}")
+    images = data.identity
+    see_the_same(config, workdir, f"{data.name} { {**images, 'folder': ''} }")
     with nullcontext() if jax.process_index() else rundir.alone(workdir):
         rundir.claim(workdir, config, images)
         print(f"data: {data.name}, {len(data.train):,} images to train on, {len(data.test):,} held out", flush=True)

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.data import emoji, folder, records
 from vaedm_jax.data.folder import pictures
-from vaedm_jax.data.images import picture
+from vaedm_jax.data.images import MOST_PIXELS, picture
 from vaedm_jax.data.pipeline import batches, pipeline, preview, some
 from vaedm_jax.data.source import Dataset, Source
 from vaedm_jax.errors import UserError
@@ -24,7 +24,8 @@ def load(config: ConfigDict) -> Dataset:
     if not 0 <= held_out < 1:
         raise UserError(f"data.held_out is {held_out}; it is a share, at least 0 and below 1")
     if config.path and not records.are_in(config.path):
-        return folder.load(config.path, size, held_out, keep=not config.workers)
+        most, every = config.get("max_pixels", MOST_PIXELS), config.get("every_format", True)
+        return folder.load(config.path, size, held_out, not config.workers, most, every)
     if not config.path:
         if config.category and config.source != "emoji":
             raise UserError(

@@ -1,10 +1,13 @@
 """Data sets by their names in TensorFlow Datasets, read by random access, which needs no TensorFlow."""
 
+import hashlib
 import io
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -35,7 +38,18 @@ def load_path(path: str, size: int, held_out: float) -> Dataset:
     except Exception as error:
         raise UserError(f"data.path: {root} is no data set that tfds can open ({reason(error)})") from error
     name, keys = (plan.name, records.written(root, plan)) if plan else (builder.name, [])
-    return dataset(f"data.path: {root}", name, builder, size, held_out, keys)
+    found = dataset(f"data.path: {root}", name, builder, size, held_out, keys)
+    return replace(found, place=str(root), digest=digest_of(builder, keys))
+
+
+def digest_of(builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> str:
+    """Return what tells records from others: the names, where they are known, and what each file holds, in numbers.
+
+    The records themselves are not read, since they may be many.
+    """
+    splits = {name: [split.num_bytes, *split.shard_lengths] for name, split in sorted(builder.info.splits.items())}
+    text = json.dumps([splits, [os.fsencode(key).hex() for key in keys]])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def dataset(

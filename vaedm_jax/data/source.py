@@ -18,11 +18,31 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, its name as people say it, and its two sides; neither side is empty."""
+    """A data set, its name as people say it, and its two sides; neither side is empty.
+
+    Attributes:
+      place: the folder that it was read from; empty for one that is known by its name.
+      digest: tells the files in the folder from others; empty where they are not looked at.
+    """
 
     name: str
     train: Source
     test: Source
+    place: str = ""
+    digest: str = ""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells its images from others, and where they are; see `rundir.same_images`."""
+        sides = {"train": fingerprint(self.train), "held_out": fingerprint(self.test)}
+        return sides | {"files": self.digest, "folder": self.place}
+
+
+def fingerprint(source: Source) -> dict[str, int | str]:
+    """What tells the images of a source from others: their number, size, and a digest of 64 of them."""
+    chosen = np.stack([source[int(i)] for i in np.linspace(0, len(source) - 1, 64)])
+    digest = hashlib.sha256(chosen.tobytes()).hexdigest()[:16]
+    return {"images": len(source), "image_size": chosen.shape[1], "content": digest}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Samples against the images of a data set, in one feature space."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vaedm_jax.data import Dataset, Source
+from vaedm_jax.data.source import fingerprint
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.features import Extractor, Space, space
 from vaedm_jax.evaluation.summary import Summary, compare
@@ -95,10 +95,3 @@ def spaces(settings: Any, data_settings: Any, otherwise: str = "") -> list[Space
 def names(text: str) -> list[str]:
     """The names of a list that is separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def fingerprint(source: Source) -> dict[str, int | str]:
-    """What tells the images of a source from others: their number, size, and a digest of 64 of them."""
-    chosen = np.stack([source[int(i)] for i in np.linspace(0, len(source) - 1, 64)])
-    digest = hashlib.sha256(chosen.tobytes()).hexdigest()[:16]
-    return {"images": len(source), "image_size": chosen.shape[1], "content": digest}
