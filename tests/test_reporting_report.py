@@ -17,6 +17,7 @@ from tests.pictures import BLUE, RED, solid
 from vaedm_jax import reporting
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.comparison import write_comparison
+from vaedm_jax.reporting.rows import Row
 
 
 class Page(HTMLParser):
@@ -158,8 +159,8 @@ def test_report_leaves_out_a_stage_that_was_taken_from_elsewhere(tmp_path):
 
 def test_report_of_a_comparison_has_its_scores_and_no_empty_parts(tmp_path):
     facts = {"run": "a", "variant": "form1", "sampler": "ddim", "start": "noise", "steps": 5, "nfe": 5}
-    scores = {"kid_error_f": 1.0, "fd_f": None, "precision_f": 0.5, "recall_f": 0.75}
-    rows = [facts | {"seed": seed, "n": 64, "kid_f": kid} | scores for seed, kid in enumerate((2.0, 4.0))]
+    scores = {"kid_error": 1.0, "fd": None, "precision": 0.5, "recall": 0.75}
+    rows = [Row(facts | {"seed": i, "n": 64}, {"f": {"kid": kid} | scores}) for i, kid in enumerate((2.0, 4.0))]
     write_comparison(tmp_path / "evaluation", rows, {"f": "FD-f"})
     page = Page(reporting.write_report(tmp_path))
     assert page.headings[1:] == ["Evaluation", "Versions"]

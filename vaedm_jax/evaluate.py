@@ -23,7 +23,9 @@ from vaedm_jax.likelihood import bits_per_dimension
 from vaedm_jax.reporting import Progress, counted, write_report
 from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.files import write_whole, writes
+from vaedm_jax.reporting.rows import Row
 from vaedm_jax.rundir import label_of
+from vaedm_jax.storage import Damaged, read_json
 from vaedm_jax.store import origin, placed, stored
 
 
@@ -155,20 +157,27 @@ class Scorer:
         """All that the result of a cell depends on."""
         return [cell.model.fingerprint, cell.chain.changes, cell.seed, self.n, self.judged]
 
-    def read(self, cell: Cell) -> dict | None:
+    def read(self, cell: Cell) -> Row | None:
         """The result of a cell, or None where it is not there, or is that of something else."""
-        identity, row = read_result(self.path(cell))
-        return row if identity == self.identity(cell) else None
+        identity, columns = read_result(self.path(cell))
+        return self.row(columns) if identity == self.identity(cell) else None
 
-    def rows(self, cells: list[Cell]) -> list[dict]:
+    def row(self, columns: dict) -> Row | None:
+        """The line that a result has of these judges, None where it is damaged."""
+        try:
+            return Row.of(columns, [judge.space.name for judge in self.judges])
+        except ValueError:
+            return None
+
+    def rows(self, cells: list[Cell]) -> list[Row]:
         """The results of the cells, and after them all that earlier commands have left in the folder and still hold."""
         models = {cell.run: cell.model.fingerprint for cell in cells}
         others = sorted(set((self.folder / "cells").glob("*.json")) - {self.path(cell) for cell in cells})
         rows = [self.read(cell) for cell in cells]
-        results = [(identity, row) for identity, row in map(read_result, others) if row]
-        for identity, row in results:
-            if identity[3:] == [self.n, self.judged] and models.get(row["run"], identity[0]) == identity[0]:
-                rows.append(row)
+        results = [(identity, columns) for identity, columns in map(read_result, others) if columns]
+        for identity, columns in results:
+            if identity[3:] == [self.n, self.judged] and models.get(columns["run"], identity[0]) == identity[0]:
+                rows += filter(None, [self.row(columns)])
         if left := len(cells) + len(results) - len(rows):
             print(
                 f"note: {counted(left, 'earlier result')} in {self.folder / 'cells'}, of other weights, priors, "
@@ -185,10 +194,9 @@ class Scorer:
         for part in stored(cell.model, self.n, cell.seed, cell.chain, self.batch_size, images, source):
             summaries = [judge.add(s, part.images) for s, judge in zip(summaries, self.judges, strict=True)]
             yield len(part.images)
-        row = cell.facts() | {"n": self.n}
-        for judge, summary in zip(self.judges, summaries, strict=True):
-            row |= {f"{key}_{judge.space.name}": value for key, value in judge.scores(summary).items()}
-        result = {"identity": self.identity(cell), "row": row}
+        pairs = zip(self.judges, summaries, strict=True)
+        row = Row(cell.facts() | {"n": self.n}, {judge.space.name: judge.scores(s) for judge, s in pairs})
+        result = {"identity": self.identity(cell), "row": row.columns}
         write_whole(self.path(cell), json.dumps(result, indent=1).encode())
         hosts.meet("a cell is scored")
         if not self.keep_images and writes():
@@ -198,9 +206,9 @@ class Scorer:
 
 
 def read_result(path: Path) -> tuple[list, dict | None]:
-    """Identity and row of a result, None for the row where there is none, or it is damaged."""
+    """Identity and columns of a result, None for the columns where there is none, or it is damaged."""
     try:
-        result = json.loads(path.read_text())
-        return result["identity"], result["row"]
-    except (OSError, ValueError, KeyError, TypeError):
+        result = read_json(path, {"identity": list, "row": {"run": str}}, nan=True)
+    except Damaged:
         return [], None
+    return result["identity"], result["row"]

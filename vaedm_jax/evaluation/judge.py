@@ -13,6 +13,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.features import Extractor, Space, space
 from vaedm_jax.evaluation.summary import Summary, compare
 from vaedm_jax.reporting import Progress
+from vaedm_jax.reporting.rows import check_spaces
 
 BLOCK = 256  # images of the data whose features are taken at a time
 
@@ -89,7 +90,9 @@ def spaces(settings: Any, data_settings: Any, otherwise: str = "") -> list[Space
             f"eval.features: {data_settings.path or data_settings.source} has none of its own; give FID's network "
             "(--config.eval.inception=FILE) or --config.eval.features=random, emoji or MODULE:FUNCTION"
         )
-    return [space(name, settings.inception) for name in names(asked)]
+    found = [space(name, settings.inception) for name in names(asked)]
+    check_spaces([space.name for space in found])
+    return found
 
 
 def names(text: str) -> list[str]:

@@ -17,6 +17,7 @@ from vaedm_jax.reporting.curves import curve_svg
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.reporting.metrics import read_metrics
 from vaedm_jax.reporting.page import PAGE
+from vaedm_jax.reporting.rows import column
 from vaedm_jax.storage import read_json, read_png
 from vaedm_jax.storage.paths import shown
 
@@ -77,8 +78,7 @@ def _scores(about: dict) -> str:
     scores = {(name, key): text for name, title in titles.items() for key, text in _score_titles(name, title).items()}
     lines = []
     for row in about.get("means_over_seeds", []):
-        values = [row.get(f"{key}_{name}") for name, key in scores]
-        errors = [row.get(f"{key}_{name}_sem") for name, key in scores]
+        values, errors = ([row.get(column(key + what, name)) for name, key in scores] for what in ("", "_sem"))
         lines.append([*(str(row[fact]) for fact in facts), *map(_value, values, errors)])
     head = "".join(f"<th>{escape(text)}</th>" for text in (*facts, *scores.values()))
     body = "".join(f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in line)}</tr>" for line in lines)
@@ -183,7 +183,7 @@ def _versions() -> dict[str, str]:
 
 def _read_json(path: Path, form: Any = dict) -> dict:
     """The object in a file, {} without the file; UserError where it has another form."""
-    return read_json(path, form) if path.exists() else {}
+    return read_json(path, form, nan=True) if path.exists() else {}
 
 
 def _column(lines: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import logging
 import math
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -198,9 +199,12 @@ def ignore_late_reads() -> None:
     told = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)):
+        closed = isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine that nobody goes on with
+        if not (closed or (code and "orbax" in code.co_filename)):
             told(unraisable)
 
+    warnings.filterwarnings("ignore", r"coroutine '\w*Store\b.*' was never awaited", RuntimeWarning)
     hook.ignores_late_reads = True
     sys.unraisablehook = hook
 
