@@ -81,7 +81,7 @@ def untrained_fixture(monkeypatch):
     """Everything but the training itself happens; (stage, steps) of what should be trained are noted down."""
     asked = []
 
-    def fit(stage, data, config, workdir, mesh, on_picture, params=None):
+    def fit(stage, data, config, workdir, mesh, on_picture, params=None, begun=None):
         asked.append((stage.name, stage.settings.steps))
         return SimpleNamespace(average={})
 

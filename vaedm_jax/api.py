@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from vaedm_jax import hosts
 from vaedm_jax.conditions import has_vae
-from vaedm_jax.config import BEST_BY, chain_of
+from vaedm_jax.config import BEST_BY, chain_of, check_chain
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import UserError, in_range, one_of
@@ -392,18 +392,7 @@ class VAEDM:
         """UserError where this model cannot be sampled by a chain."""
         if not self.params["ddpm"]:
             raise UserError(UNTRAINED)
-        if chain.start == "warm" and not self.networks.has_x_hat:
-            raise UserError("start = 'warm' begins at x_hat, and this model has none; start from 'noise'")
-        if chain.z_temperature != 1 and not self.networks.vae:
-            raise UserError(
-                f"z_temperature = {chain.z_temperature:g}: this model has no VAE, hence no z; leave it at 1"
-            )
-        if chain.guidance and not self.config.ddpm.cond_dropout:
-            raise UserError(
-                f"guidance = {chain.guidance:g} needs a refiner that also knows the image without its condition; train "
-                "it with --config.ddpm.cond_dropout=0.1"
-            )
-        chain.schedule(self.networks.full_schedule)  # refuses an impossible chain before anything is compiled
+        check_chain(self.config, chain)  # before anything is compiled
 
     def check_given(self, given: Given, n: int) -> Given:
         """What is given for n images, as float32 arrays of one entry each; UserError where they do not fit."""

@@ -330,13 +330,28 @@ def check_schedule(ddpm: Any) -> None:
 
 def check_pictures(config: ConfigDict) -> None:
     """UserError where a chain of `sample`, or of the pictures on the way, cannot be."""
-    chain, full = chain_of(config.sample), schedule_of(config.ddpm)
+    chain = chain_of(config.sample)
     if chain.start == "warm" and not chain.t_start:
         raise UserError("sample.t_start = 0 is found by a model; pictures on the way need a number, such as 500")
     with naming("sample: "):
-        chain.schedule(full)
+        check_chain(config, chain)
     with naming("log.sample_steps: "):
-        picture_chain(config).schedule(full)
+        check_chain(config, picture_chain(config))
+
+
+def check_chain(config: ConfigDict, chain: Chain) -> None:
+    """UserError where a model of this configuration cannot be sampled by a chain."""
+    ddpm = config.ddpm
+    if chain.start == "warm" and not (has_vae(ddpm) or condition_of(ddpm.condition)):
+        raise UserError("start = 'warm' begins at x_hat, and this model has none; start from 'noise'")
+    if chain.z_temperature != 1 and not has_vae(ddpm):
+        raise UserError(f"z_temperature = {chain.z_temperature:g}: this model has no VAE, hence no z; leave it at 1")
+    if chain.guidance and not ddpm.cond_dropout:
+        raise UserError(
+            f"guidance = {chain.guidance:g} needs a refiner that also knows the image without its condition; train "
+            "it with --config.ddpm.cond_dropout=0.1"
+        )
+    chain.schedule(schedule_of(ddpm))
 
 
 def check_condition(config: ConfigDict) -> None:

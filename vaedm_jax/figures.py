@@ -1,6 +1,6 @@
 """Mode `figures`: the figures of the paper for any run, and what the settings of sampling do, as captioned PNG."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,13 @@ from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.evaluate import open_models
 from vaedm_jax.evaluation.explained import shares_and_errors
-from vaedm_jax.evaluation.features import Extractor
+from vaedm_jax.evaluation.features import Extractor, width
 from vaedm_jax.evaluation.judge import spaces
 from vaedm_jax.images import images_of
 from vaedm_jax.inputs import PATHS, between
 from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.reporting.comparison import write_csv
-from vaedm_jax.restoration import Denoising, SuperResolution, task_of, told_of, ways
+from vaedm_jax.restoration import Denoising, SuperResolution, Task, task_of, told_of, ways
 from vaedm_jax.store import cycled, placed
 
 TEMPERATURES = (0.8, 0.9, 1.0, 1.1)
@@ -73,9 +73,9 @@ def figures(config: ConfigDict, workdir: Path) -> None:
     for n in config.figures.steps:
         with naming("figures.steps: "):
             replace(chain, steps=n).schedule(model.networks.full_schedule)
-    spaces(config.eval, model.config.data, "random")
     album = Album(model, models, config, chain, workdir / "figures")
     drawn = {name: draw for name, draw in FIGURES.items() if applies(name, model)}
+    check_album(album, drawn)
     with Progress(len(drawn), 0, "figures", noun="figure", unit="figures") as progress:
         for i, (name, draw) in enumerate(drawn.items()):
             progress.label = f"figures, {name}"
@@ -84,6 +84,17 @@ def figures(config: ConfigDict, workdir: Path) -> None:
             progress.update(i + 1)
     write_report(workdir)
     print(f"{len(drawn)} figures: {album.folder}", flush=True)
+
+
+def check_album(album: Album, drawn: Collection[str]) -> None:
+    """UserError for all that would refuse one of the figures after others have been written."""
+    for space in spaces(album.config.eval, album.model.config.data, "random") if "variance" in drawn else ():
+        width(space, album.model.networks.size)
+    if "restoration" in drawn:
+        for task in tasks(album):
+            task.corrupt(np.zeros((1, *album.model.networks.shape), np.float32))
+    if "restoration" in drawn or album.model.networks.condition:
+        _ = album.data  # can be read
 
 
 def applies(name: str, model: VAEDM) -> bool:
@@ -181,12 +192,19 @@ def settings_of(album: Album, name: str, values: tuple, **how) -> Rows:
     return [(f"{name} {v:g}", album.sample(album.columns, **{name: v}, **how).images) for v in values]
 
 
+def tasks(album: Album) -> list[Task]:
+    """What pictures are restored from: what the condition leaves of them, or both that a refiner with a VAE can."""
+    settings = album.config.restore
+    if album.model.networks.condition:
+        return [task_of(settings, album.model.config.ddpm.condition)]
+    return [SuperResolution(settings.factor), Denoising(settings.sigma)]
+
+
 def restoration(album: Album) -> tuple[str, Rows]:
     """Figure 3b: what was reduced, or is noisy, in place of x_hat; see `restoration.ways`."""
-    rows, settings, name = [], album.config.restore, album.model.config.ddpm.condition
+    rows, told = [], []
     truth, train = some(album.data.test, album.columns), some(album.data.train, RULE_OF)
-    tasks, told = [SuperResolution(settings.factor), Denoising(settings.sigma)], []
-    for task in [task_of(settings, name)] if album.model.networks.condition else tasks:
+    for task in tasks(album):
         chain = task.begin(album.chain, album.model.networks.full_schedule, lambda: train)
         rows += [(way, made()) for way, made in ways(album.model, task, chain, truth, progress=silent).items()]
         told.append(f"{task.label}: {told_of(album.model, chain)}")

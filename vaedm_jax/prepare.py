@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.config import check
 from vaedm_jax.data import folder, records, workers
+from vaedm_jax.data.images import read
 from vaedm_jax.data.reason import reason
 from vaedm_jax.data.records import BROKEN, INFO, PLAN, Plan
 from vaedm_jax.errors import RunError, UserError
@@ -33,6 +34,7 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
     plan = planned(config)
     refuse_other_data(plan, workdir)
     if not (workdir / INFO).is_file():
+        check_some(plan)
         if config.prepare.beam:
             by_beam(plan, workdir, config)
         else:
@@ -73,6 +75,18 @@ def refuse_other_data(plan: Plan, target: Path) -> None:
             f"--workdir={target} has records of what was in {plan.folder} before {new} images came and {gone} went; "
             "name another --workdir"
         )
+
+
+def check_some(plan: Plan) -> None:
+    """UserError where no image can be read: those before the first that can are decoded twice."""
+    first = ""
+    for name in plan.names:
+        try:
+            read(Path(plan.folder) / name, plan.image_size)
+            return
+        except UserError as error:
+            first = first or str(error)
+    raise UserError(f"data.path: no image in {plan.folder} can be read; {first}")
 
 
 def by_processes(plan: Plan, target: Path, config: ConfigDict) -> None:

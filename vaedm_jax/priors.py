@@ -38,6 +38,8 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     kinds, settings = names(config.prior.kinds), config.prior
     for kind in kinds:
         one_of("prior.kinds", kind, KINDS)
+    if set(kinds) - {"flow"}:
+        mixtures()
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
     model.check_vae()
     data = images_of(config, model)
@@ -73,15 +75,20 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     print(f"the best: {file}, for --config.sample.prior={file}", flush=True)
 
 
-def fit_mixture(z: np.ndarray, kind: str, components: int, seed: int) -> dict[str, np.ndarray]:
-    """By scikit-learn, as the parameters of `models.prior`."""
+def mixtures() -> Any:
+    """scikit-learn's class of mixtures; UserError where it is not installed."""
     try:
         from sklearn.mixture import GaussianMixture
     except ImportError as error:
         raise UserError(
             "mixtures need scikit-learn: pip install scikit-learn; --config.prior.kinds=flow does without"
         ) from error
-    mixture = GaussianMixture(components, covariance_type=kind, reg_covar=RIDGE, random_state=seed).fit(z)
+    return GaussianMixture
+
+
+def fit_mixture(z: np.ndarray, kind: str, components: int, seed: int) -> dict[str, np.ndarray]:
+    """By scikit-learn, as the parameters of `models.prior`."""
+    mixture = mixtures()(components, covariance_type=kind, reg_covar=RIDGE, random_state=seed).fit(z)
     covariances = mixture.covariances_
     if kind == "diag":
         covariances = np.stack([np.diag(variances) for variances in covariances])

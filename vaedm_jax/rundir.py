@@ -6,12 +6,12 @@ A file of weights does too: the configuration is inside.
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
@@ -22,6 +22,7 @@ from vaedm_jax.storage import Damaged, Tensors, check_form, parse_json, read_jso
 from vaedm_jax.storage.layout import FILE, is_run
 from vaedm_jax.storage.paths import path_of, regular_file, shown
 
+T = TypeVar("T")
 IMAGES = "images.json"  # what tells the images that a run is trained on from others
 # What a setting means in a run, or a file of weights, that is older than the setting. All others mean their defaults.
 BEFORE: dict[str, Any] = {"seed_per_stage": False, "ddpm.scale_betas": False, "ddpm.allow_signal_at_T": True}
@@ -111,16 +112,22 @@ def refuse_another(workdir: Path, config: ConfigDict, moved: bool = True) -> Con
     return old
 
 
-def claim(workdir: Path, config: ConfigDict, images: Any = None) -> None:
+def claim(workdir: Path, config: ConfigDict, images: Any = None, last: Callable[[], T] = lambda: None) -> T:
     """Make the directory this configuration's, or refuse it where it holds another run (UserError).
 
-    `images` tells those that are trained on from others: their folder may be another where they are the same.
+    Args:
+      images: tells those that are trained on from others: their folder may be another where they are the same.
+      last: what else may refuse, after the directory has been compared and before it is changed; what it returns comes
+        back.
     """
+    old = None
     if (workdir / FILE).exists():
         known, seen = trained_on(workdir), images or {}
         same_folder = located(read_config(workdir)).data.path == located(config).data.path
         old = refuse_another(workdir, config, moved=bool(known) or same_folder)
         refuse_other_images(shown(workdir), known, seen, config.data.changed)
+    found = last()
+    if old:
         for key, (a, b) in differences(old, config, FREE).items():
             print(f"note: {key} was {a}, from here on it is {b}")
         for text in rescheduled(workdir, old, config):
@@ -130,6 +137,7 @@ def claim(workdir: Path, config: ConfigDict, images: Any = None) -> None:
     write_whole(workdir / FILE, encode_config(stored).encode())
     if images is not None:
         write_whole(workdir / IMAGES, json.dumps(images).encode())
+    return found
 
 
 def trained_on(workdir: Path) -> dict[str, Any] | None:

@@ -17,14 +17,24 @@ from vaedm_jax.config import check, flatten, picture_chain
 from vaedm_jax.data import Dataset, load, preview
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.errors import UserError
-from vaedm_jax.evaluation.judge import judges
-from vaedm_jax.mesh import make_mesh
+from vaedm_jax.evaluation.features import width
+from vaedm_jax.evaluation.judge import checked_spaces, judges, side, too_few
+from vaedm_jax.mesh import check_memory, make_mesh
 from vaedm_jax.models import build_unet, build_vae
-from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8, write_report
+from vaedm_jax.reporting import grid, read_metrics, sample_rows, save_png, to_uint8, write_report
 from vaedm_jax.storage.paths import shown
 from vaedm_jax.store import cycled
 from vaedm_jax.training.checkpoints import Checkpoints, check_place
-from vaedm_jax.training.loop import abstract_state, fit, new_state, newest_step, restore_average, total_steps
+from vaedm_jax.training.loop import (
+    Begun,
+    abstract_state,
+    begin,
+    fit,
+    new_state,
+    newest_step,
+    restore_average,
+    total_steps,
+)
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import TrainState
 from vaedm_jax.training.step import held_out_figures
@@ -62,21 +72,28 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
             )
     if vae and not config.vae.checkpoint:
         check_order(config, workdir, stage, total_steps(config.vae, len(data.train)))
+    check_stages(config, workdir, mesh, data, given, stage)
     images = data.identity
     see_the_same(config, workdir, f"{data.name} { {**images, 'folder': ''} }")
     with nullcontext() if jax.process_index() else rundir.alone(workdir):
-        rundir.claim(workdir, config, images)
+        left = rundir.claim(workdir, config, images, lambda: where_left(config, workdir, mesh, given, stage))
         print(f"data: {data.name}, {len(data.train):,} images to train on, {len(data.test):,} held out", flush=True)
-        train_stages(config, workdir, mesh, data, given, stage)
+        train_stages(config, workdir, mesh, data, given, stage, left)
     print(f"the report is in {workdir / 'report.html'}", flush=True)
 
 
-def train_stages(config: ConfigDict, workdir: Path, mesh: Mesh, data: Dataset, given: dict, stage: str) -> None:
-    """Train the stages that `given` has, and `stage` names; each begins with the parameters that are given for it."""
+def train_stages(
+    config: ConfigDict, workdir: Path, mesh: Mesh, data: Dataset, given: dict, stage: str, left: dict[str, Begun]
+) -> None:
+    """Train the stages that `given` has, and `stage` names; each begins with the parameters that are given for it.
+
+    Args:
+      left: see `where_left`.
+    """
 
     def fitted(of: Stage) -> Any:
         pictures = Pictures(of, data, config, workdir)
-        average = fit(of, data, config, workdir, mesh, pictures, given[of.name]).average
+        average = fit(of, data, config, workdir, mesh, pictures, given[of.name], left.pop(of.name, None)).average
         write_report(workdir)
         return average
 
@@ -88,6 +105,41 @@ def train_stages(config: ConfigDict, workdir: Path, mesh: Mesh, data: Dataset, g
         vae_params = restore_average(first, workdir, mesh, fsdp=config.mesh.fsdp) if reuse else fitted(first)
     if stage != "vae":
         fitted(ddpm_stage(config, vae_params))
+
+
+def fitted_stages(config: ConfigDict, given: dict, stage: str) -> list[Stage]:
+    """The stages that are trained, or are done and read; the second has no parameters of the VAE yet."""
+    first = [vae_stage(config)] if "vae" in given and not config.vae.checkpoint else []
+    return [*first, *([ddpm_stage(config, {})] if stage != "vae" else [])]
+
+
+def check_stages(config: ConfigDict, workdir: Path, mesh: Mesh, data: Dataset, given: dict, stage: str) -> None:
+    """UserError for all that would refuse a stage later, be it the second. Nothing is read but what is small."""
+    for of in fitted_stages(config, given, stage):
+        total_steps(of.settings, len(data.train))
+        check_memory(abstract_state(of, mesh, config.mesh.fsdp), f"the state of the {of.name.upper()}")
+        read_metrics(workdir / of.name)
+        if of.name == "ddpm" and config.log.scored:
+            check_scored(config, data)
+
+
+def check_scored(config: ConfigDict, data: Dataset) -> None:
+    """UserError where the samples of the pictures could not be scored."""
+    space = checked_spaces(config.eval, config.data, data)[0]
+    n, D = min(config.log.scored, len(side(data, config.eval.split))), width(space, config.data.image_size)
+    if config.checkpoint.best == "fd" and (reason := too_few(space, D, n)):
+        raise UserError(f"checkpoint.best = 'fd', but there is {reason}")
+
+
+def where_left(config: ConfigDict, workdir: Path, mesh: Mesh, given: dict, stage: str) -> dict[str, Begun]:
+    """Where the stages that have begun were left, by name; UserError where one cannot go on from there.
+
+    A VAE that is taken from elsewhere is read too, if the directory has it already.
+    """
+    stages = [of for of in fitted_stages(config, given, stage) if newest_step(workdir / of.name) is not None]
+    if config.vae.checkpoint and "vae" in given and not given["vae"]:
+        restore_average(vae_stage(config), workdir, mesh, fsdp=config.mesh.fsdp)
+    return {of.name: begin(of, config, workdir, mesh) for of in stages}
 
 
 def see_the_same(config: ConfigDict, workdir: Path, images: str) -> None:
@@ -161,8 +213,6 @@ class Pictures:
         if config.log.scored and stage.name == "ddpm":
             place = workdir / "evaluation" / "reference"
             self.judge = judges(config.eval, config.data, data, make_mesh(), config.sample.batch_size, place)[0]
-            if config.checkpoint.best == "fd" and (reason := self.judge.too_few(config.log.scored)):
-                raise UserError(f"checkpoint.best = 'fd', but there is {reason}")
 
     def __call__(self, step: int, average: Any) -> dict[str, float]:
         rows = self.vae_rows(average) if self.stage.name == "vae" else self.ddpm_rows(average)

@@ -3,7 +3,8 @@
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -108,16 +109,38 @@ class Extractor:
         return features, logits
 
     def run(self, images: np.ndarray) -> tuple[jax.Array, jax.Array | None]:
-        try:
+        with told(self.space):
             features, logits = self.forward(self.params, jax.device_put(images, self.split))
-        except Exception as error:
-            if self.space.params:
-                raise
-            what = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"features '{self.space.name}': the function fails ({what})") from error
-        if features.shape[:1] != (self.size,) or features.ndim != 2:
-            raise UserError(
-                f"features '{self.space.name}': {self.size} images give an array of {list(features.shape)}; it should "
-                f"be [{self.size}, D]"
-            )
+        check_shape(self.space, features, self.size)
         return features, logits
+
+
+def width(space: Space, side: int) -> int:
+    """Return D of the features [B, D] of images of so many pixels a side, without computing any.
+
+    Raises: UserError where the space's function fails, or gives something else.
+    """
+    with told(space):
+        images = jax.ShapeDtypeStruct((2, side, side, 3), np.uint8)
+        features, _ = jax.eval_shape(space.apply, space.params, images)
+    check_shape(space, features, 2)
+    return features.shape[1]
+
+
+@contextmanager
+def told(space: Space) -> Iterator[None]:
+    """What a user's function raises is a UserError."""
+    try:
+        yield
+    except Exception as error:
+        if space.params:
+            raise
+        what = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"features '{space.name}': the function fails ({what})") from error
+
+
+def check_shape(space: Space, features: Any, n: int) -> None:
+    """UserError where the features of n images are not [n, D]."""
+    shape = list(np.shape(features))
+    if len(shape) != 2 or shape[0] != n:
+        raise UserError(f"features '{space.name}': {n} images give an array of {shape}; it should be [{n}, D]")

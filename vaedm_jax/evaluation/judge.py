@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from vaedm_jax.data import Dataset, Source
 from vaedm_jax.data.source import fingerprint
 from vaedm_jax.errors import UserError
-from vaedm_jax.evaluation.features import Extractor, Space, space
+from vaedm_jax.evaluation.features import Extractor, Space, space, width
 from vaedm_jax.evaluation.summary import Summary, compare
 from vaedm_jax.reporting import Progress
 from vaedm_jax.reporting.rows import check_spaces
@@ -28,13 +28,9 @@ class Judge:
 
     def __init__(self, space: Space, mesh: Mesh, batch_size: int, data: Dataset, split: str, folder: Path):
         self.space, self.extract = space, Extractor(space, mesh, batch_size)
-        source = data.train if split == "train" else data.test
+        source = side(data, split)
         self.identity = {"data": data.name, "split": split, **fingerprint(source)}
         self.identity |= {"features": space.name, "network": space.identity}
-        if len(source) < 2:
-            raise UserError(
-                f"eval.split = {split!r}: {data.name} has {len(source)} such image; scores need two at least"
-            )
         self.reference = self.refer(source, folder / f"{space.name}_{split}.npz")
 
     def refer(self, source: Source, path: Path) -> Summary:
@@ -63,21 +59,45 @@ class Judge:
 
     def too_few(self, n: int) -> str:
         """Why n samples have no Frechet distance here; "" where they have."""
-        D, fewest = self.reference.features.shape[1], min(self.reference.moments.n, n)
-        if fewest > D:
-            return ""
-        return (
-            f"no {self.space.title}, whose covariance of {D:,} features needs over {D:,} images, and samples or data "
-            f"have {fewest:,}; the kernel distance (KID) does without"
-        )
+        return too_few(self.space, self.reference.features.shape[1], min(self.reference.moments.n, n))
+
+
+def too_few(space: Space, D: int, n: int) -> str:
+    """Why n images have no Frechet distance in a space of D features; "" where they have."""
+    if n > D:
+        return ""
+    return (
+        f"no {space.title}, whose covariance of {D:,} features needs over {D:,} images, and samples or data have "
+        f"{n:,}; the kernel distance (KID) does without"
+    )
 
 
 def judges(
     settings: Any, data_settings: Any, data: Dataset, mesh: Mesh, batch_size: int, folder: Path, otherwise: str = ""
 ) -> list[Judge]:
     """A judge for each space of `spaces`; their files are in `folder`."""
-    chosen = spaces(settings, data_settings, otherwise)
+    chosen = checked_spaces(settings, data_settings, data, otherwise)
     return [Judge(s, mesh, batch_size, data, settings.split, folder) for s in chosen]
+
+
+def checked_spaces(settings: Any, data_settings: Any, data: Dataset, otherwise: str = "") -> list[Space]:
+    """Return the `spaces`; UserError where samples could not be compared with the data in one of them.
+
+    Nothing is computed, so that this can be known before anything is trained or written.
+    """
+    chosen, source = spaces(settings, data_settings, otherwise), side(data, settings.split)
+    if len(source) < 2:
+        raise UserError(
+            f"eval.split = {settings.split!r}: {data.name} has {len(source)} such image; scores need two at least"
+        )
+    for one in chosen:
+        width(one, data_settings.image_size)
+    return chosen
+
+
+def side(data: Dataset, split: str) -> Source:
+    """The images that samples are compared with."""
+    return data.train if split == "train" else data.test
 
 
 def spaces(settings: Any, data_settings: Any, otherwise: str = "") -> list[Space]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -41,6 +41,7 @@ def fit(
     mesh: Mesh,
     on_picture: OnPicture,
     params: Any | None = None,
+    begun: "Begun | None" = None,
 ) -> TrainState:
     """Train a stage to its end, from its newest whole checkpoint if there is one.
 
@@ -48,6 +49,7 @@ def fit(
       on_picture: called every `log.pictures` steps and at the end. The state with the lowest of its figure
         `checkpoint.best` is kept in the folder `best`.
       params: those to begin with where there is no checkpoint; by default random ones.
+      begun: where it was left, if `begin` has looked already.
     Raises: RunError where the loss is not finite or a disk is full; what was saved stays. Stopped where a signal asks
       for it, after saving: at once where there is one process, else at the next of the steps of `log.every`.
     """
@@ -56,9 +58,7 @@ def fit(
     seed = stage_seed(stage.name, config)
     key, init_key = jax.random.split(jax.random.key(seed))
     like = abstract_state(stage, mesh, config.mesh.fsdp)
-    check_memory(like, f"the state of the {stage.name.upper()}")
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoint.keep)
-    state = checkpoints.restore(like)
+    checkpoints, state = begun or begin(stage, config, workdir, mesh)
     start = 0 if state is None else int(state.step)
     owed = OWED in checkpoints.figures
     if start >= total and not owed:
@@ -112,6 +112,21 @@ def fit(
             if n < total:
                 batch = next(placed)
     return state
+
+
+class Begun(NamedTuple):
+    """The checkpoints of a stage, and the newest whole state in them; None where there is none."""
+
+    checkpoints: Checkpoints
+    state: TrainState | None
+
+
+def begin(stage: Stage, config: Any, workdir: Path, mesh: Mesh) -> Begun:
+    """Look where a stage was left; UserError where it cannot go on from there."""
+    like = abstract_state(stage, mesh, config.mesh.fsdp)
+    check_memory(like, f"the state of the {stage.name.upper()}")
+    checkpoints = Checkpoints(workdir / stage.name / "checkpoints", config.checkpoint.keep)
+    return Begun(checkpoints, checkpoints.restore(like))
 
 
 def stage_seed(name: str, config: Any) -> int:
