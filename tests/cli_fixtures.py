@@ -78,7 +78,7 @@ def run_fixture(tmp_path):
 
 @pytest.fixture(name="untrained")
 def untrained_fixture(monkeypatch):
-    """Everything but the training itself happens; (stage, steps) of what should be trained are noted down."""
+    """All but the training happens, and no checkpoint is read; (stage, steps) of what should be trained are noted."""
     asked = []
 
     def fit(stage, data, config, workdir, mesh, on_picture, params=None, begun=None):
@@ -86,6 +86,7 @@ def untrained_fixture(monkeypatch):
         return SimpleNamespace(average={})
 
     monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(train, "begin", lambda *_: None)
     monkeypatch.setattr(train, "write_report", lambda workdir: None)
     return asked
 
