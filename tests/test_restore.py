@@ -19,7 +19,9 @@ from vaedm_jax.diffusion.spacing import principal_variance, warm_step
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.main import main
+from vaedm_jax.reporting import save_png
 from vaedm_jax.restoration import Denoising, SuperResolution, restored, task_of
+from vaedm_jax.restore import output_names
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FULL = linear_schedule()
@@ -198,3 +200,25 @@ def test_an_image_that_is_no_picture_is_named(tmp_path, weights, capsys):
     (tmp_path / "mine" / "torn.png").write_bytes(b"no picture")
     assert restore(tmp_path / "out", weights, f"--config.restore.files={tmp_path / 'mine'}") == 2
     assert "torn.png cannot be read as an image" in capsys.readouterr().err
+
+
+def test_each_picture_becomes_a_file_of_its_own():
+    def become(*names):
+        given = output_names(list(names))
+        assert list(sorted(given)) == sorted(names) and len(set(given.values())) == len(names)
+        assert all(name.endswith(".png") for name in given.values())
+        return [given[name] for name in names]
+
+    assert become("a.jpg", "deep/a.jpg") == ["a.png", "deep/a.png"]
+    assert become("a.jpg", "a.png") == ["a.jpg.png", "a.png.png"]
+    assert become("a.png", "a.png.png") == ["a.png", "a.png.png"]
+    become("a.jpg", "a.png", "a.jpg.png")
+    assert become("a.jpg", "a.png/b.jpg") == ["a.jpg.png", "a.png/b.png"], "a.png is a folder"
+    become("a.jpg", "a.png", "a.jpg.png", "a.png.png", "a.png.jpg", "a.jpg_1.png", "a.jpg.png.png", "a.jpg.png.jpg")
+
+
+def test_pictures_that_a_later_command_restores_replace_none(tmp_path, capsys):
+    for colour in ("red", "red", "blue"):
+        save_png(tmp_path / "a.png", Image.new("RGB", (4, 4), colour), keep=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_1.png"]
+    assert Image.open(tmp_path / "a_1.png").getpixel((0, 0)) == (255, 0, 0)

@@ -38,7 +38,7 @@ ROOMS = {
         *("errors", "diffusion", "models", "reporting", "mesh", "hosts", "config", "rundir", "training", "generation"),
         *("inputs", "conditions", "storage"),
     },
-    "store": {"diffusion", "storage", "data", "reporting", "mesh", "hosts", "inputs", "generation", "api"},
+    "store": {"errors", "diffusion", "storage", "data", "reporting", "mesh", "hosts", "inputs", "generation", "api"},
     "images": {"data", "config", "rundir", "api"},
     "likelihood": {"data", "storage", "reporting", "mesh", "config", "generation", "api"},
     "train": {

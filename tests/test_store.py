@@ -8,7 +8,7 @@ from tests.tiny import random_params, tiny_config
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.store import stored, write_npz, write_pngs
+from vaedm_jax.store import makes_room, stored, write_npz, write_pngs
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 CONFIG = tiny_config(**{"sample.steps": 3})
@@ -76,6 +76,40 @@ def test_one_file_or_many_hold_the_same_images(tmp_path):
     files = sorted((tmp_path / "out" / "all").iterdir())
     assert [f.name for f in files] == [f"{i:06d}.png" for i in range(20)]
     np.testing.assert_array_equal([np.asarray(Image.open(f)) for f in files], images(some))
-    write_pngs(tmp_path / "out" / "all", parts(tmp_path / "parts", n=3))
-    assert len(list((tmp_path / "out" / "all").iterdir())) == 3
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["all", "all.npz"]
+
+
+@pytest.mark.parametrize("kind", ["npz", "png"])
+def test_what_was_written_before_is_never_lost(tmp_path, kind, capsys):
+    """Fewer of the same images leave what is there, more replace it, and others give it another name."""
+    target, grid = tmp_path / ("all.npz" if kind == "npz" else "all"), tmp_path / "all.png"
+
+    def write(n, seed=5):
+        some = parts(tmp_path / f"parts{seed}", n, seed)
+        if new := makes_room(target, grid, n, some):
+            write_npz(target, n, some) if kind == "npz" else write_pngs(target, some)
+            grid.write_text(str(n))
+        return new
+
+    def read(path):
+        if kind == "npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return arrays["images"]
+        return np.stack([np.asarray(Image.open(file)) for file in sorted(path.iterdir())])
+
+    many = images(parts(tmp_path / "parts5"))
+    assert [write(n) for n in (9, 20, 3, 20)] == [True, True, False, False]
+    np.testing.assert_array_equal(read(target), many)
+    assert capsys.readouterr().out == ""
+    assert write(3, seed=6)
+    assert len(read(target)) == 3 and grid.read_text() == "3"
+    aside = target.with_name(target.name.replace("all", "all_1"))
+    np.testing.assert_array_equal(read(aside), many)
+    assert (tmp_path / "all_1.png").read_text() == "20" and str(aside) in capsys.readouterr().out
+    if kind == "png":
+        (target / "mine.txt").write_text("precious")
+    else:
+        target.write_bytes(b"precious")
+    assert write(3, seed=6)
+    kept = target.with_name(target.name.replace("all", "all_2"))
+    assert (kept / "mine.txt" if kind == "png" else kept).read_text() == "precious"

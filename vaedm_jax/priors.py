@@ -4,7 +4,6 @@ What the VAE decodes in training is drawn from q(z | x) of images, whose mixture
 as the prior closes the gap (Ex-PDE of the authors' code; their paper names flows).
 """
 
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from vaedm_jax.models.flow import LAYERS, init_flow
 from vaedm_jax.models.prior import log_prob
 from vaedm_jax.reporting import Progress
 from vaedm_jax.reporting.comparison import write_csv
-from vaedm_jax.reporting.files import write_arrays
+from vaedm_jax.reporting.files import set_aside, write_arrays
 
 KINDS = ("full", "diag", "flow")
 RIDGE = 1e-4  # is added to variances
@@ -67,9 +66,7 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     if not best:
         raise UserError("nothing makes the held-out z likelier than N(0, I) does; none is written")
     file = workdir / "prior.npz"
-    if file.exists():
-        file.rename(older := next(p for i in count(1) if not (p := workdir / f"prior_{i}.npz").exists()))
-        print(f"the one that was here is {older} now")
+    set_aside(file, workdir / "prior.csv")
     write_csv(workdir / "prior.csv", rows)
     write_arrays(file, best | {"vae": np.array(model.vae_digest)})
     print(f"the best: {file}, for --config.sample.prior={file}", flush=True)

@@ -5,6 +5,7 @@ A refiner with a VAE was not trained for it; one with a condition gives back wha
 
 from collections import Counter
 from functools import cache
+from itertools import chain as chained
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, cha
     """Each picture of a folder by itself, at its own size, or `factor` times that; all are looked at beforehand."""
     for name, read in found:
         check_size(name, task, read().shape, config.restore.pixels, model.networks.multiple)
-    stems = Counter(Path(name).with_suffix("") for name, _ in found)
+    targets = output_names([name for name, _ in found])
     with Progress(len(found), 0, "restore", noun="picture", unit="pictures") as progress:
         for i, (name, read) in enumerate(found):
             damaged = read()[None].astype(np.float32) / 255
@@ -68,14 +69,30 @@ def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, cha
                     f"note: {shown(name)} is as it was: it lacks nothing that {task.label} takes (docs/conditions.md)",
                     flush=True,
                 )
-            alone = stems[Path(name).with_suffix("")] == 1
             save_png(
-                (folder / name).with_suffix(".png") if alone else folder / f"{name}.png",
+                folder / targets[name],
                 Image.fromarray(to_uint8(image)),
                 f"{name}, restored: {task.label}, {chain.name(model.networks.full_schedule)}",
+                keep=True,
             )
             progress.update(i + 1)
     print(f"{counted(len(found), 'picture')}: {folder}", flush=True)
+
+
+def output_names(names: list[str]) -> dict[str, str]:
+    """Return a name of its own, ending in `.png`, for what each picture becomes.
+
+    It is the picture's with another ending where only one picture would have that, else the whole name with one more.
+    """
+    short = {name: str(Path(name).with_suffix(".png")) for name in names}
+    wanted, given = Counter(short.values()), {}
+    taken = {str(parent) for name in names for parent in Path(name).parents}
+    for name in sorted(names, key=lambda name: wanted[short[name]] > 1):
+        first = [short[name]] if wanted[short[name]] == 1 else []
+        numbered = (f"{name}_{i}.png" for i in range(1, len(names) + 1))
+        given[name] = next(choice for choice in chained(first, [f"{name}.png"], numbered) if choice not in taken)
+        taken.add(given[name])
+    return given
 
 
 def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, data: Dataset, target: Path) -> None:

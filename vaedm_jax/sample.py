@@ -24,6 +24,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     """Write `samples/NAME.png`, a grid of the first SHOWN images, and all of them as uint8.
 
     They are the arrays `images` and `x_hat` of `samples/NAME.npz`, or a folder `export/NAME` of PNG files.
+    What earlier commands have written stays as it is, or gets another name.
     """
     check(config, to_train=False)
     settings = config.sample
@@ -52,15 +53,18 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     rows = sample_rows(*first, columns=16, **shown)
     picture = grid([images for _, images in rows], [label for label, _ in rows])
     caption = f"{which}: {how}; " + ", ".join(dict.fromkeys(label for label, _ in rows))
-    save_png(workdir / "samples" / f"{name}.png", picture, caption)
-    if settings.files == "png":
-        store.write_pngs(target := workdir / "export" / name, parts)
-    else:
-        store.write_npz(target := workdir / "samples" / f"{name}.npz", settings.n, parts)
+    shown_in, as_files = workdir / "samples" / f"{name}.png", settings.files == "png"
+    target = workdir / "export" / name if as_files else workdir / "samples" / f"{name}.npz"
+    if new := store.makes_room(target, shown_in, settings.n, parts):
+        store.write_pngs(target, parts) if as_files else store.write_npz(target, settings.n, parts)
+    if new or settings.nearest or not shown_in.exists():
+        save_png(shown_in, picture, caption)
     hosts.meet("all is read")
     remove(kept)
     write_report(workdir)
-    print(f"{counted(settings.n, 'image')} ({which}; {how}): {workdir / 'samples' / name}.png and {target}", flush=True)
+    print(f"{counted(settings.n, 'image')} ({which}; {how}): {shown_in} and {target}", flush=True)
+    if not new:
+        print("note: they were there already, and perhaps more of them, which stay", flush=True)
 
 
 def draw_all(parts: Iterator[Samples], n: int) -> Samples:

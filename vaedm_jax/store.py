@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,14 +13,16 @@ from PIL import Image
 
 from vaedm_jax import hosts
 from vaedm_jax.api import VAEDM, Samples
-from vaedm_jax.data import Source, some
+from vaedm_jax.data import Source, picture, some
+from vaedm_jax.data.source import Lazy
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
+from vaedm_jax.errors import UserError
 from vaedm_jax.generation import NOTHING, Given
 from vaedm_jax.inputs import digest_of
 from vaedm_jax.mesh import whole_batch
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.reporting.files import write_arrays, writes
+from vaedm_jax.reporting.files import set_aside, write_arrays, writes
 from vaedm_jax.storage import Array, Damaged, read_arrays
 
 Parts = Callable[[], Iterator[Samples]]  # begins anew at every call
@@ -93,6 +95,45 @@ def read_part(path: Path, identity: str, shape: tuple[int, ...]) -> Samples | No
     if arrays["identity"] != identity or not len(arrays["images"]):
         return None
     return Samples(arrays["images"], arrays.get("x_hat"))
+
+
+def makes_room(target: Path, grid: Path, n: int, parts: Parts) -> bool:
+    """Return whether n images have to be written to a file or a folder; what is there, and its grid, is never lost.
+
+    Where these are the first of the images that are there, the others stay and nothing has to be written. Where there
+    are other images, these get another name, and so does their grid.
+    """
+    if not writes() or not os.path.lexists(target):
+        return writes()
+    there, first = images_in(target, next(parts()).images.shape[1:]), 0
+    for images in (part.images for part in parts()):
+        known = [there[i] for i in range(first, min(first + len(images), len(there)))]
+        if any(not np.array_equal(a, b) for a, b in zip(known, images, strict=False)):
+            there = []
+        first += len(images)
+    if not len(there):
+        set_aside(target, grid)
+    return len(there) < n
+
+
+def images_in(target: Path, shape: tuple[int, ...]) -> Sequence[np.ndarray]:
+    """Return the images that `write_npz` or `write_pngs` has written; none where there is anything else."""
+    if not target.is_dir():
+        try:
+            return read_arrays(target, {"images": Array(np.uint8, ("N", *shape))}, most=2**32)["images"]
+        except Damaged:
+            return []
+    names = sorted(os.listdir(target))
+    if names != [f"{i:06d}.png" for i in range(len(names))]:
+        return []
+
+    def image(i: int) -> np.ndarray:
+        try:
+            return picture(target / names[i], None, shape[0] * shape[1])
+        except UserError:
+            return np.zeros(0, np.uint8)
+
+    return Lazy(range(len(names)), image)
 
 
 def write_npz(path: Path, n: int, parts: Parts) -> None:

@@ -3,9 +3,12 @@
 import io
 import os
 import shutil
+from itertools import count
 from pathlib import Path
 
 import numpy as np
+
+from vaedm_jax.storage.paths import shown
 
 _writes = True
 
@@ -33,6 +36,25 @@ def write_whole(path: Path | str, data: bytes) -> None:
     beside = path.with_name(f".{path.name}.part")
     beside.write_bytes(data)
     os.replace(beside, path)
+
+
+def set_aside(*paths: Path) -> None:
+    """Give files or folders, as far as they are there, another name, the same for all: `NAME_1.png` for `NAME.png`.
+
+    So what a later command writes replaces nothing; where the old things are now is printed.
+    """
+    there = [path for path in paths if os.path.lexists(path)]
+    if not there or not writes():
+        return
+
+    def numbered(path: Path, i: int) -> Path:
+        stem, ending = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
+        return path.with_name(f"{stem}_{i}{ending}")
+
+    i = next(i for i in count(1) if not any(os.path.lexists(numbered(path, i)) for path in paths))
+    for path in there:
+        path.rename(numbered(path, i))
+        print(f"note: what was {shown(path)} is {shown(numbered(path, i))} now", flush=True)
 
 
 def remove(folder: Path) -> None:
