@@ -78,14 +78,14 @@ ROOMS = {
         *("errors", "data", "evaluation", "config", "generation", "mesh", "reporting", "targets", "training"),
         "conditions",
     },
-    "shards": {"errors", "data", "reporting"},
+    "shards": {"errors", "storage", "data", "reporting"},
     "prepare": {"errors", "storage", "data", "reporting", "config", "shards"},
     "convert": {
         *("errors", "published", "storage", "diffusion", "models", "reporting", "interop", "config", "training", "api"),
         "conditions",
     },
     "flags": {"errors", "storage", "trust", "config", "rundir"},
-    "failures": {"errors", "hosts"},
+    "failures": {"errors", "hosts", "storage"},
     "main": {
         *("errors", "storage", "mesh", "hosts", "reporting", "rundir", "train", "sample", "evaluate", "restore"),
         *("figures", "explore", "targets", "plan", "prepare", "priors", "convert", "flags", "failures"),

@@ -1,14 +1,13 @@
 """What a person is told of an error, in one line, and the exit status that goes with it."""
 
-import errno
 import os
 
 import jax
 
 from vaedm_jax import hosts
 from vaedm_jax.errors import RunError, UserError
+from vaedm_jax.storage.disk import full_disk
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LESS_MEMORY = (
     "training takes less with --config.ddpm.microbatches=2, .remat=True or .precision=bfloat16 (the VAE alike), "
     "sampling with a smaller --config.sample.batch_size"
@@ -25,10 +24,11 @@ def told(error: BaseException) -> tuple[str, int] | None:
         return str(error), error.status
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", 130
-    if isinstance(error, OSError) and (error.filename is not None or error.errno in FULL):
-        full = error.errno in FULL
-        advice = "; free some space, and the same command continues" if full else ""
-        return f"{error.filename or 'disk'}: {error.strerror}{advice}", 1 if full else 2
+    if full := full_disk(error):
+        place = getattr(error, "filename", None) or "disk"
+        return f"{place}: {os.strerror(full)}; free some space, and the same command continues", 1
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", 2
     if isinstance(error, jax.errors.JaxRuntimeError):
         what = ": ".join(dict.fromkeys(str(error).partition("\n")[0].split(": ")))
         if "RESOURCE_EXHAUSTED" in what:

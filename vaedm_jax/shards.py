@@ -17,6 +17,7 @@ from vaedm_jax.data.images import MOST_PIXELS, complaint, decode
 from vaedm_jax.data.records import BROKEN, PLAN, Plan, read_broken
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.storage.disk import writing
 
 FORMAT = tfds.core.file_adapters.FileFormat.ARRAY_RECORD
 ADAPTER = tfds.core.file_adapters.ADAPTER_FOR_FORMAT[FORMAT]
@@ -127,5 +128,7 @@ def write_shard(shard: Shard, file: Path) -> None:
     features = features_of(shard.size)
     serialize = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info()).serialize_example
     beside = file.with_name(f".{file.name}.part")
-    ADAPTER.write_examples(beside, ((name, serialize(features.encode_example(example))) for name, example in shard()))
-    os.replace(beside, file)
+    examples = ((name, serialize(features.encode_example(example))) for name, example in shard())
+    with writing(file, beside):
+        ADAPTER.write_examples(beside, examples)
+        os.replace(beside, file)

@@ -24,6 +24,7 @@ from vaedm_jax.mesh import whole_batch
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.reporting.files import set_aside, write_arrays, writes
 from vaedm_jax.storage import Array, Damaged, read_arrays
+from vaedm_jax.storage.disk import writing
 
 Parts = Callable[[], Iterator[Samples]]  # begins anew at every call
 
@@ -142,7 +143,7 @@ def write_npz(path: Path, n: int, parts: Parts) -> None:
         return
     beside = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
+    with writing(path, beside), zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in (name for name, a in next(parts())._asdict().items() if a is not None):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 for i, part in enumerate(parts()):

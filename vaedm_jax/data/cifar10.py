@@ -13,6 +13,7 @@ from PIL import Image
 
 from vaedm_jax.data.reason import reason
 from vaedm_jax.errors import UserError
+from vaedm_jax.storage.disk import full_disk, writing
 from vaedm_jax.storage.paths import regular_file
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"  # tfds knows its checksum
@@ -70,8 +71,11 @@ def prepared(data_dir: str, archive: str) -> Cifar10Binary:
     unprepared = builder()
     if not unprepared.data_path.exists():
         try:
-            unprepared.download_and_prepare()
+            with writing(unprepared.data_dir):
+                unprepared.download_and_prepare()
         except OSError as error:
+            if full_disk(error):
+                raise
             if not unprepared.data_path.exists():  # it is there if another host was faster on a common disk
                 raise UserError(f"CIFAR-10 cannot be prepared in {unprepared.data_dir} ({reason(error)})") from error
     return builder()
@@ -82,6 +86,8 @@ def download(manager: tfds.download.DownloadManager) -> os.PathLike:
         urlopen(Request(URL, method="HEAD"), timeout=20).close()  # tfds would try for minutes
         return manager.download(URL)
     except Exception as error:  # of requests, of the disk, of the checksum
+        if full_disk(error):
+            raise
         raise UserError(
             f"CIFAR-10 cannot be downloaded ({reason(error)}); fetch {URL} by hand and give its path as data.archive"
         ) from error

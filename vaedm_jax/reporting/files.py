@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vaedm_jax.storage.disk import writing
 from vaedm_jax.storage.paths import shown
 
 _writes = True
@@ -34,8 +35,9 @@ def write_whole(path: Path | str, data: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    with writing(path, beside):
+        beside.write_bytes(data)
+        os.replace(beside, path)
 
 
 def set_aside(*paths: Path) -> None:
