@@ -53,11 +53,14 @@ else
 fi
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && exit 0
 
-if [ ! -x "$venv/bin/python" ]; then
-  python=${PYTHON:-python3}
-  command -v "$python" >/dev/null || fail "no $python found: install Python 3.11 to 3.13"
-  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    fail "$("$python" --version) is too old: install Python 3.11 to 3.13, or name one: PYTHON=python3.12 $0"
+if ! "$venv/bin/python" -c '' 2>/dev/null; then
+  python=${PYTHON:-python3} advice="install Python 3.11 to 3.13, or name one: PYTHON=/path/to/python $0"
+  command -v "$python" >/dev/null || fail "no $python found: $advice"
+  # A shim of pyenv, say, is found and does not run where its version is not installed.
+  said=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>&1) ||
+    fail "$python does not run ($(grep -m 1 . <<<"$said" || echo "no reason given")): $advice"
+  [[ $said =~ ^[0-9]+\.[0-9]+$ ]] || fail "$python is no Python: $advice"
+  [ "$(printf '%s\n' 3.11 "$said" | sort -V | head -n 1)" = 3.11 ] || fail "$python is Python $said, which is too old: $advice"
   "$python" -m venv "$venv" ||
     fail "$python cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)"
 fi

@@ -369,3 +369,26 @@ def test_a_bucket_in_which_folders_cannot_be_renamed_is_refused(cloud, tmp_path)
     done = cloud("create", *TPU, python="exit 0")
     refused(done, "--location=us-central2 --uniform-bucket-level-access --enable-hierarchical-namespace")
     assert "create r1" not in (tmp_path / "gcloud").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('echo "pyenv: python3.12: command not found" >&2; echo "  3.11.9" >&2; exit 127\n', "python3.12: command not"),
+        ("exit 1\n", "does not run (no reason given)"),
+        ('[ "$1" = -c ] && echo 3.9\n', "is Python 3.9, which is too old"),
+        ('[ "$1" = -c ] && echo 2.7\n', "is Python 2.7, which is too old"),
+        ("exit 0\n", "is no Python"),
+        (None, "found"),
+    ],
+)
+def test_an_interpreter_that_is_of_no_use_is_told_with_its_reason(tmp_path, text, words):
+    shutil.copytree(ROOT / "launch", tmp_path / "checkout" / "launch")
+    shutil.copy(ROOT / "setup.py", tmp_path / "checkout")
+    python = tmp_path / "shim" if text is None else program(tmp_path / "shim", text)
+    environment = os.environ | {"PYTHON": str(python)}
+    command = [tmp_path / "checkout" / "launch" / "env.sh"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("env.sh: ") and done.stderr.count("\n") == 1
+    assert words in done.stderr and str(python) in done.stderr and "PYTHON=/path/to/python" in done.stderr

@@ -1,0 +1,50 @@
+"""Compiled programs have a place wherever there is one, also for a user without a home."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vaedm_jax.storage import cache
+
+
+@pytest.fixture(autouse=True, name="homeless")
+def homeless_fixture(monkeypatch, tmp_path):
+    """As in a container whose user id no system knows."""
+    for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path))
+
+
+def test_the_first_place_that_is_known_is_taken(monkeypatch, tmp_path):
+    private = tmp_path / f"vaedm_jax-{os.getuid()}"
+    assert cache.cache_folder() == str(private)
+    assert private.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/somebody"))
+    assert cache.cache_folder() == "/home/somebody/.cache/vaedm_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache.cache_folder() == "/home/somebody/.cache/vaedm_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache.cache_folder() == "/xdg/vaedm_jax"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/cache")
+    assert cache.cache_folder() == "gs://bucket/cache"
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    assert cache.cache_folder() is None
+
+
+def test_a_folder_that_others_can_write_to_is_not_trusted(monkeypatch, tmp_path):
+    """What is kept there is run."""
+    private = tmp_path / f"vaedm_jax-{os.getuid()}"
+    private.mkdir()
+    private.chmod(0o777)
+    assert cache.cache_folder() is None
+    private.rmdir()
+    private.symlink_to(tmp_path)
+    assert cache.cache_folder() is None
+    monkeypatch.setattr(cache.os, "makedirs", lambda *_, **__: (_ for _ in ()).throw(OSError()))
+    assert cache.cache_folder() is None
