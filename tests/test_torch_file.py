@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import resource
+import struct
 import sys
 import zipfile
 from pathlib import Path
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 
 from vaedm_jax.errors import UserError
-from vaedm_jax.interop import torch_file
-from vaedm_jax.interop.torch_file import Placeholder
+from vaedm_jax.interop import pickles, torch_file
+from vaedm_jax.interop.pickles import Placeholder
 
 GOLDEN = Path(__file__).parent / "golden_torch"
 FORMATS = ("zip", "legacy")
@@ -210,4 +212,91 @@ def test_other_files_are_refused_in_one_line_that_names_them(tmp_path):
 def test_hyper_parameters_of_lightning_are_a_dict(tmp_path, module):
     opcodes = name(f"{module}.AttributeDict") + b")\x81" + b"(" + value("lr") + value(3) + b"u"
     found = torch_file.read(write(tmp_path / "a.ckpt", opcodes, "zip"))
-    assert found == {"lr": 3} and type(found).__module__ == "vaedm_jax.interop.torch_file"
+    assert found == {"lr": 3} and type(found) is pickles.OpenDict
+
+
+def nested(n: int, kind: str = "tuple") -> bytes:
+    """The opcodes of tuples, lists or dicts in each other, n deep."""
+    if kind == "tuple":
+        return b"N" + b"\x85" * n
+    return {"list": b"]" * n + b"a" * (n - 1), "dict": b"}" + b"K\x01}" * (n - 1) + b"s" * (n - 1)}[kind]
+
+
+def doubled(n: int) -> bytes:
+    """A list of twice a list of twice a list, and so on: 2^n steps for whoever walks over it."""
+    return b"]" + b"".join(b"q%c](h%ch%ce" % (i, i, i) for i in range(n))
+
+
+DEEP = 20_000
+STORAGE = b"(" + value("storage") + name("torch.FloatStorage") + value("0") + b"NK\x04tQ"
+HARMFUL = {
+    "tuples as a key": b"}" + nested(DEEP) + b"Ns",
+    "tuples in a set": b"\x8f(" + nested(DEEP) + b"\x90",
+    "tuples in a frozen set": b"(" + nested(DEEP) + b"\x91",
+    "tuples in a set that is called": call("builtins.set", b"(" + nested(DEEP) + b"l"),
+    "tuples in an OrderedDict": call("collections.OrderedDict", b"((" + nested(DEEP) + b"NtN\x86l"),
+    "a key of pairs of pairs": b"}N\x85" + b"2\x86" * 60 + b"Ns",
+    "deep tuples": nested(DEEP),
+    "deep lists": nested(DEEP, "list"),
+    "deep dicts": nested(DEEP, "dict"),
+    "a deep storage": b"(" + nested(DEEP) + b"tQ",
+    "a deep size": call("torch._utils._rebuild_tensor_v2", STORAGE, b"K\x00", nested(DEEP), nested(DEEP)),
+    "a list that holds itself": b"]q\x00h\x00a",
+    "shared lists": doubled(60),
+    "a storage of shared lists": b"(" + doubled(60) + b"tQ",
+    "a text longer than the file": b"\x8d" + (2**62).to_bytes(8, "little") + b"text",
+    "bytes longer than the file": b"\x8e" + (2**40).to_bytes(8, "little") + b"text",
+    "a buffer longer than the file": b"\x96" + (2**33).to_bytes(8, "little") + b"text",
+    "a number of many digits": b"\x8b" + (10**5).to_bytes(4, "little") + b"\x7f" * 10**5,
+    "a line without end": b"c" + b"a" * 10**6,
+    "classes without end": b"".join(b"cm\nn%d\n0" % i for i in range(20_000)) + b"N",
+    "lists without end": b"]0" * 30_000 + b"N",
+    "sets without end": b"\x8f" * 30_000,
+    "opcodes without end": b"N0" * 60_000 + b"N",
+    "an extension": b"\x82\x01",
+    "a call of a text": value("text") + b")R",
+    "a call of a list": b"])R",
+    "a call without arguments": name("collections.OrderedDict") + b"NR",
+    "an attribute of a list": b"]}b",
+    "a list as a key": b"}]Ns",
+    "a key without a value": b"(Nd",
+    "an empty memo": b"h\x05",
+    "an empty stack": b"0",
+}  # fmt: skip
+
+
+def test_files_that_would_exhaust_the_process_are_refused_in_little_time_and_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "MOST_OPCODES", 100_000)
+    monkeypatch.setattr(pickles, "MOST_OBJECTS", 25_000)
+    for what, harm in HARMFUL.items():
+        for form in FORMATS if len(harm) < 2**20 else FORMATS[:1]:
+            message = error(write(tmp_path / "file", harm, form))
+            assert "cannot be read as a file of torch.save" in message and len(message) < 500, what
+
+
+def test_a_chain_that_is_listed_from_its_end_is_as_deep_as_it_is(tmp_path):
+    chain = b"](]q\x00" + b"".join(b"]q%c(h%ce" % (i + 1, i) for i in range(150)) + b"e"
+    assert "nested" in error(write(tmp_path / "file", chain, "zip"))
+
+
+def test_a_memo_of_any_index_takes_no_more_memory_than_it_holds(tmp_path):
+    opcodes = b"".join(b"K%cr%s0" % (i, struct.pack("<I", 2**31 - 1 - i)) for i in range(40))
+    opcodes += b"j" + struct.pack("<I", 2**31 - 4)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert torch_file.read(write(tmp_path / "file", opcodes, "zip", keys=())) == 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KB
+
+
+def test_texts_of_python_2_and_numbers_of_all_kinds_come_back(tmp_path):
+    numbers = b"I01\nI-5\nL99L\nF2.5\nG" + struct.pack(">d", 0.25) + b"J\xff\xff\xff\xff"
+    opcodes = b"(U\x06na\xc3\xafve" + numbers + b"S'text'\nV\\u00e9\nt"
+    found = torch_file.read(write(tmp_path / "file", opcodes, "zip", keys=()))
+    assert found == ("naïve", True, -5, 99, 2.5, 0.25, -1, "text", "é")
+
+
+def test_whatever_python_pickles_of_plain_values_comes_back(tmp_path):
+    shared = [1, 2]
+    plain = {"a": (1, 2.5, None, True), 3: [b"bytes", {"x", "y"}, 2**70], (1, "b"): {"deep": [[[shared]]]}, "c": shared}
+    for protocol in range(3, 6):
+        opcodes = pickle.dumps(plain, protocol)[2:-1]
+        assert torch_file.read(write(tmp_path / "file", opcodes, "zip", keys=())) == plain

@@ -4,13 +4,12 @@ Such a file is a pickle whose tensors refer to storages beside it: in a zip sinc
 another behind the pickle (https://github.com/pytorch/pytorch/blob/main/torch/serialization.py has both formats).
 
 A pickle can only call what its reader finds for it by name. Here that is the few names of tensors and containers, and
-for all others a class that does nothing.
+for all others a class that does nothing (`pickles`).
 """
 
 import io
 import math
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from vaedm_jax.errors import UserError
+from vaedm_jax.interop import pickles
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles in a file of the old format
 PROTOCOL = 1001  # the second
@@ -27,29 +27,8 @@ KINDS = dict(Double="f8", Float="f4", Half="f2", BFloat16=ml_dtypes.bfloat16, Co
 KINDS |= dict(Long="i8", Int="i4", Short="i2", Char="i1", Byte="u1", Bool="?", Untyped="u1")
 # Where PyTorch Lightning has its AttributeDict, a dict in which hyper-parameters are kept.
 LIGHTNING = "pytorch_lightning.utilities.parsing", "lightning_fabric.utilities.data", "lightning.fabric.utilities.data"
+UNVIEWED = [], [None]  # of a storage that is no view of another
 DTYPES = {f"{kind}Storage": np.dtype(dtype) for kind, dtype in KINDS.items()}
-
-
-class Placeholder:
-    """In place of an object, a class or a function that is not admitted: takes whatever it is given, and keeps nothing.
-
-    Every such name is a subclass of its own, the same one wherever it occurs in a file.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def _swallow(self, *args: Any, **kwargs: Any) -> "Placeholder":
-        return self
-
-    __call__ = __setstate__ = __setitem__ = append = extend = add = _swallow
-
-
-class _OrderedDict(dict):
-    """A dict, whose further attributes (PyTorch gives state dicts a `_metadata`) are dropped."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 class _Storage(NamedTuple):
@@ -57,44 +36,45 @@ class _Storage(NamedTuple):
     data: bytes | bytearray
 
 
-class _Unpickler(pickle.Unpickler):
-    """Makes arrays of tensors; `fetch(key, nbytes)` gives a storage's bytes, or those that it will be read into.
+class _Tensors:
+    """Makes arrays of the tensors in a file; `fetch(key, nbytes)` gives a storage's bytes, or what they are read into.
 
-    `size` is that of the whole file. No dtype comes to be an object of the pickle, which could then give an array
-    another state.
+    No dtype comes to be an object of the pickle.
+
+    Attributes:
+      names: what a pickle may call.
+      storages: those that it has asked for.
     """
 
-    def __init__(self, file: BinaryIO, size: int, fetch: Callable[[str, int], bytes | bytearray]):
-        super().__init__(file, encoding="utf-8", errors="surrogateescape")  # the strings of Python 2
+    def __init__(self, size: int, fetch: Callable[[str, int], bytes | bytearray]):
         self.size = self.unclaimed = size
         self.fetch = fetch
         self.storages: dict[str, _Storage] = {}
         self.names = {
-            "collections.OrderedDict": _OrderedDict,
-            "builtins.set": set,
-            "__builtin__.set": set,
-            "torch.Size": tuple,
+            "collections.OrderedDict": pickles.ordered,
+            "builtins.set": pickles.members,
+            "__builtin__.set": pickles.members,
+            "torch.Size": pickles.sequence,
             "torch._utils._rebuild_tensor_v2": self.tensor,
             "torch._utils._rebuild_parameter": self.parameter,
             "torch._utils._rebuild_parameter_with_state": self.parameter,
-            **{f"{module}.AttributeDict": _OrderedDict for module in LIGHTNING},
+            **{f"{module}.AttributeDict": pickles.ordered for module in LIGHTNING},
         }
 
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full not in self.names:
-            self.names[full] = type(name, (Placeholder,), {"__module__": module})
-        return self.names[full]
-
-    def persistent_load(self, pid: Any) -> Any:
+    def stored(self, pid: Any) -> Any:
+        """What a persistent id stands for."""
         match pid:
             case ("module", container, *_):  # the old format may keep a class with its source
                 return container
-            case ("storage", type(__name__=kind), key, _, int(numel), *view) if kind in DTYPES and not any(view):
+            case ("storage", type(__name__=kind), str(key), _, int(numel), *view) if (
+                kind in DTYPES and view in UNVIEWED
+            ):
                 if key not in self.storages:
                     self.storages[key] = self.storage(DTYPES[kind], key, numel)
                 return self.storages[key]
-        raise ValueError(f"unknown storage {pid!r:.100}")
+            case ("storage", type(__name__=kind), *_):
+                raise ValueError(f"unknown storage {kind[:60]}")
+        raise ValueError("unknown storage")
 
     def storage(self, dtype: np.dtype, key: str, numel: int) -> _Storage:
         nbytes = numel * dtype.itemsize
@@ -105,8 +85,13 @@ class _Unpickler(pickle.Unpickler):
 
     def tensor(self, storage: _Storage, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
         """A read-only view. Expanded tensors (stride 0) exceed their storage, but none the bytes of the file."""
+        if not isinstance(storage, _Storage) or not all(isinstance(shape, tuple) for shape in (size, stride)):
+            raise ValueError("a tensor is made of something else than a storage, a size and strides")
+        numbers = (offset, *size, *stride)
+        if len(size) != len(stride) or len(size) > 32 or not all(type(n) is int and n < 2**63 for n in numbers):
+            raise ValueError("the size and the strides of a tensor do not fit each other")
         dtype, data = storage
-        if min(0, offset, *size, *stride) < 0 or math.prod(size) > self.size:
+        if min(numbers) < 0 or math.prod(size) > self.size:
             raise ValueError(f"a tensor has the size {size}, the strides {stride} and the offset {offset}")
         last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
         if math.prod(size) and last >= len(data) // dtype.itemsize:
@@ -136,11 +121,13 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
 
         if folder + "byteorder" in archive.namelist() and entry("byteorder") != b"little":
             raise ValueError("its numbers are big-endian")
-        return _Unpickler(io.BytesIO(entry("data.pkl")), size, fetch).load()
+        tensors, pickled = _Tensors(size, fetch), entry("data.pkl")
+        return pickles.Reader(io.BytesIO(pickled), len(pickled), tensors.names, tensors.stored).load()
 
 
 def _read_legacy(file: BinaryIO, size: int) -> Any:
-    reader = _Unpickler(file, size, lambda key, nbytes: bytearray(nbytes))
+    tensors = _Tensors(size, lambda key, nbytes: bytearray(nbytes))
+    reader = pickles.Reader(file, size, tensors.names, tensors.stored)
     try:
         begun = [reader.load(), reader.load()] == [MAGIC, PROTOCOL]
     except Exception:  # of text, say
@@ -150,10 +137,10 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
     if not reader.load()["little_endian"]:
         raise ValueError("its numbers are big-endian")
     found, keys = reader.load(), reader.load()
-    if set(keys) != set(reader.storages):
+    if not isinstance(keys, list) or {pickles.key(key) for key in keys} != set(tensors.storages):
         raise ValueError("some of its storages are missing")
     for key in keys:
-        dtype, data = reader.storages[key]
+        dtype, data = tensors.storages[key]
         numel = int.from_bytes(file.read(8), "little")
         if numel * dtype.itemsize != len(data) or file.readinto(data) != len(data):
             raise ValueError(f"storage {key} is torn")
