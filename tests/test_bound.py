@@ -127,6 +127,13 @@ def test_the_bound_of_an_image_depends_on_its_index_alone():
     assert not np.allclose(whole.bound(IMAGES, seed=5).steps, want.steps)
 
 
+def test_the_bound_of_floats_is_that_of_the_levels_that_they_are():
+    form1, images = model("form1"), IMAGES[:3]
+    want = form1.bound(images)
+    for given in (images / np.float32(255), images / 255, list(images)):
+        jax.tree.map(np.testing.assert_array_equal, form1.bound(given), want)
+
+
 def test_a_model_without_a_refiner_has_no_bound():
     with pytest.raises(UserError, match="no trained DDPM"):
         VAEDM(tiny_config(), random_params(vae_stage(tiny_config())), {}).bound(IMAGES)

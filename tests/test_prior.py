@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import in_float64, random_params, tiny_config
@@ -79,6 +79,71 @@ def weights(tmp_path_factory):
     vae = random_params(vae_stage(config), 1)
     VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)).save(file)
     return file
+
+
+SHORT = {"ddpm.T": 5, "ddpm.beta_1": 0.05, "ddpm.beta_T": 0.4, "ddpm.scale_betas": False}
+LADDER = {"vae.dec_block": "1u4,1t4,4z1,4u4,4t16,16x1"}
+
+
+def gaussian(D: int, deviation: float) -> dict[str, np.ndarray]:
+    """A mixture of one Gaussian, as `models.prior` has it: far from N(0, I) where the deviation is not 0."""
+    rng = np.random.default_rng(5)
+    factor = np.eye(D) + deviation * np.tril(rng.normal(size=(D, D))) / D
+    arrays = {"logits": [0.7], "means": deviation * rng.normal(size=(1, D)), "factors": factor[None]}
+    return {name: np.float32(a) for name, a in arrays.items()}
+
+
+def drawn(model: VAEDM, images: np.ndarray) -> list[np.ndarray]:
+    """The z that the bound draws of each image, and mean and variance of q(z | x) there, in float64."""
+    noise = jax.vmap(
+        lambda i: jax.random.normal(
+            jax.random.fold_in(jax.random.fold_in(jax.random.key(0), i), 0), (model.networks.vae.z_dim,)
+        )
+    )(np.arange(len(images)))
+    vae, x = model.networks.vae, np.float32(images) / 255
+    _, z, mu, logvar = vae.apply({"params": model.params["vae"]}, x, noise, method="reconstruct")
+    return [np.float64(z), np.float64(mu), np.exp(np.float64(logvar))]
+
+
+@pytest.fixture(scope="module", params=[{}, LADDER], ids=["one layer", "ladder"])
+def bounded(request):
+    """A tiny model with a short chain, and 512 times one image."""
+    config = tiny_config(**SHORT, **request.param)
+    vae = random_params(vae_stage(config), 1)
+    image = np.random.default_rng(3).integers(0, 256, (1, 16, 16, 3), np.uint8)
+    return VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)), image.repeat(512, axis=0)
+
+
+def with_gaussian(model: VAEDM, deviation: float) -> VAEDM:
+    params = model.params
+    return VAEDM(model.config, params["vae"], params["ddpm"], prior=gaussian(model.networks.vae.z_dim, deviation))
+
+
+def test_a_standard_normal_as_a_mixture_of_one_gives_the_closed_form(bounded):
+    model, images = bounded
+    plain, other = (m.bound(images[:16]) for m in (model, with_gaussian(model, 0.0)))
+    np.testing.assert_allclose(other.z, plain.z, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(other.steps, plain.steps)
+
+
+def test_the_bound_has_the_density_of_the_fitted_prior(bounded):
+    model, images = bounded
+    prior, bits = gaussian(model.networks.vae.z_dim, 1.5), 16 * 16 * 3 * np.log(2)
+    found = with_gaussian(model, 1.5).bound(images).z * bits
+    z, mu, variance = drawn(model, images)
+    of_p = multivariate_normal(prior["means"][0], prior["factors"][0] @ prior["factors"][0].T)
+    sampled = norm.logpdf(z, mu, np.sqrt(variance)).sum(1) - of_p.logpdf(z)
+    scatter = np.std(found - sampled) / np.sqrt(len(images))
+    assert abs(np.mean(found) - np.mean(sampled)) < 4 * scatter + 1e-3
+    plain = model.bound(images[:1]).z[0] * bits
+    assert abs(np.mean(found) - plain) > 10 * np.std(found) / np.sqrt(len(images)), "it is another divergence"
+    if len(model.networks.vae.shapes) == 1:
+        covariance = of_p.cov
+        shift = mu[0] - prior["means"][0]
+        trace = np.trace(np.linalg.solve(covariance, np.diag(variance[0])))
+        logs = np.linalg.slogdet(covariance)[1] - np.log(variance[0]).sum()
+        closed = 0.5 * (trace + shift @ np.linalg.solve(covariance, shift) - len(shift) + logs)
+        assert abs(np.mean(found) - closed) < 4 * np.std(found) / np.sqrt(len(images))
 
 
 @pytest.fixture(scope="module")

@@ -36,10 +36,11 @@ from vaedm_jax.generation import (
     sample_keys,
     shown_of,
 )
-from vaedm_jax.inputs import as_images, between, digest_of, spread
+from vaedm_jax.inputs import as_array, as_images, between, check_indices, digest_of, spread
 from vaedm_jax.mesh import in_batches, make_mesh, replicated
 from vaedm_jax.models import build_vae
 from vaedm_jax.models.prior import FORMS, expected
+from vaedm_jax.reporting import to_uint8
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.rundir import encode_config, identity_in, model_at, read_config, shipped, trained_on, weights
 from vaedm_jax.storage import Array, Damaged, read_arrays
@@ -218,8 +219,8 @@ class VAEDM:
           chain, settings: how to sample: a chain, by default that of the configuration, and what to change of it, such
             as sampler="unipc2", steps=5, start="warm", temperature=0.9; see `Chain`.
         """
-        chain = self.chain(chain, **settings)
-        parts, done = [], 0
+        check_indices(n, seed, first)
+        chain, parts, done = self.chain(chain, **settings), [], 0
         with tqdm(
             total=n, desc="sampling", unit="image", leave=False, delay=5, disable=True if progress else None
         ) as bar:
@@ -235,9 +236,7 @@ class VAEDM:
         self, n: int, seed: int, first: int, chain: Chain, batch_size: int, given: Given = NOTHING
     ) -> Iterator[Samples]:
         """The images of `sample`, batch by batch, the last of which may be smaller."""
-        in_range("n", n, 1)
-        in_range("seed", seed, 0, 2**32 - 1)
-        in_range("first", first, 0, 2**31 - 1 - n)
+        check_indices(n, seed, first)
         self.check_chain(chain)
         inputs = np.arange(first, first + n), self.check_given(given, n)
         for count, (indices, given) in self.on_devices(inputs, batch_size):
@@ -247,10 +246,9 @@ class VAEDM:
     def refine(self, images: np.ndarray, seed: int = 0, x_T: np.ndarray | None = None, **how: Any) -> np.ndarray:
         """What the refiner makes of images [N, H, W, C] in place of x_hat; see `sample` for what else can be given.
 
-        The images may have any size, unless the refiner takes z too: it works on a larger one, continued by its mirror
-        image, where the U-Net needs a multiple.
+        They may have any size, unless the refiner takes z too: their mirror image continues them to a multiple of 2^k.
         """
-        images = np.asarray(images)
+        images = as_array("images", images)
         if images.ndim != 4 or images.shape[3] != 3 or not images.size:
             raise UserError(f"images of the shape {images.shape}; give [N, H, W, 3]")
         (n, H, W), multiple = images.shape[:3], self.networks.multiple
@@ -270,7 +268,7 @@ class VAEDM:
           a, b: z [D] each, or images [H, W, C], which are encoded.
           path: see `between`.
         """
-        ends = [self.encode(np.asarray(end)[None])[0] if np.ndim(end) == 3 else end for end in (a, b)]
+        ends = [self.encode(e[None])[0] if e.ndim == 3 else e for e in (as_array("an end", end) for end in (a, b))]
         return self.sample(n, seed, z=between(*ends, n, path), **{"shared": True, **how})
 
     def encode(self, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
@@ -290,8 +288,9 @@ class VAEDM:
 
     def decode(self, z: np.ndarray, batch_size: int = 64) -> np.ndarray:
         """x_hat of z [N, D]: images [N, H, W, C]."""
-        if np.ndim(z) != 2 or not len(z):
-            raise UserError(f"z of the shape {np.shape(z)}; give [N, D]")
+        z = as_array("z", z)
+        if z.ndim != 2 or not len(z):
+            raise UserError(f"z of the shape {z.shape}; give [N, D]")
         z = self.check_given(Given(z), len(z)).z
         return self.mapped(lambda z: decode(self.networks, self.params, z), z, batch_size)
 
@@ -316,10 +315,9 @@ class VAEDM:
           temperature: the chain's `z_temperature`, by default that of the configuration.
         """
         self.check_vae()
-        in_range("n", n, 1)
-        in_range("seed", seed, 0, 2**32 - 1)
-        temperature = self.config.sample.z_temperature if temperature is None else temperature
-        return np.asarray(prior(self.networks, self.params, sample_keys(np.uint32(seed), jnp.arange(n)), temperature))
+        check_indices(n, seed)
+        t = (self.chain() if temperature is None else self.chain(z_temperature=temperature)).z_temperature
+        return np.asarray(prior(self.networks, self.params, sample_keys(np.uint32(seed), jnp.arange(n)), t))
 
     def sample_x_hat(self, n: int, seed: int = 0) -> np.ndarray:
         """What the VAE generates, [n, H, W, C]: the x_hat of `sample` with the same seed."""
@@ -337,14 +335,17 @@ class VAEDM:
     def bound(
         self, images: np.ndarray, seed: int = 0, first: int = 0, chain: Chain | None = None, batch_size: int = 64
     ) -> Bound:
-        """The bound on log p of images, uint8 [N, H, W, C], at T evaluations of the network each.
+        """Return the bound on log p of images, [N, H, W, C], at T evaluations of the network each.
 
         Args:
+          images: floats are taken for the nearest of 256 levels.
           first: image i's noise is that of the seed and of index first + i.
           chain: its `variance` and `clip` are those of the reverse steps; the configuration's by default.
         """
         if not self.params["ddpm"]:
             raise UserError(UNTRAINED)
+        images = to_uint8(self.check_images(images, "images", any_size=not self.networks.vae))
+        check_indices(len(images), seed, first)
         chain, parts = self.chain(chain), []
         for count, batch in self.on_devices((images, np.arange(first, first + len(images))), batch_size):
             terms = bound_terms(self.networks, chain, self.params, *batch, np.uint32(seed))
@@ -353,7 +354,9 @@ class VAEDM:
 
     def chain(self, chain: Chain | None = None, **settings: Any) -> Chain:
         """A chain, by default that of the configuration, with some settings changed."""
-        chain = chain or chain_of(self.config.sample)
+        chain = chain_of(self.config.sample) if chain is None else chain
+        if not isinstance(chain, Chain):
+            raise UserError(f"chain = {chain!r}: it must be a Chain, such as Chain('ddim', 10)")
         for name in settings:
             one_of("setting of a chain", name, [field.name for field in fields(Chain)])
         return replace(chain, **settings)
@@ -367,12 +370,9 @@ class VAEDM:
         self, function: Callable[..., jax.Array], images: np.ndarray, seed: int, first: int, batch_size: int
     ) -> np.ndarray:
         """function(networks, params, images, seed, indices) for images [N, ...], batch by batch."""
-        in_range("seed", seed, 0, 2**32 - 1)
-        in_range("first", first, 0, 2**31 - 1 - len(images))
-        inputs = images, np.arange(first, first + len(images))
-        return self.mapped(
-            lambda given: function(self.networks, self.params, given[0], np.uint32(seed), given[1]), inputs, batch_size
-        )
+        check_indices(len(images), seed, first)
+        of, inputs = (self.networks, self.params), (images, np.arange(first, first + len(images)))
+        return self.mapped(lambda given: function(*of, given[0], np.uint32(seed), given[1]), inputs, batch_size)
 
     def mapped(self, function: Callable[[Any], jax.Array], arrays: Any, batch_size: int) -> np.ndarray:
         """function(arrays) for arrays [N, ...], batch by batch."""

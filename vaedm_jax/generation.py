@@ -14,8 +14,8 @@ from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS, Formulation, PredictNoise
 from vaedm_jax.diffusion.schedule import Schedule, betas_of, linear_schedule
 from vaedm_jax.evaluation.bound import chain_terms
+from vaedm_jax.models.prior import divergence
 from vaedm_jax.models.prior import draw as draw_z
-from vaedm_jax.models.vae import kl_divergence
 from vaedm_jax.training.stages import draw, fold, to_symmetric, to_unit
 
 
@@ -40,7 +40,8 @@ class Bound(NamedTuple):
     """-log p(x_0) <= z + prior + sum of steps + decoder of N images, in bits per dimension (docs/samplers.md).
 
     Attributes:
-      z: [N], KL(q(z | x_0) || p(z)); 0 without a VAE. What a condition leaves of the image is given then, at no cost.
+      z: [N], KL(q(z | x_0) || p(z)): exact where p is N(0, I), else estimated without bias by the z that is drawn. 0
+        without a VAE: what a condition leaves of the image is given then, at no cost.
       prior, decoder: [N]; steps: [T - 1, N]; see `bound.Terms`.
       condition: [N], -log p(y | z) of y = x_0 in 256 levels, of variance 1/2: the VAE was trained by a summed squared
         error. Eq. 3 bounds the joint (x_0, y) by all five, and so counts the image twice.
@@ -230,7 +231,7 @@ def bound_terms(
     elif networks.vae:
         noise = draw(keys, 0, (networks.vae.z_dim,))
         decoded, z, mu, logvar = models.apply(networks.vae, params["vae"], x, noise, method="reconstruct")
-        x_hat, kl = to_symmetric(decoded), kl_divergence(mu, logvar)
+        x_hat, kl = to_symmetric(decoded), divergence(params["prior"], z, mu, logvar)
         error = jnp.sum((decoded - x) ** 2, axis=(1, 2, 3)) + x[0].size * np.log(255 * np.sqrt(np.pi))
     predict_noise = networks.predict_noise(params, x_hat, z)
     terms = chain_terms(

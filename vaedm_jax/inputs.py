@@ -8,15 +8,31 @@ import numpy as np
 
 from vaedm_jax.errors import UserError, in_range, one_of
 
+MOST = 2**31 - 1  # images of a seed
 PATHS = ("linear", "spherical")
+
+
+def check_indices(n: int, seed: int, first: int = 0) -> None:
+    """UserError unless there can be images `first` to `first + n` of a seed."""
+    in_range("n", n, 1, MOST, "a seed has no more images")
+    in_range("seed", seed, 0, 2**32 - 1)
+    in_range("first", first, 0, MOST - n)
+
+
+def as_array(name: str, values: Any, dtype: Any = None) -> np.ndarray:
+    """Return values as an array; UserError where they are none of numbers."""
+    try:
+        values = np.asarray(values, dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{name} is no array of numbers") from error
+    if values.dtype.kind not in "buif" and values.dtype.name != "bfloat16":
+        raise UserError(f"{name} is no array of numbers, but of {values.dtype}")
+    return values
 
 
 def spread(name: str, values: np.ndarray, n: int, shape: tuple[int, ...]) -> np.ndarray:
     """Values [n, *shape] as float32, of values [n, *shape], or [*shape] for all; UserError for another shape."""
-    try:
-        values = np.asarray(values, np.float32)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name} is no array of numbers") from error
+    values = as_array(name, values).astype(np.float32)
     if values.shape not in ((n, *shape), shape):
         raise UserError(
             f"{name} of the shape {values.shape}; for {n} images of this model it is {(n, *shape)} or {shape}"
@@ -32,7 +48,7 @@ def as_images(name: str, images: np.ndarray, shape: tuple[int, int, int], multip
     Args:
       multiple: all sizes are right whose sides are multiples of it; 0: none but that of the shape.
     """
-    images = np.asarray(images)
+    images = as_array(name, images)
     if multiple:
         fits = images.ndim == 4 and images.shape[3] == 3 and not any(side % multiple for side in images.shape[1:3])
         wanted = f"N, H, W, 3], H and W multiples of {multiple}"
@@ -42,14 +58,15 @@ def as_images(name: str, images: np.ndarray, shape: tuple[int, int, int], multip
         raise UserError(f"{name} of the shape {images.shape}; this model takes [{wanted}")
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 255
-    if images.dtype.kind != "f":
+    if images.dtype.kind in "bui":
         raise UserError(f"{name} of {images.dtype}; give uint8, or floats in [0, 1]")
+    images = images.astype(np.float32)
     if not np.isfinite(images).all():
         raise UserError(f"{name} is not finite")
     if not (images.min() >= 0 and images.max() <= 1):
         low, high = images.min(), images.max()
         raise UserError(f"{name} from {low:g} to {high:g}; floats are from 0 to 1, and uint8 from 0 to 255")
-    return images.astype(np.float32)
+    return images
 
 
 def between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> np.ndarray:
@@ -61,7 +78,7 @@ def between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> np.nd
     """
     one_of("path", path, PATHS)
     in_range("n", n, 1)
-    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    a, b = (as_array("an end", end).astype(np.float32) for end in (a, b))
     if a.shape != b.shape:
         raise UserError(f"from the shape {a.shape} to {b.shape}; the two ends have one shape")
     s = np.linspace(0, 1, n).reshape(-1, *(1,) * a.ndim)

@@ -50,9 +50,9 @@ def bits_per_dimension(config: ConfigDict, models: dict[str, VAEDM], source: Sou
 def bound_of(config: ConfigDict, model: VAEDM, images: np.ndarray, label: str, path: Path) -> Bound:
     """The bound of images, batch by batch; what a file of an earlier evaluation has of it is not computed again."""
     chain, seed = chain_of(config.sample), config.sample.seed
-    identity = json.dumps(
-        [model.fingerprint, chain.variance, chain.clip, seed, hashlib.sha256(images.tobytes()).hexdigest()]
-    )
+    facts = [model.fingerprint, chain.variance, chain.clip, seed, hashlib.sha256(images.tobytes()).hexdigest()]
+    facts += ["p(z) is the prior's"] if model.params["prior"] else []  # earlier versions took N(0, I) for it
+    identity = json.dumps(facts)
     bound, size = read(path, identity), whole_batch(model.mesh, min(BATCH, config.sample.batch_size))
     T = model.config.ddpm.T
     with Progress(T * len(images), 0, label, noun="evaluation", unit="evaluations") as progress:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from vaedm_jax.models import flow
+from vaedm_jax.models.vae import kl_divergence
 
 Params = Mapping[str, jax.Array]
 MIXTURE = {"logits": ("K",), "means": ("K", "D"), "factors": ("K", "D", "D")}
@@ -42,13 +43,23 @@ def draw(params: Params, keys: jax.Array, D: int, temperature: float = 1.0) -> j
     return params["means"][k] + jnp.einsum("bij,bj->bi", params["factors"][k], noise)
 
 
+def divergence(params: Params, z: jax.Array, mu: jax.Array, logvar: jax.Array) -> jax.Array:
+    """Return KL(q(z | x) || p(z)) of each image in nats, [B]; z [B, D] is drawn from q = N(mu, exp logvar).
+
+    It is KL(q || N(0, I)), which has a closed form, and the mean over q of log N(z; 0, I) - log p(z), of which each z
+    gives an unbiased estimate. Of a ladder mu and logvar are those given the layers of z before.
+    """
+    closed = kl_divergence(mu, logvar)
+    return closed + log_prob({}, z) - log_prob(params, z) if params else closed
+
+
 def log_prob(params: Params, z: jax.Array) -> jax.Array:
-    """The log density of z [B, D] in nats, [B]."""
+    """Return the log density of z [B, D] in nats, [B]."""
     D = z.shape[-1]
+    if not params:
+        return jnp.sum(jax.scipy.stats.norm.logpdf(z), axis=-1)
     if "w_in" in params:
         return jax.vmap(partial(flow.log_density, params))(z)
-    if not params:
-        params = {"logits": jnp.zeros(1), "means": jnp.zeros((1, D)), "factors": jnp.eye(D)[None]}
 
     def component(logit: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.Array:
         white = jax.scipy.linalg.solve_triangular(factor, (z - mean.reshape(1, -1)).T, lower=True)
