@@ -85,12 +85,13 @@ def test_training_refuses_a_schedule_that_does_not_end_at_noise_unless_it_is_ask
     check(config)
 
 
-def test_a_run_of_before_keeps_its_schedule_and_goes_on():
+def test_a_run_of_before_keeps_its_schedule_and_goes_on(tmp_path):
     config = of(100, scale_betas=False)
     config.sample.steps = 2
     stored = json.loads(rundir.encode_config(config))
     del stored["ddpm"]["scale_betas"], stored["ddpm"]["allow_signal_at_T"]
-    old = rundir.decode_config(json.dumps(stored))
+    (tmp_path / rundir.FILE).write_text(json.dumps(stored))
+    old = rundir.read_config(tmp_path)
     np.testing.assert_allclose(networks_of(old).full_schedule.beta, np.linspace(1e-4, 0.02, 100), rtol=1e-9)
     check(old)
     assert base_config().ddpm.scale_betas is True
