@@ -1,5 +1,6 @@
 """Which files under a folder are images: all that Pillow reads, each once; the rest is counted, by ending."""
 
+import json
 import os
 
 import pytest
@@ -12,6 +13,9 @@ from tests.tiny import tiny_config
 from vaedm_jax import data, rundir
 from vaedm_jax.data.listing import images_under
 from vaedm_jax.main import main
+from vaedm_jax.reporting import save_png, write_report
+from vaedm_jax.reporting.pictures import read_caption
+from vaedm_jax.shards import Shard, write_shard
 
 SAVED = {
     "jfif": "JPEG",
@@ -119,3 +123,34 @@ def test_a_new_directory_among_the_images_is_refused(refused, tmp_path, untraine
     refused(restore + " --config.restore.files={tmp}/pics --workdir={tmp}/pics/run", "restore.files", "elsewhere")
     beside = [f"--config={configs}/tiny.py", "--config.data.category=", f"--config.data.path={tmp_path}/pics"]
     assert main(["main", *beside, f"--workdir={tmp_path}/pics2"]) == 0
+
+
+def test_names_that_cannot_be_printed_are_read_and_told_on_one_line(tmp_path, capsys):
+    """Bytes that are no UTF-8, new lines and escape sequences, in files that are read, left out, and broken."""
+    odd = [os.fsdecode(b"caf\xe9\n.png"), "a\x1b[2J.png", "b\u2028c.png"]
+    for i, name in enumerate(odd):
+        save(tmp_path / "in\nside" / name, noise(16, i))
+    (tmp_path / os.fsdecode(b"left\xff.t\nxt")).write_text("")
+    config = data_config(path=str(tmp_path), image_size=16)
+    dataset = data.load(config)
+    assert len(dataset.train) + len(dataset.test) == 3 and json.dumps(dataset.identity)
+    assert capsys.readouterr().out.count("\n") == 1
+    shard = Shard(str(tmp_path), tuple(names(tmp_path)), 16, tmp_path / "broken.json", 2**20)
+    write_shard(shard, tmp_path / "records")
+    assert json.loads((tmp_path / "broken.json").read_text()) == {}
+    save_png(tmp_path / "out" / odd[0], noise(8), odd[0])
+    assert read_caption(tmp_path / "out" / odd[0]) == r"caf\xe9\n.png"
+    (tmp_path / odd[0]).write_bytes(b"")
+    message = load_error(path=str(tmp_path), image_size=16)
+    assert message.isprintable() and r"caf\xe9\n.png" in message
+    (tmp_path / odd[0]).unlink()
+    os.mkfifo(tmp_path / odd[0])
+    message = load_error(path=str(tmp_path), image_size=16)
+    assert message.isprintable() and r"caf\xe9\n.png is a named pipe" in message
+
+
+def test_a_run_in_a_directory_of_such_a_name_is_reported(tmp_path):
+    workdir = tmp_path / os.fsdecode(b"r\xe9\nun")
+    rundir.claim(workdir, tiny_config(**{"data.path": str(workdir / "pics"), "data.category": ""}))
+    page = write_report(workdir).read_bytes().decode()
+    assert r"<h1>r\xe9\nun</h1>" in page and rundir.read_config(workdir).data.path == str(workdir / "pics")

@@ -51,7 +51,7 @@ def planned(config: ConfigDict) -> Plan:
         raise UserError("data.path is empty: --mode=prepare takes a folder of images, --config.data.path=DIR")
     if records.are_in(config.data.path):
         raise UserError(f"data.path: {config.data.path} is prepared; --mode=prepare takes the folder of the images")
-    root, names = folder.listed(config.data.path)
+    root, names = folder.listed(config.data.path, config.data.every_format)
     shards = min(config.prepare.shards or math.ceil(len(names) / IMAGES_A_SHARD), len(names))
     return Plan(str(root), config.data.image_size, shards, names)
 

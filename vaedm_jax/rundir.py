@@ -161,6 +161,10 @@ def same_images(known: dict[str, Any], seen: dict[str, Any]) -> bool:
     return all(known.get(name) == seen.get(name) for name in names)
 
 
+class OtherImages(UserError):
+    """The images that a model was trained on are not those that are there now."""
+
+
 def refuse_other_images(who: str, known: dict[str, Any] | None, seen: dict[str, Any], changed: bool) -> None:
     """UserError where the images that are seen are not those that are known; with `changed` a note says so."""
     if not known or not seen or same_images(known, seen):
@@ -172,7 +176,7 @@ def refuse_other_images(who: str, known: dict[str, Any] | None, seen: dict[str, 
     if changed:
         print(f"note: {who} was trained on {others}, and {there}; data.changed = True allows it", flush=True)
         return
-    raise UserError(
+    raise OtherImages(
         f"{who} was trained on {others}, and {there}: other images; name the folder of those that it was trained on "
         "(--config.data.path=DIR), or go on with these on purpose (--config.data.changed=True)"
     )

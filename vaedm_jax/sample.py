@@ -15,7 +15,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.images import images_of
 from vaedm_jax.reporting import Progress, counted, grid, sample_rows, save_png, write_report
 from vaedm_jax.reporting.files import remove
-from vaedm_jax.rundir import label_of
+from vaedm_jax.rundir import OtherImages, label_of
 
 SHOWN = 256  # images that the grid has at most
 
@@ -32,6 +32,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     data = cache(lambda: images_of(config, model))
     (chain,) = store.placed(model, [chain_of(settings)], lambda: data().train)
     model.check_chain(chain)
+    train = training_images(data) if settings.nearest else None  # before anything is drawn, since it may refuse
     origin, which = "run", f"run {workdir.name}"
     if settings.weights:
         origin, which = label_of(settings.weights), f"weights '{settings.weights}', not this run's"
@@ -49,7 +50,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
 
     first = draw_all(parts(), settings.n)
     how = chain.told(full)
-    shown = others(config, model, first.images, data)
+    shown = others(model, first.images, data, train)
     rows = sample_rows(*first, columns=16, **shown)
     picture = grid([images for _, images in rows], [label for label, _ in rows])
     caption = f"{which}: {how}; " + ", ".join(dict.fromkeys(label for label, _ in rows))
@@ -80,16 +81,24 @@ def draw_all(parts: Iterator[Samples], n: int) -> Samples:
 
 
 def others(
-    config: ConfigDict, model: VAEDM, images: np.ndarray, data: Callable[[], Dataset]
+    model: VAEDM, images: np.ndarray, data: Callable[[], Dataset], train: Source | None
 ) -> dict[str, np.ndarray | None]:
     """What is shown below some images: what the model was shown something of, and what is nearest to them."""
     found = {"held_out": store.cycled(data().test, 0, len(images)) if model.networks.condition else None}
-    if config.sample.nearest:
-        try:
-            found["nearest"] = nearest_images(data().train, images)
-        except UserError as error:
-            print(f"note: without the nearest training images: {error}", flush=True)
+    if train is not None:
+        found["nearest"] = nearest_images(train, images)
     return found
+
+
+def training_images(data: Callable[[], Dataset]) -> Source | None:
+    """Return the images to train on; None, and a note, where they cannot be read. UserError where they are others."""
+    try:
+        return data().train
+    except OtherImages:
+        raise
+    except UserError as error:
+        print(f"note: without the nearest training images: {error}", flush=True)
+        return None
 
 
 def nearest_images(source: Source, images: np.ndarray, chunk: int = 1024) -> np.ndarray:
