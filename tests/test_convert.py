@@ -13,7 +13,7 @@ from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
 from vaedm_jax import models, train
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import base_config
-from vaedm_jax.interop import names, torch_file, torch_writer
+from vaedm_jax.interop import names, pickles, torch_file, torch_writer
 from vaedm_jax.interop.architecture import unet_settings
 from vaedm_jax.main import main
 
@@ -125,7 +125,7 @@ def test_the_hyper_parameters_of_a_file_say_what_its_vae_is(tmp_path, monkeypatc
     c = json.loads(str(golden("vae")[1]["config"]))
     hyper = {f"{k}_block_str": c[f"{k}_block"] for k in ("enc", "dec")}
     hyper |= {f"{k}_channel_str": c[f"{k}_channel"] for k in ("enc", "dec")}
-    content = {"state_dict": golden("vae")[0], "hyper_parameters": hyper, "callbacks": {torch_file.Placeholder(): 1}}
+    content = {"state_dict": golden("vae")[0], "hyper_parameters": hyper, "callbacks": {pickles.Placeholder(): 1}}
     monkeypatch.setattr(torch_file, "read", lambda path: content)
     model = imported(tmp_path / "vae.ckpt")
     assert model.config.vae.enc_block == c["enc_block"] and model.networks.vae.z_dim == 24

@@ -21,7 +21,7 @@ from vaedm_jax.conditions import has_vae
 from vaedm_jax.config import BEST_BY, chain_of, check_chain
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import principal_variance
-from vaedm_jax.errors import UserError, in_range, one_of
+from vaedm_jax.errors import RunError, UserError, in_range, one_of
 from vaedm_jax.generation import (
     NOTHING,
     Bound,
@@ -66,6 +66,17 @@ def shapes_of(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[
         prior = {name.removeprefix("prior/"): shape for name, shape in found.items() if name.startswith("prior/")}
         wanted |= {f"prior/{name}": shape for name, shape in expected(prior, build_vae(config).z_dim).items()}
     return wanted
+
+
+def finite(made: np.ndarray) -> np.ndarray:
+    """Return what a model has made of N inputs, [N, ...]; RunError where there is a number that is not finite."""
+    bad = ~np.isfinite(made).all(axis=tuple(range(1, made.ndim)))
+    if bad.any():
+        raise RunError(
+            f"{bad.sum()} of {len(bad)} results of this model are not finite: its weights make numbers that are too "
+            "large, or a setting of the chain does (guidance, temperature, churn)"
+        )
+    return made
 
 
 def silent(*_: int) -> None:
@@ -241,7 +252,7 @@ class VAEDM:
         inputs = np.arange(first, first + n), self.check_given(given, n)
         for count, (indices, given) in self.on_devices(inputs, batch_size):
             samples = hosts.fetch(generate(self.networks, chain, self.params, np.uint32(seed), indices, given))
-            yield Samples(*(a if a is None else a[:count] for a in samples))
+            yield Samples(*(a if a is None else finite(a[:count]) for a in samples))
 
     def refine(self, images: np.ndarray, seed: int = 0, x_T: np.ndarray | None = None, **how: Any) -> np.ndarray:
         """What the refiner makes of images [N, H, W, C] in place of x_hat; see `sample` for what else can be given.
@@ -376,7 +387,9 @@ class VAEDM:
 
     def mapped(self, function: Callable[[Any], jax.Array], arrays: Any, batch_size: int) -> np.ndarray:
         """function(arrays) for arrays [N, ...], batch by batch."""
-        return np.concatenate([hosts.fetch(function(a))[:count] for count, a in self.on_devices(arrays, batch_size)])
+        return np.concatenate(
+            [finite(hosts.fetch(function(a))[:count]) for count, a in self.on_devices(arrays, batch_size)]
+        )
 
     def check_x_hat(self) -> None:
         if not self.networks.has_x_hat:

@@ -197,6 +197,11 @@ def z_of(networks: Networks, params: Any, x_hat: jax.Array) -> jax.Array | None:
     return encode(networks, params, x_hat)[0] if networks.z_conditioning else None
 
 
+def marked(x: jax.Array) -> jax.Array:
+    """Return x with NaN in place of infinity, which would be clipped to a pixel that looks like any other."""
+    return jnp.where(jnp.isfinite(x), x, jnp.nan)
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def generate(
     networks: Networks, chain: Chain, params: Any, seed: jax.Array, indices: jax.Array, given: Given = NOTHING
@@ -211,11 +216,15 @@ def generate(
             z = prior(networks, params, keys, chain.z_temperature) if x_hat is None else z_of(networks, params, x_hat)
         x_hat = decode(networks, params, z) if x_hat is None else x_hat
         shown = to_symmetric(x_hat)
-    predict_noise = networks.predict_noise(params, shown, z, chain.guidance)
+    network = networks.predict_noise(params, shown, z, chain.guidance)
+
+    def predict_noise(u_t: jax.Array, t: jax.Array) -> jax.Array:
+        return marked(network(u_t, t))
+
     of_noise = sample_keys(seed, jnp.zeros_like(indices)) if chain.shared else keys
     shape = networks.shape if shown is None else shown.shape[1:]
     u_0 = chain.run(networks.full_schedule, predict_noise, fold(of_noise, 1), shape, shown, x_T)
-    return jnp.clip((u_0 + 1) / 2, 0, 1), x_hat
+    return jnp.clip((marked(u_0) + 1) / 2, 0, 1), x_hat
 
 
 @partial(jax.jit, static_argnums=(0, 1))
