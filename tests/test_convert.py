@@ -127,6 +127,7 @@ def test_the_hyper_parameters_of_a_file_say_what_its_vae_is(tmp_path, monkeypatc
     hyper |= {f"{k}_channel_str": c[f"{k}_channel"] for k in ("enc", "dec")}
     content = {"state_dict": golden("vae")[0], "hyper_parameters": hyper, "callbacks": {pickles.Placeholder(): 1}}
     monkeypatch.setattr(torch_file, "read", lambda path: content)
+    (tmp_path / "vae.ckpt").touch()
     model = imported(tmp_path / "vae.ckpt")
     assert model.config.vae.enc_block == c["enc_block"] and model.networks.vae.z_dim == 24
 
@@ -208,3 +209,13 @@ def test_two_files_make_one_model(tmp_path, configuration):
 def test_the_default_vae_is_the_published_one():
     theirs = ARCHITECTURES["vae_cifar10"]
     assert [base_config().vae[k] for k in ("enc_block", "channels")] == [theirs[k] for k in ("enc_block", "channels")]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused_by_the_name_of_the_tensor(tmp_path, refused, value):
+    for name in ("vae.enc.in_conv.bias", "target_network.decoder.out.2.bias", "target_network.betas"):
+        state = published()
+        state[name] = np.full_like(state[name], value)
+        write(tmp_path / "bad.ckpt", state)
+        words = "bad.ckpt", name.removeprefix("target_network.b"), "not finite"
+        refused("--mode=import --from={tmp}/bad.ckpt --out={new}.safetensors", *words)
