@@ -123,6 +123,13 @@ def test_a_torn_or_foreign_config_json_is_refused_and_kept(refused, run, content
         refused("--workdir={run} " + mode, "{run}/config.json is not the configuration of a run")
 
 
+def test_a_setting_that_a_newer_version_wrote_is_named(refused, run):
+    stored = json.loads((run / "config.json").read_text())
+    stored["ddpm"]["from_the_future"] = 1
+    (run / "config.json").write_text(json.dumps(stored))
+    refused("--workdir={run} --mode=sample", "no setting ddpm.from_the_future", "newer")
+
+
 def test_settings_newer_than_a_run_have_their_defaults(run):
     stored = json.loads((run / "config.json").read_text())
     del stored["ddpm"]["scale_shift"], stored["log"]

@@ -63,6 +63,8 @@ def decode_config(path: Path, stored: Any) -> ConfigDict:
     with reading(path, "configuration"):
         check_form(stored, {"ddpm": {"variant": str}}, "")
         config = base_config(stored["ddpm"]["variant"])
+        if unknown := sorted(flatten(stored).keys() - flatten(config).keys()):
+            raise UserError(f"this version knows no setting {shown(unknown[0][:60])}; a newer one has written it")
         config.update_from_flattened_dict(BEFORE | flatten(stored))
         check_values(config)
     return config
