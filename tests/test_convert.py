@@ -213,7 +213,11 @@ def test_the_default_vae_is_the_published_one():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_refused_by_the_name_of_the_tensor(tmp_path, refused, value):
-    for name in ("vae.enc.in_conv.bias", "target_network.decoder.out.2.bias", "target_network.betas"):
+    for name in (
+        "vae.enc.block_mod.0.c1.bias",
+        "target_network.decoder.middle_block.1.proj_out.bias",
+        "target_network.betas",
+    ):
         state = published()
         state[name] = np.full_like(state[name], value)
         write(tmp_path / "bad.ckpt", state)
