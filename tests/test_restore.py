@@ -148,13 +148,14 @@ def test_pictures_of_the_users_are_restored_at_their_own_size(tmp_path, weights)
         (["--config.restore.task=dehaze"], ["restore.task = 'dehaze'"]),
         (["--config.restore.factor=1"], ["restore.factor = 1", "2 or more"]),
         (["--config.restore.sigma=0"], ["restore.sigma = 0"]),
-        (["--config.restore.files={tmp}/none"], ["none", "no such folder"]),
-        (["--config.restore.files={tmp}"], ["holds no images"]),
+        (["--config.restore.files={tmp}/none"], ["restore.files", "none is not there"]),
+        (["--config.restore.files={tmp}/empty"], ["empty holds no images"]),
         (["--config.restore.files=setup.py"], ["setup.py is a file"]),
         (["--config.sample.weights=emoji-uncond"], ["plain DDPM", "form1"]),
     ],
 )
 def test_what_cannot_be_restored_is_refused_in_one_line(tmp_path, weights, capsys, options, words):
+    (tmp_path / "empty").mkdir()
     assert restore(tmp_path, weights, *(option.format(tmp=tmp_path) for option in options)) == 2
     printed = capsys.readouterr().err
     assert all(word in printed for word in words) and printed.rstrip().splitlines()[-1].startswith("vaedm:")
