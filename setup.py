@@ -32,6 +32,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        # Exactly these, since others may draw other pixels (vaedm_jax/data/faces.py).
+        "avatars": ["dicebear-core==10.7.0", "dicebear-styles==10.6.0", "resvg-py==0.5.0"],
         "beam": ["apache-beam>=2.77"],
         "explore": ["gradio>=5.0"],
         "prior": ["scikit-learn>=1.5.2"],

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes .venv from the hash-locked files of launch/lock/, and does nothing where it is up to date.
 #   launch/env.sh              CPU
-#   launch/env.sh cuda         with an extra of setup.py: cuda, tpu, explore
+#   launch/env.sh cuda         with an extra of setup.py: avatars, cuda, tpu, explore
 #   launch/env.sh plan         with libtpu, which compiles for a TPU where none is; the same as tpu
 #   launch/env.sh oldest       .venv-oldest instead, with the oldest versions that setup.py allows
 #   launch/env.sh newest       .venv-newest instead, with today's newest ones, not locked

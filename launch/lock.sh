@@ -16,7 +16,7 @@ lock() { # lock NAME ARGUMENT...
 # Gradio is behind with some packages; the base takes what the explorer can have too.
 lock explore --extra explore
 lock base --constraint launch/lock/explore.txt
-for extra in cuda tpu; do
+for extra in avatars cuda tpu; do
   lock "$extra" --extra "$extra" --constraint launch/lock/base.txt
 done
 # The lower bounds of setup.py, among them the versions of Colab's TPU image, for launch/test.sh --oldest.

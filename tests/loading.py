@@ -9,7 +9,7 @@ from vaedm_jax.errors import UserError
 
 def data_config(**changes) -> ConfigDict:
     config = dict(source="emoji", path="", image_size=32, category="", held_out=0.05, flip=False)
-    return ConfigDict(config | dict(tfds_dir="", archive="", workers=0) | changes)
+    return ConfigDict(config | dict(tfds_dir="", archive="", workers=0, avatars=8192) | changes)
 
 
 def load_error(**changes) -> str:

@@ -25,6 +25,7 @@ RANGES = (
         ("log.every", "log.pictures", "checkpoint.every", "sample.n", "prior.steps"), COUNTED,
     ),
     Range(2, MOST_COUNT, ("eval.n",), COUNTED),
+    Range(1, 10**7, ("data.avatars",), "each has a label in memory, and takes some milliseconds to draw"),
     Range(0, MOST_COUNT, ("restore.n", "prior.images", "eval.bits", "plan.images"), COUNTED),
     Range(0.0, 1e9, ("*.epochs",), COUNTED),
     # What is held in memory, beside which `check_held` asks for the memory that there is.

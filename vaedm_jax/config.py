@@ -136,7 +136,7 @@ def published_config(variant: str = "form1") -> ConfigDict:
 def data_defaults() -> ConfigDict:
     """Images, and where they come from."""
     c = ConfigDict()
-    c.source = "emoji"  # the embedded set, or the name of a tfds data set
+    c.source = "emoji"  # the embedded set, "avatars", or the name of a tfds data set
     c.path = ""  # a folder of images, or of what mode `prepare` or tfds made; wins over source and category
     c.every_format = True  # of a folder: all that Pillow reads, also behind links to folders; False: as runs once did
     c.max_pixels = 2**29  # of a picture in the folder; larger ones are refused, since they take memory
@@ -144,9 +144,10 @@ def data_defaults() -> ConfigDict:
     c.image_size = 32
     c.category = ""  # of the emoji, such as "People & Body"; empty: all
     c.held_out = 0.05  # share of images kept from training where the source has no test split
+    c.avatars = 8192  # of the source avatars, so many to train on; those held out come on top, a share of that
     c.flip = False  # random horizontal flips (the paper has none)
     c.tfds_dir = ""  # where tfds keeps its data; empty: its own default
-    c.archive = ""  # cifar-10-binary.tar.gz, where it lies on disk already
+    c.archive = ""  # cifar-10-binary.tar.gz, where it lies on disk already; or where avatars lie or should, once drawn
     c.workers = 0  # processes that read and decode; 0: threads of the training process. The batches are the same
     return c
 

@@ -6,9 +6,8 @@ The records are an ordinary data set of TensorFlow Datasets; to train on them, t
 import math
 import os
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from concurrent.futures import FIRST_COMPLETED, wait
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +19,7 @@ from vaedm_jax.data import folder, records, workers
 from vaedm_jax.data.images import read
 from vaedm_jax.data.reason import reason
 from vaedm_jax.data.records import BROKEN, INFO, PLAN, Plan
-from vaedm_jax.errors import RunError, UserError
+from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import Progress
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.storage.paths import shown
@@ -110,22 +109,14 @@ def work(tasks: list[tuple[Any, Path]], processes: int) -> Iterator[int]:
     """Let so many processes write the shards; now and then the number of images that they have worked on."""
     from vaedm_jax.shards import begin, write_shard
 
-    context, before = get_context("spawn"), set(active_children())
-    count = context.Value("q", 0)
-    pool = ProcessPoolExecutor(processes, context, begin, (count,))
-    try:
+    count = get_context("spawn").Value("q", 0)
+    with workers.pool(processes, begin, (count,)) as pool:
         pending = workers.started_apart(lambda: {pool.submit(write_shard, *task) for task in tasks})
         while pending:
             done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             for task in done:
                 task.result()
             yield count.value
-    except BrokenProcessPool as error:
-        raise RunError("a process that reads images was killed (out of memory?); the same command continues") from error
-    finally:
-        for process in set(active_children()) - before:
-            process.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def by_beam(plan: Plan, target: Path, config: ConfigDict) -> None:

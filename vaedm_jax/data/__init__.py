@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from vaedm_jax.data import emoji, folder, records
+from vaedm_jax.data import avatars, emoji, folder, records
 from vaedm_jax.data.folder import pictures
 from vaedm_jax.data.images import MOST_PIXELS, picture
 from vaedm_jax.data.pipeline import batches, pipeline, preview, some
@@ -34,6 +34,8 @@ def load(config: ConfigDict) -> Dataset:
             )
         if config.source == "emoji":
             return emoji.load(config.category, size, held_out)
+        if config.source == "avatars":
+            return avatars.load(config.avatars, size, held_out, config.archive)
     # Imported here, since the other sources do without tfds and should also work where it is broken.
     from vaedm_jax.data import catalog
 

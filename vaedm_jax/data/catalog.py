@@ -129,8 +129,8 @@ def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
             builder = tfds.builder(name, data_dir=data_dir or None)
     except Exception as error:  # tfds runs the data set's own module, which may fail in any way
         raise UserError(
-            f"data.source: {name!r} is neither 'emoji' nor a data set that tfds can open ({reason(error)});"
-            " see tensorflow.org/datasets for their names, or give a folder of images as data.path"
+            f"data.source: {name!r} is neither 'emoji' nor 'avatars' nor a data set that tfds can open"
+            f" ({reason(error)}); see tensorflow.org/datasets for their names, or give a folder of images as data.path"
         ) from error
     if not builder.data_path.exists():
         raise UserError(how_to_prepare(name, builder.data_dir_root, "it is not prepared"))

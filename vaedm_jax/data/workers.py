@@ -4,10 +4,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from multiprocessing import active_children, connection, parent_process, resource_tracker, util
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children, connection, get_context, parent_process, resource_tracker, util
 from typing import Any
+
+from vaedm_jax.errors import RunError
 
 
 def started_apart(start: Callable[[], Any]) -> Any:
@@ -49,3 +53,24 @@ def begin() -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+@contextmanager
+def pool(
+    processes: int, initializer: Callable[..., None] = begin, arguments: tuple = ()
+) -> Iterator[ProcessPoolExecutor]:
+    """Lend so many processes, whose first task is given by `started_apart`; they are killed where the block ends early.
+
+    Args:
+      initializer: runs in each of them first, and calls `begin`.
+    """
+    before = set(active_children())
+    executor = ProcessPoolExecutor(processes, get_context("spawn"), initializer, arguments)
+    try:
+        yield executor
+    except BrokenProcessPool as error:
+        raise RunError("a process that reads images was killed (out of memory?); the same command continues") from error
+    finally:
+        for process in set(active_children()) - before:
+            process.kill()
+        executor.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,206 @@
+"""Faces by number: the same for every machine, any number and any processes; those in the package need nothing."""
+
+import hashlib
+import json
+import pickle
+from importlib import metadata, util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.loading import data_config, load_error
+from vaedm_jax import data
+from vaedm_jax.data import avatars, faces
+from vaedm_jax.storage import read_arrays
+
+ROOT = Path(__file__).parents[1]
+drawing = pytest.mark.skipif(util.find_spec("resvg_py") is None, reason=f"faces are drawn by an extra: {faces.INSTALL}")
+
+
+def loaded(**changes):
+    return data.load(data_config(source="avatars", **changes))
+
+
+def digest(images):
+    return hashlib.sha256(np.asarray(images).tobytes()).hexdigest()[:16]
+
+
+def small(path, counts=(6, 2), **about):
+    """A file with the first faces of the package, and what it says of itself changed."""
+    arrays = read_arrays(avatars.EMBEDDED, avatars.FORMS)
+    told = json.loads(arrays["about"]) | dict(zip(("train", "test"), counts, strict=True)) | about
+    source = loaded(avatars=counts[0], held_out=counts[1] / counts[0])
+    for side, n in zip(("train", "test"), counts, strict=True):
+        block = avatars.lzma.compress(np.asarray(getattr(source, side)).tobytes())
+        arrays[f"{side}_pixels"], arrays[f"{side}_ends"] = np.frombuffer(block, np.uint8), np.array([len(block)])
+        arrays[f"{side}_labels"] = arrays[f"{side}_labels"][:n]
+    np.savez(path, **arrays | {"about": np.array(json.dumps(told))})
+    return str(path)
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """The packages that draw are not installed."""
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+
+
+def test_the_faces_of_the_package_are_those_that_were_published():
+    train, test = (side["image"] for side in avatars.sides(0.1))
+    assert (len(train), len(test)) == (8192, 819)
+    assert digest(train) == "9a93b54d7374bdee" and digest(test) == "7fb4b581e3b777e3"
+    assert avatars.EMBEDDED.stat().st_size < 5e6
+
+
+def test_no_two_faces_are_the_same_and_none_held_out_is_trained_on():
+    train, test = ([image.tobytes() for image in side["image"]] for side in avatars.sides(0.1))
+    assert len({*train, *test}) > 0.998 * (len(train) + len(test))
+    assert len(set(test) & set(train)) < 0.01 * len(test)
+
+
+def test_labels_say_what_is_drawn():
+    """Faces with dark glasses are darker around the eyes; every style has its share of about a fifth."""
+    side = avatars.sides(0.05)[0]
+    shares = [np.mean(side["style"] == look.name) for look in faces.LOOKS]
+    assert sum(shares) == 1 and np.allclose(shares, 0.2, atol=0.02)
+    personas = side["style"] == "personas"
+    eyes = side["image"][:, 12:17, 10:22].mean(axis=(1, 2, 3))
+    assert eyes[personas & (side["glasses"] == "yes")].mean() < eyes[personas & (side["glasses"] == "no")].mean() - 20
+    for label in faces.LABELS:
+        assert len(side[label]) == len(side["image"]) and len(np.unique(side[label])) > 1
+
+
+def test_a_smaller_number_takes_the_first_of_the_same_faces():
+    few, many = loaded(avatars=100), loaded()
+    np.testing.assert_array_equal(few.train, many.train[:100])
+    np.testing.assert_array_equal(few.test, many.test[:5])
+    assert len(many.train) == 8192 and len(many.test) == 410
+
+
+@pytest.mark.parametrize("size", [1, 31, 257])
+def test_a_size_that_is_not_offered_is_an_error_that_says_which_are(size):
+    message = load_error(source="avatars", image_size=size)
+    assert f"data.image_size = {size}" in message and "32 to 256" in message
+
+
+@pytest.mark.parametrize("changes", [dict(avatars=8193), dict(image_size=64), dict(held_out=0.5)])
+def test_without_what_draws_them_the_error_says_which_command_installs_it(changes, without, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    message = load_error(source="avatars", **changes)
+    assert "launch/env.sh avatars" in message and "dicebear-core" in message
+
+
+def test_another_version_of_what_draws_them_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(metadata, "version", lambda name: "99.0")
+    message = load_error(source="avatars", avatars=9000, archive=str(tmp_path / "new.npz"))
+    assert "99.0 is installed" in message and "launch/env.sh avatars" in message
+
+
+def test_a_file_of_faces_is_read_where_nothing_can_draw_them(without, tmp_path):
+    path = small(tmp_path / "six.npz")
+    found = loaded(avatars=5, held_out=0.4, archive=path)
+    np.testing.assert_array_equal(found.train, loaded(avatars=5).train)
+    assert len(found.test) == 2
+
+
+@pytest.mark.parametrize(
+    "about, changes, words",
+    [
+        ({}, dict(image_size=64), ["32 pixels", "image_size = 64"]),
+        ({}, dict(avatars=7), ["6 avatars to train", "7"]),
+        ({"recipe": "other"}, {}, ["other versions"]),
+        ({"train": 7}, {}, ["no file of avatars"]),
+        ({"size": 10**9}, {}, ["no file of avatars"]),
+        ({"names": 1}, {}, ["no file of avatars", "names"]),
+    ],
+)
+def test_a_file_of_other_faces_is_refused_in_one_line(about, changes, words, tmp_path):
+    path = small(tmp_path / "six.npz", **about)
+    message = load_error(source="avatars", archive=path, **{"avatars": 6, "held_out": 0.1} | changes)
+    assert all(word in message for word in [path, *words])
+
+
+@pytest.mark.parametrize("harm", ["torn", "block"])
+def test_a_damaged_file_is_named(harm, tmp_path):
+    path = Path(small(tmp_path / "six.npz"))
+    if harm == "torn":
+        path.write_bytes(path.read_bytes()[:500])
+    else:
+        with np.load(path) as file:
+            arrays = dict(file)
+        arrays["train_pixels"] = arrays["train_pixels"] // 2
+        np.savez(path, **arrays)
+    assert str(path) in load_error(source="avatars", archive=str(path), avatars=6)
+
+
+def test_faces_that_the_memory_does_not_hold_are_read_from_disk(monkeypatch, tmp_path):
+    path = small(tmp_path / "six.npz")
+    kept = loaded(avatars=6, held_out=0.3, archive=path)
+    monkeypatch.setattr(avatars, "CACHE_BYTES", 0)
+    for _ in range(2):  # laid out; found
+        lazy = loaded(avatars=6, held_out=0.3, archive=path)
+        for side in ("train", "test"):
+            copy = pickle.loads(pickle.dumps(getattr(lazy, side)))
+            np.testing.assert_array_equal(np.stack([copy[i] for i in range(len(copy))]), getattr(kept, side))
+    assert not isinstance(lazy.train, np.ndarray)
+
+
+@drawing
+def test_drawn_faces_are_those_of_the_package_and_number_and_processes_do_not_matter(monkeypatch, tmp_path):
+    monkeypatch.setattr(avatars, "BLOCK_BYTES", 16 * 32 * 32 * 3)
+    monkeypatch.setattr(avatars, "FEW", 0)
+    by_one, by_two = (avatars.drawn({"train": 40, "test": 2}, 32, processes) for processes in (1, 2))
+    assert by_one.keys() == by_two.keys() and len(by_one["train_ends"]) == 3
+    for name, array in by_one.items():
+        np.testing.assert_array_equal(by_two[name], array)
+    avatars.write(tmp_path / "drawn.npz", by_one)
+    found = loaded(avatars=40, held_out=0.05, archive=str(tmp_path / "drawn.npz"))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(found.train, loaded(avatars=40).train)
+    np.testing.assert_array_equal(found.test, loaded(avatars=40).test)
+
+
+@drawing
+@pytest.mark.parametrize("size, expected", [(64, "af07151ddd3e9000"), (256, "bdaa13ea84fe8f99")])
+def test_larger_faces_have_the_same_bits_everywhere_and_show_the_same(size, expected):
+    drawn = np.stack([faces.face(0, i, size)[0] for i in range(5)])
+    assert digest(drawn) == expected
+    blocks = drawn.reshape(5, 8, size // 8, 8, size // 8, 3).mean((2, 4))
+    little = np.asarray(loaded(avatars=5).train).reshape(5, 8, 4, 8, 4, 3).mean((2, 4))
+    np.testing.assert_allclose(blocks, little, atol=16)
+
+
+@drawing
+def test_drawn_faces_are_kept_and_found_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first = loaded(avatars=3, image_size=48)
+    monkeypatch.setattr(avatars, "drawn", None)
+    again = loaded(avatars=3, image_size=48)
+    np.testing.assert_array_equal(first.train, again.train)
+    assert again.train.shape == (3, 48, 48, 3) and len(again.test) == 1
+
+
+@drawing
+def test_a_file_that_cannot_be_written_is_an_error_of_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in load_error(
+        source="avatars", avatars=2, image_size=33, archive=str(tmp_path / "file" / "a.npz")
+    )
+
+
+@drawing
+def test_every_style_is_free_to_use():
+    licences = {look.name: faces.style_file(look.name)["meta"]["license"]["name"] for look in faces.LOOKS}
+    assert set(licences.values()) <= {"CC0 1.0", "CC BY 4.0"}
+
+
+def test_the_readme_and_the_data_name_the_makers_of_the_styles():
+    readme = (ROOT / "README.md").read_text()
+    said = avatars.embedded().about["attribution"]
+    assert len(said) == len(faces.LOOKS)
+    makers = ("Micah Lanier", "Webpixels", "Pablo Stanley", "Draftbit", "Johan Melin")
+    assert all(maker in text and maker in readme for maker, text in zip(makers, said, strict=True))
