@@ -222,7 +222,7 @@ def eval_defaults() -> ConfigDict:
     c.steps = (10,)
     c.equal_nfe = False  # the steps are evaluations: heun takes as many steps as they allow
     c.n, c.seeds = 1000, 1  # images, and seeds, from sample.seed on
-    c.features = ""  # "emoji", "random", "inception", "MODULE:FUNCTION"; empty: what suits the data
+    c.features = ""  # "emoji", "avatars", "random", "inception", "MODULE:FUNCTION"; empty: what suits the data
     c.inception = ""  # file of FID's network, pt_inception-2015-12-05-6726825d.pth
     c.split = "train"  # the images that samples are compared with; or "held_out"
     c.keep_images = False  # leave them in evaluation/images

@@ -1,5 +1,6 @@
-"""A small classifier of the emoji's categories, whose features the samples are compared by."""
+"""Small classifiers of the images that come with the package, whose features the samples are compared by."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.storage import read_tensors
 
-CATEGORIES = (
-    "Activities", "Animals & Nature", "Component", "Flags", "Food & Drink", "Objects", "People & Body",
-    "Smileys & Emotion", "Symbols", "Travel & Places",
-)  # fmt: skip
-SHIPPED = Path(__file__).with_name("emoji_classifier.safetensors")
+# What is told from the images, by data set, and how many classes of it there are. The first names the Inception Score's
+# classes: a hair names the style too.
+LABELS = {
+    "emoji": {"category": 10},
+    "avatars": {"hair": 87, "skin": 23, "mouth": 49, "glasses": 2},
+}
+SHIPPED = {name: Path(__file__).with_name(f"{name}_classifier.safetensors") for name in LABELS}
 
 
 class Classifier(nn.Module):
@@ -27,11 +30,16 @@ class Classifier(nn.Module):
     A classifier learns to see through blur and noise: its last layer shows what is where, and little of them. Its first
     layer shows them well. So the features are global means of both, the first weighed so that slight blur and a few
     misplaced parts count for about as much in a distance (docs/features.md).
+
+    Attributes:
+      classes: the number of them, for each of the labels.
     """
+
+    classes: tuple[int, ...]
 
     @nn.compact
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """uint8 [B, H, W, 3] to features float32 [B, 64], and logits [B, 10] of the CATEGORIES."""
+        """uint8 [B, H, W, 3] to features float32 [B, 64], and the logits of all labels, one after the other."""
         conv = partial(nn.Conv, precision="highest")  # the same features on every device
         dense = partial(nn.Dense, precision="highest")
         edges = conv(24, (5, 5), 2)(images.astype(jnp.float32) / 127.5 - 1)
@@ -41,7 +49,23 @@ class Classifier(nn.Module):
             x = nn.silu(x + conv(width, (3, 3))(x))
         first, last = 6 * jnp.abs(edges).mean(axis=(1, 2)), dense(40)(x.mean(axis=(1, 2)))
         features = jnp.concatenate([first, last], axis=-1)
-        return features, dense(len(CATEGORIES))(features)
+        return features, dense(sum(self.classes))(features)
+
+
+def network(name: str) -> Classifier:
+    """Return the classifier for a data set of LABELS."""
+    return Classifier(tuple(LABELS[name].values()))
+
+
+def scored(name: str) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Return a function of parameters and images: the features, and the logits of the first label."""
+    first = next(iter(LABELS[name].values()))
+
+    def apply(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        features, logits = network(name).apply(params, images)
+        return features, logits[:, :first]
+
+    return apply
 
 
 def save(params: Any, file: Path | str) -> None:
@@ -50,9 +74,9 @@ def save(params: Any, file: Path | str) -> None:
     write_whole(file, safetensors.numpy.save(arrays))
 
 
-def load(file: Path | str = SHIPPED) -> Any:
-    """The parameters that `save` wrote, those in the package by default: for `Classifier().apply({"params": ...})`."""
+def load(name: str, file: Path | str = "") -> Any:
+    """The parameters that `save` wrote, those in the package by default: for `network(name).apply({"params": ...})`."""
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
-    shapes = jax.eval_shape(Classifier().init, jax.random.key(0), images)["params"]
+    shapes = jax.eval_shape(network(name).init, jax.random.key(0), images)["params"]
     wanted = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
-    return unflatten_dict(read_tensors(file).read(wanted), sep="/")
+    return unflatten_dict(read_tensors(file or SHIPPED[name]).read(wanted), sep="/")

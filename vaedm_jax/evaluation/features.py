@@ -46,12 +46,12 @@ class Space(NamedTuple):
 
 
 def space(name: str, inception_file: str = "") -> Space:
-    """The space of a name: `emoji`, `random`, `inception`, or `module:function` of the user's.
+    """The space of a name: `emoji`, `avatars`, `random`, `inception`, or `module:function` of the user's.
 
     A function takes images, uint8 [B, H, W, C], as a traced array, and returns features [B, D].
     """
-    if name == "emoji":
-        return Space(name, "FD-emoji", classifier.Classifier().apply, {"params": classifier.load()})
+    if name in classifier.LABELS:
+        return Space(name, f"FD-{name}", classifier.scored(name), {"params": classifier.load(name)})
     if name == "random":
         return Space(name, "FD-random", lambda _, images: random_features(images), {})
     if name == "inception":
@@ -69,7 +69,7 @@ def space(name: str, inception_file: str = "") -> Space:
 def named(name: str) -> Callable[[jax.Array], jax.Array]:
     """The function `module:function`; UserError where there is none."""
     module, _, function = name.partition(":")
-    advice = "it must be emoji, random, inception, or MODULE:FUNCTION, which can be imported from here"
+    advice = "it must be emoji, avatars, random, inception, or MODULE:FUNCTION, which can be imported from here"
     if not function:
         raise UserError(f"eval.features = {name!r}: {advice}")
     try:

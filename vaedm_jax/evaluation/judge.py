@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from vaedm_jax.data import Dataset, Source
 from vaedm_jax.data.source import fingerprint
 from vaedm_jax.errors import UserError
+from vaedm_jax.evaluation.classifier import LABELS
 from vaedm_jax.evaluation.features import Extractor, Space, space, width
 from vaedm_jax.evaluation.summary import Summary, compare
 from vaedm_jax.reporting import Progress
@@ -102,13 +103,13 @@ def side(data: Dataset, split: str) -> Source:
 
 def spaces(settings: Any, data_settings: Any, otherwise: str = "") -> list[Space]:
     """The feature spaces that the `eval` section asks for, or those that suit the data, or else `otherwise`."""
-    on_emoji = data_settings.source == "emoji" and not data_settings.path
-    suit = "inception,random" if settings.inception else "emoji,random" if on_emoji else otherwise
+    own = data_settings.source if data_settings.source in LABELS and not data_settings.path else ""
+    suit = "inception,random" if settings.inception else f"{own},random" if own else otherwise
     asked = settings.features or suit
     if not asked:
         raise UserError(
             f"eval.features: {data_settings.path or data_settings.source} has none of its own; give FID's network "
-            "(--config.eval.inception=FILE) or --config.eval.features=random, emoji or MODULE:FUNCTION"
+            "(--config.eval.inception=FILE) or --config.eval.features=random, emoji, avatars or MODULE:FUNCTION"
         )
     found = [space(name, settings.inception) for name in names(asked)]
     check_spaces([space.name for space in found])

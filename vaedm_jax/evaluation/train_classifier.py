@@ -1,11 +1,10 @@
-"""Trains the classifier that comes with the package, some minutes on two cores.
+"""Trains a classifier that comes with the package, some minutes on two cores.
 
-python -m vaedm_jax.evaluation.train_classifier --out=FILE
+python -m vaedm_jax.evaluation.train_classifier --data=avatars --out=FILE
 """
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,22 +12,33 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vaedm_jax.data import emoji
-from vaedm_jax.evaluation.classifier import CATEGORIES, Classifier, save
+from vaedm_jax.data import avatars, emoji
+from vaedm_jax.evaluation.classifier import LABELS, network, save
 from vaedm_jax.reporting.progress import Progress
 
 HELD_OUT = 0.05  # as in the configurations
 
 
-def labelled(side: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, 32, 32, 3] and the indices of their categories [N]."""
-    return side["image"], np.searchsorted(CATEGORIES, side["category"])
+def labelled(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of those to train on and those held out: images [N, 32, 32, 3], and what each is of LABELS, [N, labels]."""
+    sides = emoji.sides("", HELD_OUT) if name == "emoji" else avatars.sides(HELD_OUT)
+    known = {label: np.unique(np.concatenate([side[label] for side in sides])) for label in LABELS[name]}
+    assert {label: len(values) for label, values in known.items()} == LABELS[name]
+    return [
+        (side["image"], np.stack([np.searchsorted(known[label], side[label]) for label in known], axis=1))
+        for side in sides
+    ]
+
+
+def parts(name: str, logits: jax.Array) -> list[jax.Array]:
+    """The logits of each label, [B, classes], of those of all."""
+    return jnp.split(logits, np.cumsum(list(LABELS[name].values()))[:-1], axis=1)
 
 
 def augmented(key: jax.Array, image: jax.Array) -> jax.Array:
     """An image uint8 [H, W, 3] turned over, moved by up to 4 pixels, retinted lightly, and with a gap, at random.
 
-    Whatever is cut or comes in is white, as the ground of the emoji is.
+    Whatever is cut or comes in is white, as the ground of the images is.
     """
     flip, move, tint, gap, size = jax.random.split(key, 5)
     H, W, _ = image.shape
@@ -42,15 +52,18 @@ def augmented(key: jax.Array, image: jax.Array) -> jax.Array:
     return 255 - jnp.where(inside[..., None], 0, ink).clip(0, 255)
 
 
-def train(images: np.ndarray, labels: np.ndarray, steps: int, batch_size: int, seed: int) -> Any:
+def train(name: str, images: np.ndarray, labels: np.ndarray, steps: int, batch_size: int, seed: int) -> Any:
     """The parameters that AdamW finds, on a cosine schedule of its rate."""
-    network, images, labels = Classifier(), jnp.asarray(images), jnp.asarray(labels)
+    classifier, images, labels = network(name), jnp.asarray(images), jnp.asarray(labels)
     rate = optax.warmup_cosine_decay_schedule(0, 2e-3, min(200, steps // 10), steps)
     optimiser = optax.adamw(rate, weight_decay=0.05)
 
     def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        targets = optax.smooth_labels(jax.nn.one_hot(y, len(CATEGORIES)), 0.1)
-        return optax.softmax_cross_entropy(network.apply({"params": params}, x)[1], targets).mean()
+        losses = [
+            optax.softmax_cross_entropy(part, optax.smooth_labels(jax.nn.one_hot(k, part.shape[1]), 0.1)).mean()
+            for part, k in zip(parts(name, classifier.apply({"params": params}, x)[1]), y.T, strict=True)
+        ]
+        return sum(losses) / len(losses)
 
     @jax.jit
     def step(state: tuple, i: int) -> tuple[tuple, jax.Array]:
@@ -62,7 +75,7 @@ def train(images: np.ndarray, labels: np.ndarray, steps: int, batch_size: int, s
         updates, moments = optimiser.update(gradient, moments, params)
         return (optax.apply_updates(params, updates), moments), value
 
-    params = network.init(jax.random.key(seed), images[:1])["params"]
+    params = classifier.init(jax.random.key(seed), images[:1])["params"]
     state = params, optimiser.init(params)
     with Progress(steps, label="classifier", images_per_step=batch_size) as progress:
         for i in range(steps):
@@ -71,27 +84,34 @@ def train(images: np.ndarray, labels: np.ndarray, steps: int, batch_size: int, s
     return jax.device_get(state[0])
 
 
-def accuracies(params: Any, images: np.ndarray, labels: np.ndarray, chunk: int = 512) -> tuple[float, float]:
-    """The share of images [N, H, W, 3] whose category is found, and its mean over the categories."""
-    predict = jax.jit(partial(Classifier().apply, {"params": params}))
-    parts = [np.argmax(predict(images[i : i + chunk])[1], axis=1) for i in range(0, len(images), chunk)]
-    right = np.concatenate(parts) == labels
-    return float(right.mean()), float(np.mean([right[labels == k].mean() for k in np.unique(labels)]))
+def accuracies(
+    name: str, params: Any, images: np.ndarray, labels: np.ndarray, chunk: int = 512
+) -> list[tuple[float, float]]:
+    """For each label the share of images [N, H, W, 3] of which it is found, and the mean of that over the classes."""
+    predict = jax.jit(lambda x: [p.argmax(axis=1) for p in parts(name, network(name).apply({"params": params}, x)[1])])
+    found = [np.stack(predict(images[i : i + chunk]), axis=1) for i in range(0, len(images), chunk)]
+    right = np.concatenate(found) == labels
+    return [
+        (float(r.mean()), float(np.mean([r[k == value].mean() for value in np.unique(k)])))
+        for r, k in zip(right.T, labels.T, strict=True)
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Train the classifier of emoji.")
+    parser = argparse.ArgumentParser(description="Train a classifier of the package's own images.")
+    parser.add_argument("--data", choices=list(LABELS), default="emoji")
     parser.add_argument("--out", required=True, help="the safetensors file to write")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    sides = [labelled(side) for side in emoji.sides("", HELD_OUT)]
-    params = train(*sides[0], options.steps, options.batch_size, options.seed)
+    sides = labelled(options.data)
+    params = train(options.data, *sides[0], options.steps, options.batch_size, options.seed)
     save(params, options.out)
-    for name, side in zip(("training", "held-out"), sides, strict=True):
-        share, balanced = accuracies(params, *side)
-        print(f"{len(side[0])} {name} images: accuracy {share:.3f}, balanced over the categories {balanced:.3f}")
+    for side, (images, labels) in zip(("training", "held-out"), sides, strict=True):
+        found = zip(LABELS[options.data], accuracies(options.data, params, images, labels), strict=True)
+        said = (f"{label} {share:.3f}, balanced over the classes {even:.3f}" for label, (share, even) in found)
+        print(f"{len(images)} {side} images: accuracy of {'; of '.join(said)}")
 
 
 if __name__ == "__main__":
