@@ -21,6 +21,7 @@ LABELS = {
     "emoji": {"category": 10},
     "avatars": {"hair": 87, "skin": 23, "mouth": 49, "glasses": 2},
 }
+WEIGHTS = {"emoji": 6.0, "avatars": 24.0}
 SHIPPED = {name: Path(__file__).with_name(f"{name}_classifier.safetensors") for name in LABELS}
 
 
@@ -28,14 +29,16 @@ class Classifier(nn.Module):
     """Convolutions of three resolutions, for images of any size. Nothing is normalised, so that contrast counts.
 
     A classifier learns to see through blur and noise: its last layer shows what is where, and little of them. Its first
-    layer shows them well. So the features are global means of both, the first weighed so that slight blur and a few
-    misplaced parts count for about as much in a distance (docs/features.md).
+    layer shows them well. So the features are global means of both.
 
     Attributes:
       classes: the number of them, for each of the labels.
+      weight: of the features of the first layer, such that slight blur or noise and a few misplaced parts count for
+        about as much in a distance (docs/features.md).
     """
 
     classes: tuple[int, ...]
+    weight: float
 
     @nn.compact
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -47,14 +50,14 @@ class Classifier(nn.Module):
         for width in (48, 96):
             x = nn.silu(conv(width, (3, 3), 2)(x))
             x = nn.silu(x + conv(width, (3, 3))(x))
-        first, last = 6 * jnp.abs(edges).mean(axis=(1, 2)), dense(40)(x.mean(axis=(1, 2)))
-        features = jnp.concatenate([first, last], axis=-1)
-        return features, dense(sum(self.classes))(features)
+        first, last = jnp.abs(edges).mean(axis=(1, 2)), dense(40)(x.mean(axis=(1, 2)))
+        logits = dense(sum(self.classes))(jnp.concatenate([6 * first, last], axis=-1))
+        return jnp.concatenate([self.weight * first, last], axis=-1), logits
 
 
 def network(name: str) -> Classifier:
     """Return the classifier for a data set of LABELS."""
-    return Classifier(tuple(LABELS[name].values()))
+    return Classifier(tuple(LABELS[name].values()), WEIGHTS[name])
 
 
 def scored(name: str) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
