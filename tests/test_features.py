@@ -127,11 +127,11 @@ def test_another_category_is_further_than_held_out_images_of_the_same(space):
 
 
 @pytest.mark.parametrize("space", ["avatars", "random"])
-def test_a_missing_style_or_hair_is_further_than_held_out_faces(space):
+def test_the_faces_of_one_style_are_further_than_held_out_faces_of_all(space):
     train, held = avatars.sides(0.05)
     same = distance(space, held["image"], drawn("avatars"))
-    for part, value in [("style", look.name) for look in LOOKS] + [("glasses", "no")]:
-        assert distance(space, train["image"][train[part] == value][:400], drawn("avatars")) > 1.5 * same
+    for look in LOOKS:
+        assert distance(space, train["image"][train["style"] == look.name][:410], drawn("avatars")) > 4 * same
 
 
 @each
@@ -151,7 +151,9 @@ def test_no_feature_is_dead_nor_a_copy_of_others(of, space):
 
 
 @pytest.mark.parametrize(
-    "name, least", [("emoji", [(0.78, 0.5)]), ("avatars", [(9, 9), (9, 9), (9, 9), (9, 9)])], ids=list(LABELS)
+    "name, least",
+    [("emoji", [(0.78, 0.5)]), ("avatars", [(0.84, 0.79), (0.87, 0.81), (0.3, 0.16), (0.9, 0.78)])],
+    ids=list(LABELS),
 )
 def test_held_out_images_are_classified_as_the_documentation_says(name, least):
     held = train_classifier.labelled(name)[1]
