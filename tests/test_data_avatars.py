@@ -157,7 +157,7 @@ def test_drawn_faces_are_those_of_the_package_and_number_and_processes_do_not_ma
     assert by_one.keys() == by_two.keys() and len(by_one["train_ends"]) == 3
     for name, array in by_one.items():
         np.testing.assert_array_equal(by_two[name], array)
-    avatars.write(tmp_path / "drawn.npz", by_one)
+    avatars.save(tmp_path / "drawn.npz", by_one)
     found = loaded(avatars=40, held_out=0.05, archive=str(tmp_path / "drawn.npz"))
     monkeypatch.undo()
     np.testing.assert_array_equal(found.train, loaded(avatars=40).train)
@@ -185,11 +185,22 @@ def test_drawn_faces_are_kept_and_found_again(monkeypatch, tmp_path):
 
 
 @drawing
-def test_a_file_that_cannot_be_written_is_an_error_of_one_line(tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error_before_anything_is_drawn(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written" in load_error(
-        source="avatars", avatars=2, image_size=33, archive=str(tmp_path / "file" / "a.npz")
-    )
+    monkeypatch.setattr(avatars, "drawn", None)
+    message = load_error(source="avatars", avatars=2, image_size=33, archive=str(tmp_path / "file" / "a.npz"))
+    assert "cannot be written" in message
+
+
+@drawing
+def test_drawing_that_is_stopped_leaves_nothing_behind(monkeypatch, tmp_path):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(avatars, "drawn", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        loaded(avatars=2, image_size=33, archive=str(tmp_path / "a.npz"))
+    assert not list(tmp_path.iterdir())
 
 
 @drawing

@@ -3,12 +3,12 @@
 A file of faces is an `.npz` with the pixels in blocks that are compressed by LZMA, what each face is, and what drew it.
 """
 
-import io
 import json
 import lzma
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from vaedm_jax.data.folder import CACHE_BYTES
 from vaedm_jax.data.source import Dataset, Lazy, Source
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage import Array, Damaged, parse_json, read_arrays
-from vaedm_jax.storage.paths import path_of
+from vaedm_jax.storage.paths import path_of, regular_file
 
 EMBEDDED = Path(__file__).with_name("avatars_32.npz")
 SEEDS = {"train": 0, "test": 1}
@@ -66,8 +66,10 @@ def load(n: int, size: int, held_out: float, archive: str = "") -> Dataset:
     counts = {"train": n, "test": max(1, round(n * held_out))}
     path = path_of(archive, "data.archive") if archive else place(counts, size)
     if not path.exists():
-        write(path, drawn(counts, size, os.cpu_count() or 1, path))
-    found = read(path)
+        faces.require(f"{path} is not there; ")
+        with written(path) as beside:
+            save(beside, drawn(counts, size, os.cpu_count() or 1))
+    found = read(regular_file(path, "data.archive"))
     refuse_others(path, found.about, counts, size)
     return Dataset("avatars", *(pixels(path, found, side, count) for side, count in counts.items()))
 
@@ -153,13 +155,12 @@ def pixels(path: Path, found: Faces, side: str, n: int) -> Source:
 def laid_out(path: Path, parts: Iterator[np.ndarray], shape: tuple[int, ...], n: int) -> Source:
     """Return the first n of what is written as it is into a file, once."""
     if not path.exists():
-        beside, first = path.with_name(f".{path.name}.{os.getpid()}"), 0
-        file = np.lib.format.open_memmap(beside, "w+", np.uint8, shape)
-        for part in parts:
-            file[first : first + len(part)] = part
-            first += len(part)
-        file.flush()
-        os.replace(beside, path)
+        with written(path) as beside:
+            file, first = np.lib.format.open_memmap(beside, "w+", np.uint8, shape), 0
+            for part in parts:
+                file[first : first + len(part)] = part
+                first += len(part)
+            file.flush()
     return Lazy(range(n), Row(path))
 
 
@@ -182,13 +183,8 @@ def block_of(size: int) -> int:
     return BLOCK_BYTES // (3 * size * size)
 
 
-def drawn(counts: dict[str, int], size: int, processes: int, path: Path | None = None) -> dict[str, Any]:
-    """Return the arrays of a file with the first faces of either side, drawn by so many processes.
-
-    Args:
-      path: what the error names, where they cannot be drawn.
-    """
-    faces.require("" if path is None else f"{path} is not there; ")
+def drawn(counts: dict[str, int], size: int, processes: int) -> dict[str, Any]:
+    """Return the arrays of a file with the first faces of either side, drawn by so many processes."""
     step = block_of(size)
     tasks = [(SEEDS[side], i, min(i + step, n), size) for side, n in counts.items() for i in range(0, n, step)]
     found = list(zip(tasks, made(tasks, processes), strict=True))
@@ -229,14 +225,23 @@ def block(task: tuple[int, int, int, int]) -> tuple[bytes, list[dict[str, str]]]
     return lzma.compress(np.stack(images).tobytes(), filters=FILTERS), list(labels)
 
 
-def write(path: Path, arrays: dict[str, Any]) -> None:
-    """Write a file whole."""
-    data = io.BytesIO()
-    np.savez_compressed(data, **arrays)
+@contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """Lend a place beside a file, which becomes the file at the end. Whether it can be is known before the rest is done."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data.getvalue())
+        beside.touch()
+        yield beside
         os.replace(beside, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); name another file as data.archive") from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def save(path: Path, arrays: dict[str, Any]) -> None:
+    """Write the arrays of a file, whatever it is called."""
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
