@@ -227,7 +227,7 @@ def block(task: tuple[int, int, int, int]) -> tuple[bytes, list[dict[str, str]]]
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """Lend a place beside a file, which becomes the file at the end. Whether it can be is known before the rest is done."""
+    """Lend a place beside a file, which becomes the file at the end. That it can be is tried first."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

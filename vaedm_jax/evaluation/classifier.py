@@ -21,7 +21,7 @@ LABELS = {
     "emoji": {"category": 10},
     "avatars": {"hair": 87, "skin": 23, "mouth": 49, "glasses": 2},
 }
-WEIGHTS = {"emoji": 6.0, "avatars": 24.0}
+SCALES = {"emoji": (6.0, 1.0), "avatars": (8.0, 1 / 3)}
 SHIPPED = {name: Path(__file__).with_name(f"{name}_classifier.safetensors") for name in LABELS}
 
 
@@ -33,12 +33,13 @@ class Classifier(nn.Module):
 
     Attributes:
       classes: the number of them, for each of the labels.
-      weight: of the features of the first layer, such that slight blur or noise and a few misplaced parts count for
-        about as much in a distance (docs/features.md).
+      scales: of the features of the first and of the last layer. Their ratio is such that slight blur or noise and a
+        few misplaced parts count for about as much in a distance (docs/features.md); their size gives the features of
+        each data set about the same norm, which the kernel distance depends on.
     """
 
     classes: tuple[int, ...]
-    weight: float
+    scales: tuple[float, float]
 
     @nn.compact
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -52,12 +53,13 @@ class Classifier(nn.Module):
             x = nn.silu(x + conv(width, (3, 3))(x))
         first, last = jnp.abs(edges).mean(axis=(1, 2)), dense(40)(x.mean(axis=(1, 2)))
         logits = dense(sum(self.classes))(jnp.concatenate([6 * first, last], axis=-1))
-        return jnp.concatenate([self.weight * first, last], axis=-1), logits
+        features = jnp.concatenate([self.scales[0] * first, self.scales[1] * last], axis=-1)
+        return features, logits
 
 
 def network(name: str) -> Classifier:
     """Return the classifier for a data set of LABELS."""
-    return Classifier(tuple(LABELS[name].values()), WEIGHTS[name])
+    return Classifier(tuple(LABELS[name].values()), SCALES[name])
 
 
 def scored(name: str) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
