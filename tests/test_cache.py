@@ -23,18 +23,18 @@ def homeless_fixture(monkeypatch, tmp_path):
 
 def test_the_first_place_that_is_known_is_taken(monkeypatch, tmp_path):
     private = tmp_path / f"vaedm_jax-{os.getuid()}"
-    assert cache.cache_folder() == str(private)
+    assert cache.compiled_programs() == str(private)
     assert private.stat().st_mode & 0o777 == 0o700
     monkeypatch.setattr(Path, "home", lambda: Path("/home/somebody"))
-    assert cache.cache_folder() == "/home/somebody/.cache/vaedm_jax"
+    assert cache.compiled_programs() == "/home/somebody/.cache/vaedm_jax"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache.cache_folder() == "/home/somebody/.cache/vaedm_jax"
+    assert cache.compiled_programs() == "/home/somebody/.cache/vaedm_jax"
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache.cache_folder() == "/xdg/vaedm_jax"
+    assert cache.compiled_programs() == "/xdg/vaedm_jax"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/cache")
-    assert cache.cache_folder() == "gs://bucket/cache"
+    assert cache.compiled_programs() == "gs://bucket/cache"
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
-    assert cache.cache_folder() is None
+    assert cache.compiled_programs() is None
 
 
 def test_a_folder_that_others_can_write_to_is_not_trusted(monkeypatch, tmp_path):
@@ -42,9 +42,9 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(monkeypatch, tmp_path)
     private = tmp_path / f"vaedm_jax-{os.getuid()}"
     private.mkdir()
     private.chmod(0o777)
-    assert cache.cache_folder() is None
+    assert cache.compiled_programs() is None
     private.rmdir()
     private.symlink_to(tmp_path)
-    assert cache.cache_folder() is None
+    assert cache.compiled_programs() is None
     monkeypatch.setattr(cache.os, "makedirs", lambda *_, **__: (_ for _ in ()).throw(OSError()))
-    assert cache.cache_folder() is None
+    assert cache.compiled_programs() is None

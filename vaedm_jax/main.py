@@ -38,7 +38,7 @@ from vaedm_jax import (
 from vaedm_jax.errors import Stopped
 from vaedm_jax.mesh import keep_memory, set_xla, share_cpu
 from vaedm_jax.reporting.files import leave_to_another
-from vaedm_jax.storage.cache import cache_folder
+from vaedm_jax.storage.cache import compiled_programs
 from vaedm_jax.storage.paths import shown
 from vaedm_jax.targets import calm_libtpu
 
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(format="vaedm: %(message)s", force=True)
     for noisy in ("absl", "asyncio"):  # Orbax's threads print the traceback of what is raised here too
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    jax.config.update("jax_compilation_cache_dir", cache_folder())
+    jax.config.update("jax_compilation_cache_dir", compiled_programs())
     try:
         run(argv)
     except (Exception, KeyboardInterrupt) as error:

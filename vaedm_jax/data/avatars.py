@@ -22,6 +22,7 @@ from vaedm_jax.data.folder import CACHE_BYTES
 from vaedm_jax.data.source import Dataset, Lazy, Source
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage import Array, Damaged, parse_json, read_arrays
+from vaedm_jax.storage.cache import user_cache
 from vaedm_jax.storage.paths import path_of, regular_file
 
 EMBEDDED = Path(__file__).with_name("avatars_32.npz")
@@ -80,7 +81,9 @@ def place(counts: dict[str, int], size: int) -> Path:
     if size == about["size"] and all(counts[side] <= about[side] for side in SEEDS):
         return EMBEDDED
     name = f"{counts['train']}_{counts['test']}_{size}_{faces.RECIPE}.npz"
-    return Path.home() / ".cache" / "vaedm_jax" / "avatars" / name
+    if (cache := user_cache()) is None:
+        raise UserError("there is no folder of yours to keep drawn faces in; name a file (--config.data.archive=FILE)")
+    return Path(cache) / "avatars" / name
 
 
 @cache

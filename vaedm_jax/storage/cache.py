@@ -1,4 +1,4 @@
-"""Where compiled programs are kept."""
+"""Where this package keeps what it can make anew: compiled programs, drawn faces."""
 
 import os
 import stat
@@ -8,14 +8,19 @@ from pathlib import Path
 NAME = "vaedm_jax"
 
 
-def cache_folder() -> str | None:
-    """Return the folder for what JAX compiles: the first that there is of these, else None.
-
-    `JAX_COMPILATION_CACHE_DIR`; `vaedm_jax` in `XDG_CACHE_HOME`, or in `.cache` of the home; a folder of this user's
-    own in the temporary one, since a user that no system knows, as in containers, has no home.
-    """
+def compiled_programs() -> str | None:
+    """Return the folder for what JAX compiles: `JAX_COMPILATION_CACHE_DIR`, else that of the user."""
     if (named := os.environ.get("JAX_COMPILATION_CACHE_DIR")) is not None:
         return named or None
+    return user_cache()
+
+
+def user_cache() -> str | None:
+    """Return the folder of this package among a user's caches: the first that there is of these, else None.
+
+    `vaedm_jax` in `XDG_CACHE_HOME`, or in `.cache` of the home; a folder of this user's own in the temporary one, since
+    a user that no system knows, as in containers, has no home.
+    """
     if os.path.isabs(xdg := os.environ.get("XDG_CACHE_HOME", "")):  # others are to be ignored, its standard says
         return os.path.join(xdg, NAME)
     try:
