@@ -262,6 +262,7 @@ class Child:
     """A process that runs cases, and that another follows where it crashes or hangs."""
 
     def __init__(self, work: Path, seed: int, kinds: list[str]):
+        self.log = work / "log"
         self.start = [sys.executable, "-m", "tests.fuzz", "--serve", str(work), f"--seed={seed}"]
         self.start.append(f"--kinds={','.join(kinds)}")
         flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
@@ -270,13 +271,16 @@ class Child:
         self.environment |= {"PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         self.environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(work / "cache"))
         self.process: subprocess.Popen | None = None
+        self.unread = b""  # of what the child has said: more than a line may come at once
 
     def run(self, number: int) -> dict[str, Any]:
         if self.process is None:
-            pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            self.process = subprocess.Popen(self.start, cwd=ROOT, env=self.environment, **pipes)
+            pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            with open(self.log, "w") as log:
+                self.process = subprocess.Popen(self.start, cwd=ROOT, env=self.environment, stderr=log, **pipes)
+            self.unread = b""
             if not self.answer(300):
-                raise RuntimeError("the fuzzer cannot begin: " + self.process.communicate()[1][-3000:])
+                raise RuntimeError(f"the fuzzer cannot begin: {self.log.read_text()[-3000:]}")
         self.process.stdin.write(f"{number}\n")
         self.process.stdin.flush()
         about = json.loads(self.answer(PATIENCE) or "{}")
@@ -284,15 +288,21 @@ class Child:
             return json.loads(line)
         hangs = self.process.poll() is None
         self.process.kill()
-        said, status = self.process.communicate()[1][-3000:], self.process.returncode
+        said, status = self.log.read_text()[-3000:], self.process.wait()
         self.process = None
         wrong = f"did not end within {PATIENCE} s" if hangs else f"crashed the process ({status})"
         return {"number": number, "kind": "?", "arguments": []} | about | {"status": None, "wrong": wrong, "said": said}
 
     def answer(self, seconds: float) -> str:
         """A line of the child's; empty where it ends, or does not answer in time."""
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        return self.process.stdout.readline() if ready else ""
+        pipe, until = self.process.stdout.fileno(), time.monotonic() + seconds
+        while b"\n" not in self.unread:
+            ready, _, _ = select.select([pipe], [], [], max(0, until - time.monotonic()))
+            if not ready or not (more := os.read(pipe, 2**16)):
+                return ""
+            self.unread += more
+        line, _, self.unread = self.unread.partition(b"\n")
+        return line.decode()
 
     def end(self) -> None:
         if self.process:

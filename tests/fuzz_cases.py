@@ -171,16 +171,16 @@ def configuration(rng: Random, folder: Path) -> list[str]:
 
 def images(rng: Random, folder: Path) -> list[str]:
     """A folder of images, of which some are no images."""
-    for _ in range(rng.choice((1, 1, 3))):
-        image(rng, folder / "images")
+    for i in range(rng.choice((1, 1, 3))):
+        image(rng, folder / "images", i)
     own = f"--config={folder}/tiny.py --config.data.category= --config.data.path={folder}/images --workdir={folder}/new"
     restoring = f"--workdir={folder}/run --mode=restore --config.restore.task=denoise --config.restore.files="
     uses = f"{own} --mode=train", f"{own} --mode=prepare", f"{restoring}{folder}/images"
     return rng.choice(uses).split()
 
 
-def image(rng: Random, folder: Path) -> None:
-    """Put one odd file into a folder."""
+def image(rng: Random, folder: Path, number: int) -> None:
+    """Put one odd file into a folder, whose name has the number."""
     ending = rng.choice((".png", ".jpg", ".gif", ".bmp", ".tiff", ".webp", ".PNG", ".jpeg"))
     name = rng.choice(
         (f"odd{ending}", f"new\nline{ending}", f"\udcff{ending}", f"{'é' * 90}{ending}", f"a b{ending}", f".h{ending}")
@@ -212,8 +212,9 @@ def image(rng: Random, folder: Path) -> None:
 
 def run(rng: Random, folder: Path) -> list[str]:
     """A run directory of which files are spoilt, missing, or something else."""
-    for _ in range(rng.choice((1, 1, 2))):
-        spoil(rng, rng.choice(sorted((folder / "run").rglob("*"))))
+    for path in rng.sample(sorted((folder / "run").rglob("*")), rng.choice((1, 1, 2))):
+        if os.path.lexists(path):  # it may lie in a folder that is gone
+            spoil(rng, path)
     use = rng.choice(
         (*USES, *USES[:3], "--mode=train", "--mode=train --stage=ddpm", "--config={folder}/tiny.py", "export")
     )
