@@ -87,7 +87,7 @@ def untrained_fixture(monkeypatch):
 
     monkeypatch.setattr(train, "fit", fit)
     monkeypatch.setattr(train, "begin", lambda *_: None)
-    monkeypatch.setattr(train, "write_report", lambda workdir: None)
+    monkeypatch.setattr(train, "renew_report", lambda workdir: None)
     return asked
 
 

@@ -178,6 +178,15 @@ def test_report_names_a_damaged_file(tmp_path):
         reporting.write_report(tmp_path)
 
 
+def test_a_damaged_file_does_not_undo_the_command_that_ends_with_a_report(tmp_path, capsys):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "evaluation.json").write_text('{"means_over_seeds": [')
+    reporting.renew_report(tmp_path)
+    said = capsys.readouterr().out
+    assert said.startswith("note: without a new report: ") and "evaluation.json" in said
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_a_pause_between_a_kill_and_a_resume_is_no_training_time(tmp_path):
     times = [*range(0, 100, 10), *range(100_000, 100_110, 10)]
     (tmp_path / "vae").mkdir()

@@ -20,7 +20,7 @@ from vaedm_jax.errors import UserError, one_of
 from vaedm_jax.evaluation.judge import judges, names
 from vaedm_jax.images import images_of
 from vaedm_jax.likelihood import bits_per_dimension
-from vaedm_jax.reporting import Progress, counted, write_report
+from vaedm_jax.reporting import Progress, counted, renew_report
 from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.files import write_whole, writes
 from vaedm_jax.reporting.rows import Row
@@ -85,7 +85,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     print(f"tables and plots: {workdir / 'evaluation'}", flush=True)
     if config.eval.bits:
         bits_per_dimension(config, models, data.test, workdir / "evaluation")
-    write_report(workdir)
+    renew_report(workdir)
 
 
 def open_models(config: ConfigDict, workdir: Path) -> dict[str, VAEDM]:

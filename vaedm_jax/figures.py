@@ -19,7 +19,7 @@ from vaedm_jax.evaluation.features import Extractor, width
 from vaedm_jax.evaluation.judge import spaces
 from vaedm_jax.images import images_of
 from vaedm_jax.inputs import PATHS, between
-from vaedm_jax.reporting import Progress, grid, sample_rows, save_png, to_uint8, write_report
+from vaedm_jax.reporting import Progress, grid, renew_report, sample_rows, save_png, to_uint8
 from vaedm_jax.reporting.comparison import write_csv
 from vaedm_jax.restoration import Denoising, SuperResolution, Task, task_of, told_of, ways
 from vaedm_jax.store import cycled, placed
@@ -82,7 +82,7 @@ def figures(config: ConfigDict, workdir: Path) -> None:
             caption, rows = draw(album)
             save_png(album.folder / f"{name}.png", grid([a for _, a in rows], [label for label, _ in rows]), caption)
             progress.update(i + 1)
-    write_report(workdir)
+    renew_report(workdir)
     print(f"{len(drawn)} figures: {album.folder}", flush=True)
 
 

@@ -22,7 +22,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.images import images_of
-from vaedm_jax.reporting import Progress, counted, grid, save_png, to_uint8, write_report
+from vaedm_jax.reporting import Progress, counted, grid, renew_report, save_png, to_uint8
 from vaedm_jax.reporting.comparison import write_csv
 from vaedm_jax.restoration import Task, check_size, restored, task_of, told_of, ways
 from vaedm_jax.rundir import label_of
@@ -52,7 +52,7 @@ def restore(config: ConfigDict, workdir: Path) -> None:
         restore_files(found, config, model, task, chain, folder)
     else:
         restore_held_out(config, model, task, chain, data(), target)
-    write_report(workdir)
+    renew_report(workdir)
 
 
 def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, chain: Chain, folder: Path) -> None:

@@ -13,7 +13,7 @@ from vaedm_jax.config import chain_of, check
 from vaedm_jax.data import Dataset, Source
 from vaedm_jax.errors import UserError
 from vaedm_jax.images import images_of
-from vaedm_jax.reporting import Progress, counted, grid, sample_rows, save_png, write_report
+from vaedm_jax.reporting import Progress, counted, grid, renew_report, sample_rows, save_png
 from vaedm_jax.reporting.files import remove
 from vaedm_jax.rundir import OtherImages, label_of
 
@@ -62,7 +62,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         save_png(shown_in, picture, caption)
     hosts.meet("all is read")
     remove(kept)
-    write_report(workdir)
+    renew_report(workdir)
     print(f"{counted(settings.n, 'image')} ({which}; {how}): {shown_in} and {target}", flush=True)
     if not new:
         print("note: they were there already, and perhaps more of them, which stay", flush=True)

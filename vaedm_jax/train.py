@@ -21,7 +21,7 @@ from vaedm_jax.evaluation.features import width
 from vaedm_jax.evaluation.judge import checked_spaces, judges, side, too_few
 from vaedm_jax.mesh import check_memory, make_mesh
 from vaedm_jax.models import build_unet, build_vae
-from vaedm_jax.reporting import grid, read_metrics, sample_rows, save_png, to_uint8, write_report
+from vaedm_jax.reporting import grid, read_metrics, renew_report, sample_rows, save_png, to_uint8
 from vaedm_jax.storage.paths import shown
 from vaedm_jax.store import cycled
 from vaedm_jax.training.checkpoints import Checkpoints, check_place
@@ -94,7 +94,7 @@ def train_stages(
     def fitted(of: Stage) -> Any:
         pictures = Pictures(of, data, config, workdir)
         average = fit(of, data, config, workdir, mesh, pictures, given[of.name], left.pop(of.name, None)).average
-        write_report(workdir)
+        renew_report(workdir)
         return average
 
     vae_params: Any = {}

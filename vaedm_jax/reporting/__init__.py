@@ -3,7 +3,7 @@
 from vaedm_jax.reporting.metrics import MetricWriter, read_metrics
 from vaedm_jax.reporting.pictures import grid, read_caption, sample_rows, save_png, tile, to_uint8
 from vaedm_jax.reporting.progress import Progress, counted
-from vaedm_jax.reporting.report import write_report
+from vaedm_jax.reporting.report import renew_report, write_report
 
 __all__ = [
     "MetricWriter",
@@ -12,6 +12,7 @@ __all__ = [
     "grid",
     "read_caption",
     "read_metrics",
+    "renew_report",
     "sample_rows",
     "save_png",
     "tile",

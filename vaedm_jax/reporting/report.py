@@ -65,6 +65,14 @@ def write_report(workdir: Path | str, title: str | None = None) -> Path:
     return path
 
 
+def renew_report(workdir: Path) -> None:
+    """Write the report at the end of a command; a damaged file of another command is told of, and does not undo it."""
+    try:
+        write_report(workdir)
+    except UserError as error:
+        print(f"note: without a new report: {error}", flush=True)
+
+
 def _section(title: str, content: str, otherwise: str = "") -> str:
     """A part of the page; without content it says `otherwise`, or is left out."""
     content = content or (f'<p class="soft">{otherwise}</p>' if otherwise else "")
