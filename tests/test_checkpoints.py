@@ -226,3 +226,12 @@ def test_a_corrupt_checkpoint_prints_no_traceback(tmp_path, capfd, monkeypatch):
     assert "Traceback" not in capfd.readouterr().err
     Raises(ValueError("of another kind"))
     assert "of another kind" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("spoil", ["nested", "pipe"])
+def test_a_file_that_would_stop_the_listing_of_the_steps_is_named(tmp_path, spoil):
+    file = tmp_path / "6" / "_CHECKPOINT_METADATA"
+    file.parent.mkdir()
+    os.mkfifo(file) if spoil == "pipe" else file.write_bytes(b"[" * 100_000)
+    with pytest.raises(UserError, match="_CHECKPOINT_METADATA is not what a checkpoint has there; move"):
+        Checkpoints(tmp_path)

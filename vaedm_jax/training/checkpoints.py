@@ -49,6 +49,23 @@ def check_place(folder: Path) -> None:
             raise UserError(f"{folder} should be a folder for checkpoints, but {place} is {what}; move it away")
 
 
+def check_listing(folder: Path) -> None:
+    """UserError names a file that Orbax reads of every step and that would end or stop it: it copes with other damage.
+
+    Those are JSON that is nested very deeply, and what is no file, such as a pipe, from which it would wait for ever.
+    """
+    for file in folder.glob("*/_CHECKPOINT_METADATA"):
+        try:
+            whole = file.is_file()
+            json.loads(file.read_bytes() if whole else b"{}")
+        except RecursionError:
+            whole = False
+        except (OSError, ValueError):
+            continue
+        if not whole:
+            raise UserError(f"{file} is not what a checkpoint has there; move {file.parent} away")
+
+
 def digest_of(proof: dict[str, Any]) -> str:
     """Return what tells a proof from a damaged one."""
     text = json.dumps([proof[name] for name in ("shapes", "checksums", "figures")], sort_keys=True)
@@ -64,6 +81,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2):
         check_place(folder)
+        check_listing(folder)
         ignore_late_reads()
         self.folder = folder.resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
