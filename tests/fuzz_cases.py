@@ -395,8 +395,7 @@ def untouched(rng: Random, folder: Path) -> list[str]:
     return [*use.split(), f"--workdir={folder}/run"]
 
 
-KINDS: dict[str, Kind] = {
-    f.__name__: f for f in (settings, configuration, images, run, weights, prior, published, untouched)
-}
+KINDS: dict[str, Kind] = {f.__name__: f for f in (settings, configuration, images, run, weights, prior, published)}
+KINDS["untouched"] = untouched
 # How often each kind is tried.
 SHARES = dict(settings=12, configuration=5, images=4, run=4, weights=7, prior=1, published=8, untouched=1)
