@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vaedm_jax.diffusion import process, samplers, schedule, spacing
+from vaedm_jax.diffusion import process, samplers, schedule, spacing, target
 from vaedm_jax.interop import names
 from vaedm_jax.models.unet import UNet
 from vaedm_jax.models.vae import VAE, kl_divergence
@@ -72,14 +72,14 @@ def process_array(name: str, d: dict[str, np.ndarray]) -> jax.Array | np.ndarray
     formulation, *rest = name.split("/")
     form, x_hat = process.FORMULATIONS[formulation], d["xhat"]
     shift = x_hat if form.shifted else 0.0
-    predict_noise = form.predict_noise(golden_predictor, x_hat)
+    predict = target.predictor(target.Eps(), form, golden_predictor, x_hat)
     if rest == ["x_t"]:
         return process.q_sample(full, d["x0"], d["t"], d["eps"]) + shift
     if rest[1] == "post_logvar":
         return full.log_variance(rest[0])[int(rest[2])]
     if rest[1] == "post_mean":
         u_t, t = d["eps"] - shift, np.full(len(x_hat), int(rest[2]))
-        x_0 = process.predict_x_0(full, u_t, t, predict_noise(u_t, t)).clip(-1, 1)
+        x_0 = predict(u_t, process.level_of(full, t, len(t))).x_0.clip(-1, 1)
         return process.posterior_mean(full, x_0, u_t, t) + shift
 
     folder, n = name.rpartition("/")[0], int(rest[-2])
@@ -90,7 +90,7 @@ def process_array(name: str, d: dict[str, np.ndarray]) -> jax.Array | np.ndarray
     chain = schedule.respace(full, steps)
     table = samplers.ddim(chain, clip_eps=False) if rest[0] == "ddim" else samplers.ddpm(chain, rest[0])
     noise = d.get(f"{folder}/noise")
-    run = jax.jit(lambda u: samplers.reverse(predict_noise, table, u, lambda j: jax.numpy.asarray(noise)[j][None]))
+    run = jax.jit(lambda u: samplers.reverse(predict, table, u, lambda j: jax.numpy.asarray(noise)[j][None]))
     return run(d[f"{folder}/x_start"] - shift)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from vaedm_jax import VAEDM
 from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.process import level_of
 from vaedm_jax.generation import generate
 
 B, REPETITIONS = 64, 12
@@ -28,7 +29,8 @@ def seconds(work) -> float:
 def main() -> None:
     model, indices = VAEDM.from_pretrained("emoji"), jnp.arange(B)
     x = jax.random.normal(jax.random.key(0), (B, 32, 32, 3))
-    network = jax.jit(lambda params: model.networks.predict_noise(params, x, None)(x, jnp.full(B, 500.0)))
+    level = level_of(model.networks.full_schedule, 500, B)
+    network = jax.jit(lambda params: model.networks.predict(params, None, x, None)(x, level))
     seconds(lambda: network(model.params))
     for chain in CHAINS:
         full = model.networks.full_schedule

@@ -11,6 +11,7 @@ from vaedm_jax import VAEDM
 from vaedm_jax.api import silent
 from vaedm_jax.config import chain_of
 from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.process import Level
 from vaedm_jax.errors import UserError
 from vaedm_jax.generation import networks_of
 from vaedm_jax.inputs import between
@@ -162,21 +163,38 @@ def test_temperature_scales_the_first_noise_alone(model):
     assert np.abs(model.sample(2, temperature=0.5, **drawn).images - model.sample(2, **drawn).images).max() > 0.01
 
 
-@pytest.mark.parametrize("variant", ["form1", "form2"])
-def test_guidance_goes_from_the_blank_condition_past_the_shown_one(variant):
-    config = tiny_config(variant, **{"ddpm.cond_dropout": 0.1, "ddpm.z_conditioning": True})
+@pytest.mark.parametrize(
+    ("variant", "prediction"), [("form1", "eps"), ("form2", "eps"), ("form2", "v"), ("form1", "residual")]
+)
+def test_guidance_goes_from_the_blank_condition_past_the_shown_one(variant, prediction):
+    settings = {
+        "cond_dropout": 0.1,
+        "z_conditioning": True,
+        "prediction": prediction,
+        "sigma_r": 0.3,
+        "sigma_data": 0.7,
+    }
+    config = tiny_config(variant, **{f"ddpm.{name}": value for name, value in settings.items()})
     ddpm = random_params(ddpm_stage(config, VAE), 2)
     networks = VAEDM(config, VAE, ddpm).networks
     rng = np.random.default_rng(0)
     u, x_hat, z = (np.float32(rng.standard_normal((2, *shape))) for shape in (SHAPE, SHAPE, (VAE_WIDTH,)))
     t = np.array([10.0, 800.0])
 
-    def eps(x_t, x_hat, z):
+    def unet(x_t, x_hat, z):
         return np.asarray(networks.unet.apply({"params": ddpm}, x_t, t, x_hat, z))
 
-    # A dropped condition takes the shift of Formulation 2 with it.
-    shown, blank = eps(u + x_hat * networks.form.shifted, x_hat, z), eps(u, 0 * x_hat, 0 * z)
-    guided = networks.predict_noise({"ddpm": ddpm}, x_hat, z, guidance=1.5)(u, t)
+    def eps(x_hat, z, sigma):
+        """A dropped condition takes the shift of Formulation 2 with it, and what the residual is about."""
+        if prediction == "residual":
+            r = np.sqrt(0.6**2 + (0.8 * sigma) ** 2)
+            w = (u - 0.8 * x_hat) / r
+            return (0.6 * w - 0.8 * sigma * unet(w, x_hat, z)) / r
+        output = unet(u + x_hat * networks.form.shifted, x_hat, z)
+        return 0.6 * u + 0.8 * output if prediction == "v" else output
+
+    shown, blank = eps(x_hat, z, 0.3), eps(0 * x_hat, 0 * z, 0.7)
+    guided = networks.predict({"ddpm": ddpm}, None, x_hat, z, guidance=1.5)(u, Level(t, 0.8, 0.6)).eps
     np.testing.assert_allclose(guided, blank + 2.5 * (shown - blank), atol=1e-4)
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from tests.tiny import random_params, tiny_config
+from tests.tiny import by_noise, random_params, tiny_config
 from vaedm_jax.api import VAEDM
 from vaedm_jax.diffusion.process import FORMULATIONS, at
 from vaedm_jax.diffusion.schedule import linear_schedule
+from vaedm_jax.diffusion.target import Eps, predictor
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.bound import HALF, chain_terms, level_log_likelihood
 from vaedm_jax.mesh import make_mesh
@@ -40,7 +41,9 @@ def draws(n):
 @pytest.mark.parametrize("variance", ["fixedsmall", "fixedlarge"])
 def test_every_term_of_gaussian_data_is_its_closed_form(variance):
     n, schedule = 20_000, SHORT
-    found = jax.jit(lambda x, k: chain_terms(schedule, ideal(schedule), x, k, variance, clip=False))(*draws(n))
+    found = jax.jit(lambda x, k: chain_terms(schedule, by_noise(ideal(schedule)), x, k, variance, clip=False))(
+        *draws(n)
+    )
     alpha_bar, rest = schedule.alpha_bar[-1], 1 - schedule.alpha_bar[-1]
     prior = 0.5 * D * (alpha_bar * S**2 + rest - 1 - np.log(rest))
     true, model = schedule.posterior_variance[1:], np.exp(schedule.log_variance(variance)[1:])
@@ -57,7 +60,9 @@ def test_every_term_of_gaussian_data_is_its_closed_form(variance):
 def test_the_bound_lies_just_above_the_truth():
     schedule = linear_schedule()
     x_0, keys = draws(512)
-    terms = jax.jit(lambda x, k: chain_terms(schedule, ideal(schedule), x, k, "fixedlarge", clip=False))(x_0, keys)
+    terms = jax.jit(lambda x, k: chain_terms(schedule, by_noise(ideal(schedule)), x, k, "fixedlarge", clip=False))(
+        x_0, keys
+    )
     bound = np.array(terms.prior + terms.steps.sum(0) + terms.decoder)
     # The share of each image's own probability in the scatter is taken out.
     excess = bound + level_log_likelihood(x_0, jnp.zeros_like(x_0), jnp.full_like(x_0, 2 * np.log(S)))
@@ -89,7 +94,7 @@ def test_the_variants_have_one_bound_where_their_networks_see_the_same():
 
     def seen(form):
         network = ideal(SHORT)
-        return form.predict_noise(lambda x_t, t, x_hat: network(x_t - (shift if form.shifted else 0), t), shift)
+        return predictor(Eps(), form, lambda x_t, t, x_hat: network(x_t - (shift if form.shifted else 0), t), shift)
 
     found = [chain_terms(SHORT, seen(form), x_0, keys) for form in FORMULATIONS.values()]
     for other in found[1:]:

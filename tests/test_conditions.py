@@ -106,9 +106,9 @@ def test_names_say_the_kind_and_its_number():
 def test_the_network_is_shown_what_is_left_of_the_images_it_is_trained_on(monkeypatch):
     stage, seen = ddpm_stage(tiny_config("form2", **{"ddpm.condition": "grayscale"}), {}), []
     monkeypatch.setattr(
-        models, "apply", lambda net, params, x_t, t, x_hat, z, masks: seen.append((x_hat, z)) or 0 * x_t
+        models, "apply", lambda net, params, x_t, t, x_hat, z, masks, k: seen.append((x_hat, z)) or 0 * x_t
     )
-    stage.loss({}, {}, BYTES[:3, :, :16], KEYS[:3], True)
+    stage.loss({}, {}, BYTES[:3, :, :16], KEYS[:3], 0)
     ((x_hat, z),) = seen
     grey = [np.asarray(Image.fromarray(image).convert("L"), np.float32) for image in BYTES[:3, :, :16]]
     np.testing.assert_allclose(x_hat, 2 * np.repeat(np.stack(grey)[..., None], 3, axis=-1) / 255 - 1, atol=2.1 / 255)
@@ -162,9 +162,9 @@ def test_z_may_be_all_that_the_refiner_knows(monkeypatch):
         return of_unet(network, *inputs, **how)
 
     monkeypatch.setattr(models, "apply", apply)
-    stage.loss(model.params["ddpm"], vae, BYTES[:3, :, :16], KEYS[:3], False)
-    _, _, x_hat, z, _ = seen[-1]
-    assert x_hat is None and z.shape == (3, 4)
+    stage.loss(model.params["ddpm"], vae, BYTES[:3, :, :16], KEYS[:3], None)
+    _, _, x_hat, z, _, k = seen[-1]
+    assert x_hat is None and k is None and z.shape == (3, 4)
 
 
 def test_the_bound_is_that_of_the_image_given_what_is_left_of_it():

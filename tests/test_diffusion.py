@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tiny import by_noise
 from vaedm_jax.diffusion import samplers, spacing
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
-from vaedm_jax.diffusion.process import FORMULATIONS, noise_loss, predict_x_0, q_sample
+from vaedm_jax.diffusion.process import FORMULATIONS, level_of, q_sample
 from vaedm_jax.diffusion.schedule import VARIANCES, linear_schedule, respace
+from vaedm_jax.diffusion.target import Eps, from_eps, noise_loss, predictor
 from vaedm_jax.errors import UserError
 
 T = 1000
@@ -210,7 +212,7 @@ def test_the_clean_image_follows_from_its_noise(steps, seed):
     u_t = q_sample(FULL, x_0, steps, eps)
     a = ALPHA_BAR[steps][:, None, None, None]
     close(u_t, np.sqrt(a) * x_0 + np.sqrt(1 - a) * eps, 1e-6)
-    close(predict_x_0(FULL, u_t, steps, eps), x_0, 1e-4)
+    close(from_eps(u_t, level_of(FULL, steps, len(steps)), eps).x_0, x_0, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_each_variant_shows_the_network_what_the_paper_says(variant, shown, shif
         calls.append((*inputs, conditions))
         return jnp.zeros(x_0.shape)
 
-    noise_loss(FULL, FORMULATIONS[variant].predict_noise(network, x_hat, z="z"), x_0, t, eps)
+    noise_loss(FULL, predictor(Eps(), FORMULATIONS[variant], network, x_hat, z="z"), x_0, t, eps)
     [(x_t, told, image, conditions)] = calls
     close(x_t, np.sqrt(a) * x_0 + np.sqrt(1 - a) * eps + (x_hat if shifted else 0), 1e-6)
     assert (told == t).all() and conditions == {"z": "z"}
@@ -235,9 +237,9 @@ def test_each_variant_shows_the_network_what_the_paper_says(variant, shown, shif
 def test_loss_is_the_mean_squared_error_of_each_image():
     x_0, eps, t = normal(0, 4, *SHAPE), normal(1, 4, *SHAPE), np.array([0, 10, 700, 999])
     a = ALPHA_BAR[t][:, None, None, None]
-    oracle = noise_loss(FULL, lambda u, _: (u - np.sqrt(a) * x_0) / np.sqrt(1 - a), x_0, t, eps)
+    oracle = noise_loss(FULL, by_noise(lambda u, _: (u - np.sqrt(a) * x_0) / np.sqrt(1 - a)), x_0, t, eps)
     np.testing.assert_allclose(oracle, np.zeros(4), atol=1e-8)
-    silent = noise_loss(FULL, lambda u, _: jnp.zeros_like(u), x_0, t, eps)
+    silent = noise_loss(FULL, by_noise(lambda u, _: jnp.zeros_like(u)), x_0, t, eps)
     np.testing.assert_allclose(silent, [np.mean(image**2) for image in eps], rtol=1e-6)
 
 
@@ -272,9 +274,9 @@ def algorithm_2(steps, x, x_hat, z, clip):
 def test_formulation_2_is_the_papers_chain_in_x(steps, seed, clip):
     x_hat, eps, z = (normal((seed, i), *s) for i, s in enumerate([(2, *SHAPE), (2, *SHAPE), (len(steps), 2, *SHAPE)]))
     want = algorithm_2(steps, x_hat + eps, x_hat, z, clip)
-    predict_noise = FORMULATIONS["form2"].predict_noise(network, jnp.asarray(x_hat, jnp.float32))
+    predict = predictor(Eps(), FORMULATIONS["form2"], network, jnp.asarray(x_hat, jnp.float32))
     table, noise = samplers.ddpm(respace(FULL, steps)), jnp.asarray(z, jnp.float32)
-    got = samplers.reverse(predict_noise, table, jnp.asarray(eps, jnp.float32), lambda j: noise[j], clip)
+    got = samplers.reverse(predict, table, jnp.asarray(eps, jnp.float32), lambda j: noise[j], clip)
     close(got, want, 1e-4)
 
 
@@ -287,7 +289,7 @@ def stand_in(u, t):
 
 
 def images(chain, keys, x_hat=None, predict_noise=stand_in, full=FULL):
-    return np.asarray(chain.run(full, predict_noise, keys, SHAPE, x_hat))
+    return np.asarray(chain.run(full, by_noise(predict_noise), keys, SHAPE, x_hat))
 
 
 CHAINS = [
@@ -304,7 +306,7 @@ CHAINS = [
 @pytest.mark.parametrize("chain", CHAINS)
 def test_an_image_depends_on_its_own_key_alone(chain):
     x_hat, order = jnp.asarray(normal(0, 5, *SHAPE), jnp.float32).clip(-1, 1), np.array([3, 0, 4, 1, 2])
-    run = jax.jit(lambda keys, x_hat: chain.run(FULL, stand_in, keys, SHAPE, x_hat))
+    run = jax.jit(lambda keys, x_hat: chain.run(FULL, by_noise(stand_in), keys, SHAPE, x_hat))
     whole = run(keys(5), x_hat)
     assert whole.shape == (5, *SHAPE) and np.abs(whole).max() <= 1
     assert len(np.unique(whole.reshape(5, -1), axis=0)) == 5
@@ -315,7 +317,7 @@ def test_an_image_depends_on_its_own_key_alone(chain):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_memory_of_a_chain_does_not_grow_with_its_steps(sampler):
     def memory(steps):
-        run = jax.jit(lambda keys: Chain(sampler, steps).run(FULL, stand_in, keys, SHAPE))
+        run = jax.jit(lambda keys: Chain(sampler, steps).run(FULL, by_noise(stand_in), keys, SHAPE))
         return run.lower(keys(64)).compile().memory_analysis().temp_size_in_bytes
 
     image_bytes = 4 * 64 * np.prod(SHAPE)
@@ -351,7 +353,7 @@ def visited(chain, predict_noise, keys, shape):
         return predict_noise(u, t)
 
     with jax.disable_jit():
-        chain.run(FULL, watch, keys, shape, jnp.zeros((len(keys), *shape)))
+        chain.run(FULL, by_noise(watch), keys, shape, jnp.zeros((len(keys), *shape)))
     assert all((t == t[0]).all() and t.shape == (len(keys),) for t, _ in seen)
     return [float(t[0]) for t, _ in seen], np.stack([u for _, u in seen])
 
@@ -370,10 +372,10 @@ def no_noise(j):
 
 def test_ddim_draws_no_noise_on_the_way_unless_eta_is_set():
     schedule, u = respace(FULL, spacing.even(T, 5)), jnp.asarray(normal(0, 2, *SHAPE), jnp.float32)
-    samplers.reverse(stand_in, samplers.ddim(schedule), u, no_noise)
+    samplers.reverse(by_noise(stand_in), samplers.ddim(schedule), u, no_noise)
     for table in (samplers.ddim(schedule, 0.1), samplers.ddpm(schedule)):
         with pytest.raises(AssertionError, match="noise was asked for"):
-            samplers.reverse(stand_in, table, u, no_noise)
+            samplers.reverse(by_noise(stand_in), table, u, no_noise)
 
 
 @pytest.mark.parametrize("start", spacing.STARTS)

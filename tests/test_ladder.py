@@ -58,7 +58,7 @@ def test_what_is_drawn_decodes_to_the_reconstruction(packed):
 def test_both_layers_of_the_ladder_learn():
     stage = vae_stage(tiny_config(**LADDER))
     keys, params = jax.random.split(jax.random.key(0), 3), random_params(stage)
-    grads = jax.grad(lambda p: stage.loss(p, {}, IMAGES, keys, True)[0])(params)
+    grads = jax.grad(lambda p: stage.loss(p, {}, IMAGES, keys, 0)[0])(params)
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
 
@@ -67,7 +67,7 @@ def test_the_second_stage_and_the_model_do_not_care_how_many_layers_there_are():
     vae = random_params(vae_stage(config), 1)
     stage = ddpm_stage(config, vae)
     model = VAEDM(config, vae, random_params(stage, 2))
-    loss, _ = stage.loss(model.params["ddpm"], vae, IMAGES, jax.random.split(jax.random.key(0), 3), True)
+    loss, _ = stage.loss(model.params["ddpm"], vae, IMAGES, jax.random.split(jax.random.key(0), 3), 0)
     assert np.isfinite(loss)
     z = model.sample_z(3)
     assert z.shape == model.encode(IMAGES).shape == (3, D)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.cli_fixtures import cache  # noqa: F401
 from tests.pictures import noise
-from tests.tiny import random_params, tiny_config
+from tests.tiny import by_noise, random_params, tiny_config
 from vaedm_jax import VAEDM
 from vaedm_jax.api import silent
 from vaedm_jax.diffusion.chain import Chain
@@ -67,7 +67,7 @@ def test_a_noisy_image_is_the_chains_own_where_it_begins(sigma):
     def begun(noisy):
         """What the chain begins with over sqrt(alpha_bar): one step gives it where no noise is predicted."""
         keys, u = jax.random.split(jax.random.key(0), len(noisy)), 2 * noisy - 1
-        return (chain.run(FULL, lambda u, t: 0 * u, keys, u.shape[1:], u, task.x_T(noisy)) + 1) / 2
+        return (chain.run(FULL, by_noise(lambda u, t: 0 * u), keys, u.shape[1:], u, task.x_T(noisy)) + 1) / 2
 
     inside = (NOISY > 0) & (NOISY < 1)
     np.testing.assert_allclose(begun(NOISY)[inside], NOISY[inside], atol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
-from tests.tiny import tiny_config
+from tests.tiny import by_noise, tiny_config
 from vaedm_jax import rundir
 from vaedm_jax.config import base_config, check, published_config
 from vaedm_jax.diffusion.chain import Chain
@@ -41,7 +41,7 @@ def exact(schedule):
 def test_the_weights_of_a_mixture_are_right_whatever_T_is(T):
     full = schedule_of(of(T).ddpm)
     chain = Chain("ddim", min(T, 100), clip=False)
-    drawn = np.asarray(chain.run(full, exact(full), jax.random.split(jax.random.key(0), 1), (200, 200, 1)))
+    drawn = np.asarray(chain.run(full, by_noise(exact(full)), jax.random.split(jax.random.key(0), 1), (200, 200, 1)))
     share = np.mean(drawn < 0.1)
     assert share == pytest.approx(0.9, abs=4 * np.sqrt(0.09 / drawn.size) + 1e-3)
 

@@ -133,7 +133,7 @@ def gradients_of(name: str, **settings):
     params, keys = random_params(stage, 1), batch_keys(jax.random.key(3), 0, len(IMAGES))
 
     def loss(params):
-        return stage.loss(params, stage.frozen, IMAGES, keys, False)[0]
+        return stage.loss(params, stage.frozen, IMAGES, keys, None)[0]
 
     kept = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)

@@ -1,6 +1,6 @@
 """The smallest configuration that has every part, for tests that train, and float64 for those that compare closely."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.config import base_config
+from vaedm_jax.diffusion.target import Predict, from_eps
 from vaedm_jax.training.stages import Stage
 
 
@@ -40,6 +41,11 @@ def random_params(stage: Stage, seed: int = 0) -> Any:
         return (noise + (path[-1].key == "scale")).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(stage.init, jax.random.key(0)))
+
+
+def by_noise(predict_noise: Callable[[jax.Array, jax.Array], jax.Array]) -> Predict:
+    """What a chain knows of a network `predict_noise(u, t)` that gives the noise."""
+    return lambda u, level: from_eps(u, level, predict_noise(u, level.t))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from vaedm_jax import hosts
 from vaedm_jax.conditions import has_vae
-from vaedm_jax.config import BEST_BY, chain_of, check_chain
+from vaedm_jax.config import BEST_BY, chain_of, check_chain, check_cond_noise, naming
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import RunError, UserError, in_range, one_of
@@ -116,6 +116,9 @@ class VAEDM:
         params = {"vae": vae_params, "ddpm": ddpm_params, "prior": prior or {}}
         self.params = jax.device_put(params, replicated(self.mesh))
         self.networks = networks_of(config)
+        if ddpm_params and (missing := self.networks.target.lacks(self.networks.form)):
+            what, lost = config.ddpm.prediction, " and ".join(f"ddpm.{name}" for name in missing)
+            raise UserError(f"ddpm.prediction = {what!r} needs {lost}: training stores it with the model; here it is 0")
 
     @classmethod
     def open(cls, name: str | Path, best: bool = False) -> "VAEDM":
@@ -134,7 +137,8 @@ class VAEDM:
         config, opened = weights(file)
         params = unflatten_dict(opened.read(shapes_of(config, opened.shapes)), sep="/")
         images = identity_in(opened)
-        return cls(config, params.get("vae", {}), params.get("ddpm", {}), prior=params.get("prior"), images=images)
+        with naming(f"{shown(file)}: "):
+            return cls(config, params.get("vae", {}), params.get("ddpm", {}), prior=params.get("prior"), images=images)
 
     @classmethod
     def from_run(cls, workdir: str | Path, best: bool = False) -> "VAEDM":
@@ -156,7 +160,8 @@ class VAEDM:
                 f"{shown(workdir)} holds no best checkpoint of the DDPM; one is kept where it is trained with "
                 f"--config.checkpoint.best={BEST_BY[0]}"
             )
-        return cls(config, vae, ddpm or {}, images=trained_on(workdir))
+        with naming(f"{shown(workdir)}: "):
+            return cls(config, vae, ddpm or {}, images=trained_on(workdir))
 
     def as_asked(self, config: ConfigDict) -> "VAEDM":
         """This model in the precisions of a configuration (`*.precision`), with its `sample.prior`."""
@@ -358,6 +363,7 @@ class VAEDM:
         images = to_uint8(self.check_images(images, "images", any_size=not self.networks.vae))
         check_indices(len(images), seed, first)
         chain, parts = self.chain(chain), []
+        check_cond_noise(self.config, chain)
         for count, batch in self.on_devices((images, np.arange(first, first + len(images))), batch_size):
             terms = bound_terms(self.networks, chain, self.params, *batch, np.uint32(seed))
             parts.append([term[..., :count] for term in hosts.fetch(terms)])

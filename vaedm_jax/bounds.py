@@ -19,7 +19,7 @@ MOST_COUNT = 2**31 - 1
 RANGES = (
     Range(0, 2**32 - 1, ("seed", "sample.seed")),
     # What counts in a loop, and takes no memory.
-    Range(0, MOST_COUNT, ("vae.steps", "ddpm.steps", "*.warmup"), COUNTED),
+    Range(0, MOST_COUNT, ("vae.steps", "ddpm.steps", "*.warmup", "vae.kl_warmup"), COUNTED),
     Range(
         1, MOST_COUNT,
         ("log.every", "log.pictures", "checkpoint.every", "sample.n", "prior.steps"), COUNTED,
@@ -42,6 +42,7 @@ RANGES = (
     Range(1, 2**40, ("data.max_pixels",), "no machine has the memory to decode more"),
     # What sizes the networks, their tables and their programs.
     Range(1, 100_000, ("ddpm.T",), "tables in memory have an entry for each step"),
+    Range(0, 100_000, ("ddpm.cond_noise",), "tables in memory have an entry for each step"),
     Range(1, 2**16, ("ddpm.channels",), NETWORK),
     Range(1, 1024, ("ddpm.multipliers", "ddpm.heads"), NETWORK),
     Range(1, 64, ("ddpm.blocks",), NETWORK),
@@ -58,6 +59,10 @@ RANGES = (
     # What is no count.
     Range(0.0, 1e3, ("*.learning_rate",), IN_FLOAT32),
     Range(0.0, 1e9, ("vae.clip", "ddpm.clip", "vae.kl_weight"), IN_FLOAT32),
+    Range(0.0, 1e3, ("ddpm.sigma_*",), "images lie in [-1, 1]"),
+    Range(1e-6, 1e9, ("ddpm.min_snr",), IN_FLOAT32),
+    Range(-50.0, 50.0, ("ddpm.t_mean",), "no chain has so much noise"),
+    Range(0.0, 50.0, ("ddpm.t_deviation",), "no chain has so much noise"),
     Range(1e-6, 1e3, ("restore.sigma",), "nothing is left of a picture in more noise"),
     Range(0.0, 1.0, ("*.ema_decay", "ddpm.dropout", "ddpm.cond_dropout")),
     Range(0.0, 1 - 1e-9, ("data.held_out",), "images to train on are needed too"),

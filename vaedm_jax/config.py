@@ -13,7 +13,8 @@ from vaedm_jax.conditions import condition_of, has_vae
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import schedule_of
-from vaedm_jax.errors import UserError, one_of
+from vaedm_jax.diffusion.target import TARGETS
+from vaedm_jax.errors import UserError, in_range, one_of
 from vaedm_jax.published import VAES
 from vaedm_jax.storage.paths import path_of
 from vaedm_jax.trust import check_borrowed
@@ -53,12 +54,21 @@ FREE = (
     "prior.*",
 )
 # What may be changed on purpose in the middle of a run; it is said, and the run goes on.
-TUNABLE = ("*.learning_rate", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout", "ddpm.cond_dropout")
+TUNABLE = (
+    *("*.learning_rate", "*.decay", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout", "ddpm.cond_dropout"),
+    *("ddpm.weighting", "ddpm.min_snr", "ddpm.t_*"),
+)
+# What training measures where it is 0, of x_hat and of the images.
+MEASURED = ("ddpm.sigma_r", "ddpm.sigma_data")
 # What may be chosen by name; those of `sample` that are a chain's are in chain.py.
 CHOICES: dict[str, tuple[str, ...]] = {
     "ddpm.variant": tuple(FORMULATIONS),
     "*.precision": PRECISIONS,
     "*.ema_schedule": EMA_SCHEDULES,
+    "*.decay": ("constant", "cosine", "linear"),
+    "ddpm.prediction": tuple(TARGETS),
+    "ddpm.weighting": ("mse", "min_snr"),
+    "ddpm.t_sampling": ("uniform", "lognormal"),
     "checkpoint.best": ("", *BEST_BY),
     "sample.files": FILES,
     "eval.split": SPLITS,
@@ -159,6 +169,7 @@ def vae_defaults() -> ConfigDict:
     c.enc_block, c.dec_block, c.channels = VAES["cifar10"].blocks
     c.packed = False  # work on 2x2 patches where it is narrow: the same results, quicker on a TPU, slower on a CPU
     c.kl_weight = 1.0
+    c.kl_warmup = 0  # steps over which the weight rises to that
     c.checkpoint = ""  # run directory, or weights, whose VAE is used instead of training one
     return c
 
@@ -175,6 +186,14 @@ def ddpm_defaults(variant: str) -> ConfigDict:
     c.T, c.beta_1, c.beta_T = 1000, 1e-4, 0.02
     c.scale_betas = True  # betas are those of 1,000 steps, multiplied by 1000 / T; False: those of T steps, as they are
     c.allow_signal_at_T = False  # train also where alpha_bar at T is above 0.01; chains begin at noise all the same
+    # What the network gives: "eps" (the paper), "v", or "residual", which is what x_hat lacks (docs/training.md).
+    c.prediction = "eps"
+    # Of "residual": root mean squares of x_0 - x_hat, and of x_0, in [-1, 1]; 0: training measures them.
+    c.sigma_r, c.sigma_data = 0.0, 0.0
+    c.weighting, c.min_snr = "mse", 5.0  # of what the network gives; or "min_snr", with its gamma
+    # t in training: "uniform"; or "lognormal": log (rest / root) is normal, for "residual" about the log of its sigma.
+    c.t_sampling, c.t_mean, c.t_deviation = "uniform", -0.2, 1.4
+    c.cond_noise = 0  # steps of the chain by which x_hat is noised at most before it is shown; 0: it never is
     c.channels, c.multipliers, c.blocks = 128, (1, 2, 2, 2), 2
     c.attention = (2,)  # downsampling factors of the levels that attend
     c.heads, c.dropout = 1, 0.1
@@ -202,6 +221,7 @@ def sample_defaults() -> ConfigDict:
     c.z_temperature = 1.0  # of z, by which it varies about 0, or about the means of `prior`
     c.prior = ""  # a file of mode `prior`, which z is drawn from; empty: N(0, I), or what came with the weights
     c.shared = False  # all images have one noise, at the start and on the way
+    c.cond_noise = 0  # steps by which x_hat is noised before it is shown, up to ddpm.cond_noise
     c.guidance = 0.0  # w of (1 + w) eps(x_hat) - w eps(blank); needs ddpm.cond_dropout; two evaluations a step
     c.variance = "fixedsmall"  # of ddpm; or "fixedlarge"
     c.eta = 0.0  # of ddim
@@ -240,6 +260,7 @@ def training_defaults(batch_size: int, epochs: float, learning_rate: float) -> C
     c.precision = "float32"  # or "bfloat16": what the network computes in; parameters and sums stay float32
     c.remat = False  # keep no block's inside for the gradient, but compute it anew: less memory, more time
     c.warmup = 0  # steps over which the learning rate rises
+    c.decay = "constant"  # of the learning rate after it has risen; or "cosine", "linear": to 0 at the last step
     c.clip = 0.0  # largest global norm of the gradient; 0: none
     c.ema_decay = 0.0  # 0: no average
     c.ema_schedule = "constant"  # or "byol": rises to 1 along a cosine
@@ -291,6 +312,7 @@ def check(config: ConfigDict, to_train: bool = True, to_run: bool = True) -> Non
     if to_run:
         check_held(flatten(config))
     check_condition(config)
+    check_target(config.ddpm)
     if config.checkpoint.best not in ("", "held_out_loss") and not config.log.scored:
         best = config.checkpoint.best
         raise UserError(f"checkpoint.best = {best!r} needs samples to score, such as --config.log.scored=200")
@@ -352,7 +374,13 @@ def check_chain(config: ConfigDict, chain: Chain) -> None:
             f"guidance = {chain.guidance:g} needs a refiner that also knows the image without its condition; train "
             "it with --config.ddpm.cond_dropout=0.1"
         )
+    check_cond_noise(config, chain)
     chain.schedule(schedule_of(ddpm))
+
+
+def check_cond_noise(config: ConfigDict, chain: Chain) -> None:
+    """UserError where x_hat would be noised more than in training."""
+    in_range("cond_noise", chain.cond_noise, 0, config.ddpm.cond_noise, "the refiner is trained on no more")
 
 
 def check_condition(config: ConfigDict) -> None:
@@ -369,6 +397,18 @@ def check_condition(config: ConfigDict) -> None:
         raise UserError(f"vae.checkpoint: {why} has no VAE; leave it out")
     if condition and size % condition.factor:
         raise UserError(f"{named}: it must divide data.image_size = {size}")
+
+
+def check_target(ddpm: ConfigDict) -> None:
+    """UserError where the refiner cannot be asked for what `prediction` names, or x_hat cannot be noised."""
+    if ddpm.prediction == "residual" and ddpm.variant == "form2":
+        raise UserError(
+            "ddpm.prediction = 'residual', ddpm.variant = 'form2': the shift by x_hat cancels, so that it is the model "
+            "of form1; use form1"
+        )
+    if ddpm.cond_noise and ddpm.variant == "uncond":
+        raise UserError(f"ddpm.cond_noise = {ddpm.cond_noise}: ddpm.variant = 'uncond' is shown nothing; leave it at 0")
+    in_range("ddpm.cond_noise", ddpm.cond_noise, 0, ddpm.T, "the chain has no more steps (ddpm.T)")
 
 
 def check_stage(name: str, stage: ConfigDict, model: int) -> None:

@@ -68,6 +68,12 @@ def export_file(config: ConfigDict, source: str, out: str) -> None:
             f"{source}: ddpm.patch = {model.config.ddpm.patch}, and the published U-Net has no patches; only what was "
             "trained with --config.ddpm.patch=1 can be exported"
         )
+    for name, published in (("prediction", "eps"), ("cond_noise", 0)):
+        if model.config.ddpm[name] != published:
+            raise UserError(
+                f"{source}: ddpm.{name} = {model.config.ddpm[name]!r}, and the published U-Net knows {published!r} "
+                "alone; what was trained otherwise cannot be exported"
+            )
     state = {}
     for prefix, table, params in (
         ("target_network.decoder.", names.UNET, model.params["ddpm"]),

@@ -11,8 +11,9 @@ import numpy as np
 from vaedm_jax import models
 from vaedm_jax.conditions import Condition, condition_of, has_vae
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.diffusion.process import FORMULATIONS, Formulation, PredictNoise
+from vaedm_jax.diffusion.process import FORMULATIONS, Formulation, Level, augment
 from vaedm_jax.diffusion.schedule import Schedule, betas_of, linear_schedule
+from vaedm_jax.diffusion.target import TARGETS, Eps, Estimate, Predict, Target, from_eps, predictor
 from vaedm_jax.evaluation.bound import chain_terms
 from vaedm_jax.models.prior import divergence
 from vaedm_jax.models.prior import draw as draw_z
@@ -84,11 +85,14 @@ class Networks(NamedTuple):
     betas: tuple[int, float, float]
     z_conditioning: bool
     size: int
+    target: Target = Eps()
+    cond_noise: int = 0
 
     @property
     def meaning(self) -> dict[str, Any]:
-        """What images depend on, as JSON can hold it; see `meaning`."""
-        found = {name: meaning(part) for name, part in self._asdict().items()}
+        """What images depend on, as JSON can hold it; see `meaning`. Fields with a default count where they differ."""
+        usual = self._field_defaults
+        found = {n: meaning(part) for n, part in self._asdict().items() if n not in usual or part != usual[n]}
         precision = jax.config.jax_default_matmul_precision
         return found | ({"matmul_precision": precision} if precision else {})
 
@@ -115,26 +119,43 @@ class Networks(NamedTuple):
         """Of an image."""
         return self.size, self.size, 3
 
-    def predict_noise(
-        self, params: Any, x_hat: jax.Array | None, z: jax.Array | None, guidance: float = 0.0
-    ) -> PredictNoise:
-        """The refiner as a function of u_t and t; x_hat in [-1, 1].
+    def predict(
+        self,
+        params: Any,
+        keys: jax.Array,
+        x_hat: jax.Array | None,
+        z: jax.Array | None,
+        guidance: float = 0.0,
+        cond_noise: int = 0,
+    ) -> Predict:
+        """The refiner as a function of u_t and its level; x_hat in [-1, 1].
 
         Args:
+          keys: [B], of the noise of x_hat.
           guidance: w of eps <- (1 + w) eps(u_t, x_hat, z) - w eps(u_t, 0, 0) (arXiv 2207.12598, eq. 6), for a refiner
             that was trained with `ddpm.cond_dropout`; takes two evaluations of the network.
+          cond_noise: steps by which what the network is shown of x_hat is noised, for one that was trained with
+            `ddpm.cond_noise`.
         """
 
-        def network(x_t, t, x_hat, z):
-            return models.apply(self.unet, params["ddpm"], x_t, t, x_hat, z)
+        def network(x_t, t, shown, z, k):
+            return models.apply(self.unet, params["ddpm"], x_t, t, shown, z, None, k)
 
-        z = z if self.z_conditioning else None
-        shown = self.form.predict_noise(network, x_hat, z=z)
+        z, shown, k = z if self.z_conditioning else None, None, None
+        if self.cond_noise:
+            k = jnp.full(len(x_hat), cond_noise)
+            shown = augment(self.full_schedule, x_hat, k, draw(keys, 3, x_hat.shape[1:]))
+        knowing = predictor(self.target, self.form, network, x_hat, shown, z=z, k=k)
         if not guidance:
-            return shown
-        no_x_hat, no_z = jax.tree.map(jnp.zeros_like, (x_hat, z))
-        blind = self.form.predict_noise(network, no_x_hat, z=no_z)
-        return lambda u_t, t: (1 + guidance) * shown(u_t, t) - guidance * blind(u_t, t)
+            return knowing
+        x_hat, shown, z, k = jax.tree.map(jnp.zeros_like, (x_hat, shown, z, k))
+        blind = predictor(self.target, self.form, network, x_hat, shown, True, z=z, k=k)
+
+        def guided(u, level):
+            eps = (1 + guidance) * knowing(u, level).eps - guidance * blind(u, level).eps
+            return from_eps(u, level, eps)
+
+        return guided
 
 
 def networks_of(config: Any) -> Networks:
@@ -147,6 +168,8 @@ def networks_of(config: Any) -> Networks:
         betas_of(config.ddpm),
         config.ddpm.z_conditioning,
         config.data.image_size,
+        TARGETS[config.ddpm.prediction](config.ddpm),
+        config.ddpm.cond_noise,
     )
 
 
@@ -216,14 +239,14 @@ def generate(
             z = prior(networks, params, keys, chain.z_temperature) if x_hat is None else z_of(networks, params, x_hat)
         x_hat = decode(networks, params, z) if x_hat is None else x_hat
         shown = to_symmetric(x_hat)
-    network = networks.predict_noise(params, shown, z, chain.guidance)
-
-    def predict_noise(u_t: jax.Array, t: jax.Array) -> jax.Array:
-        return marked(network(u_t, t))
-
     of_noise = sample_keys(seed, jnp.zeros_like(indices)) if chain.shared else keys
+    network = networks.predict(params, of_noise, shown, z, chain.guidance, chain.cond_noise)
+
+    def predict(u_t: jax.Array, level: Level) -> Estimate:
+        return jax.tree.map(marked, network(u_t, level))
+
     shape = networks.shape if shown is None else shown.shape[1:]
-    u_0 = chain.run(networks.full_schedule, predict_noise, fold(of_noise, 1), shape, shown, x_T)
+    u_0 = chain.run(networks.full_schedule, predict, fold(of_noise, 1), shape, shown, x_T)
     return jnp.clip((marked(u_0) + 1) / 2, 0, 1), x_hat
 
 
@@ -242,9 +265,7 @@ def bound_terms(
         decoded, z, mu, logvar = models.apply(networks.vae, params["vae"], x, noise, method="reconstruct")
         x_hat, kl = to_symmetric(decoded), divergence(params["prior"], z, mu, logvar)
         error = jnp.sum((decoded - x) ** 2, axis=(1, 2, 3)) + x[0].size * np.log(255 * np.sqrt(np.pi))
-    predict_noise = networks.predict_noise(params, x_hat, z)
-    terms = chain_terms(
-        networks.full_schedule, predict_noise, to_symmetric(x), fold(keys, 1), chain.variance, chain.clip
-    )
+    predict = networks.predict(params, keys, x_hat, z, cond_noise=chain.cond_noise)
+    terms = chain_terms(networks.full_schedule, predict, to_symmetric(x), fold(keys, 1), chain.variance, chain.clip)
     bits = x[0].size * np.log(2)
     return Bound(*(term / bits for term in (kl, *terms, error)))

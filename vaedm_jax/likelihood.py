@@ -52,6 +52,7 @@ def bound_of(config: ConfigDict, model: VAEDM, images: np.ndarray, label: str, p
     chain, seed = chain_of(config.sample), config.sample.seed
     facts = [model.fingerprint, chain.variance, chain.clip, seed, hashlib.sha256(images.tobytes()).hexdigest()]
     facts += ["p(z) is the prior's"] if model.params["prior"] else []  # earlier versions took N(0, I) for it
+    facts += [chain.cond_noise] if chain.cond_noise else []
     identity = json.dumps(facts)
     bound, size = read(path, identity), whole_batch(model.mesh, min(BATCH, config.sample.batch_size))
     T = model.config.ddpm.T

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from vaedm_jax.config import FREE, TUNABLE, base_config, check_values, flatten, located
+from vaedm_jax.config import FREE, MEASURED, TUNABLE, base_config, check_values, flatten, located
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.storage import Damaged, Tensors, check_form, parse_json, read_json, read_tensors, reading
@@ -28,7 +28,7 @@ IMAGES = "images.json"  # what tells the images that a run is trained on from ot
 BEFORE: dict[str, Any] = {"seed_per_stage": False, "ddpm.scale_betas": False, "ddpm.allow_signal_at_T": True}
 BEFORE |= {"data.every_format": False}
 # Settings of a stage whose schedule follows the length of the whole run, with the values for which it does.
-FOLLOWS_LENGTH = {"ema_schedule": ("byol",)}
+FOLLOWS_LENGTH = {"ema_schedule": ("byol",), "decay": ("cosine", "linear")}
 SIDE = {"images": int, "image_size": int, "content": str}
 IDENTITY = {"train": SIDE, "held_out": SIDE, "files?": str, "folder?": str}  # of images, as `Dataset.identity` has it
 SHIPPED = Path(__file__).parent / "weights"
@@ -52,6 +52,13 @@ def read_config(workdir: Path) -> ConfigDict:
         raise UserError(
             f"{path} is not the configuration of a run ({error.why}); restore it, or name another directory"
         ) from error
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """Make it the configuration of the run in a directory."""
+    stored = located(config)
+    stored.data.changed = False  # it is asked for anew whenever they change
+    write_whole(workdir / FILE, encode_config(stored).encode())
 
 
 def encode_config(config: ConfigDict) -> str:
@@ -79,6 +86,14 @@ def keep_old_meaning(config: ConfigDict, workdir: Path) -> None:
         old = read_config(workdir)
         stored = flatten(read_json(workdir / FILE, dict))
         config.update_from_flattened_dict({name: flatten(old)[name] for name in BEFORE if name not in stored})
+    keep_measured(config, workdir)
+
+
+def keep_measured(config: ConfigDict, workdir: Path) -> None:
+    """Set what `config` leaves to be measured (0) to what the run in `workdir` has measured, if there is a run."""
+    if (workdir / FILE).is_file():
+        old, new = flatten(read_config(workdir)), flatten(config)
+        config.update_from_flattened_dict({name: old[name] for name in MEASURED if not new[name]})
 
 
 def differences(old: ConfigDict, new: ConfigDict, allowed: tuple[str, ...]) -> dict[str, tuple]:
@@ -134,9 +149,7 @@ def claim(workdir: Path, config: ConfigDict, images: Any = None, last: Callable[
             print(f"note: {key} was {a}, from here on it is {b}")
         for text in rescheduled(workdir, old, config):
             print(f"note: {text}")
-    stored = located(config)
-    stored.data.changed = False  # it is asked for anew whenever they change
-    write_whole(workdir / FILE, encode_config(stored).encode())
+    write_config(workdir, config)
     if images is not None:
         write_whole(workdir / IMAGES, json.dumps(images).encode())
     return found

@@ -14,8 +14,9 @@ from vaedm_jax import hosts, rundir
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.conditions import condition_of, has_vae
 from vaedm_jax.config import check, flatten, picture_chain
-from vaedm_jax.data import Dataset, load, preview
+from vaedm_jax.data import Dataset, load, preview, some
 from vaedm_jax.diffusion.process import FORMULATIONS
+from vaedm_jax.diffusion.target import TARGETS
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.features import width
 from vaedm_jax.evaluation.judge import checked_spaces, judges, side, too_few
@@ -39,19 +40,25 @@ from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import TrainState
 from vaedm_jax.training.step import held_out_figures
 
+MEASURED_BY = 512  # images of the training tell what a target must know of them
 STAGES = ("vae", "ddpm", "all")
 # What a network must share with the one that it begins from.
 ARCHITECTURE = {
     "vae": ("vae.enc_block", "vae.dec_block", "vae.channels", "data.image_size"),
     "ddpm": tuple(
         f"ddpm.{name}"
-        for name in "channels multipliers blocks attention heads patch z_conditioning scale_shift".split()
+        for name in (
+            *"channels multipliers blocks attention heads patch z_conditioning scale_shift".split(),
+            *("prediction", "cond_noise"),
+        )
     ),
 }
 
 
 def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     """Train what `stage` names; where there is no VAE, there is no first stage."""
+    config = config.copy_and_resolve_references()
+    rundir.keep_measured(config, workdir)
     check(config)
     mesh = make_mesh(config.mesh.model)
     vae = has_vae(config.ddpm)
@@ -104,6 +111,7 @@ def train_stages(
             adopt(first, given["vae"], workdir, abstract_state(first, mesh, config.mesh.fsdp))
         vae_params = restore_average(first, workdir, mesh, fsdp=config.mesh.fsdp) if reuse else fitted(first)
     if stage != "vae":
+        measure(config, workdir, vae_params, data)
         fitted(ddpm_stage(config, vae_params))
 
 
@@ -140,6 +148,25 @@ def where_left(config: ConfigDict, workdir: Path, mesh: Mesh, given: dict, stage
     if config.vae.checkpoint and "vae" in given and not given["vae"]:
         restore_average(vae_stage(config), workdir, mesh, fsdp=config.mesh.fsdp)
     return {of.name: begin(of, config, workdir, mesh) for of in stages}
+
+
+def measure(config: ConfigDict, workdir: Path, vae_params: Any, data: Dataset) -> None:
+    """Set what the target of the refiner must know of the images of the training; `workdir` keeps it.
+
+    It is rounded, so that another number of devices finds the same.
+    """
+    ddpm = config.ddpm
+    names = TARGETS[ddpm.prediction](ddpm).lacks(FORMULATIONS[ddpm.variant])
+    if not names:
+        return
+    model, x = VAEDM(config, vae_params, {}), some(data.train, MEASURED_BY)
+    for name in names:
+        centre = 0.5  # the middle of the range
+        if name == "sigma_r":
+            centre = model.decode(model.posterior(x)) if model.networks.vae else model.condition(x)
+        ddpm[name] = max(round(2 * float(np.sqrt(np.mean((x - centre) ** 2))), 4), 1e-4)
+        print(f"ddpm.{name} = {ddpm[name]}, measured on {len(x)} images", flush=True)
+    rundir.write_config(workdir, config)
 
 
 def see_the_same(config: ConfigDict, workdir: Path, images: str) -> None:

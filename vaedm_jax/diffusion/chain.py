@@ -7,9 +7,10 @@ from typing import Any
 import jax
 
 from vaedm_jax.diffusion import samplers, solvers
-from vaedm_jax.diffusion.process import PredictNoise, q_sample
+from vaedm_jax.diffusion.process import q_sample
 from vaedm_jax.diffusion.schedule import MOST_STEPS, VARIANCES, WHY_STEPS, Schedule, respace
 from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps, warm_step
+from vaedm_jax.diffusion.target import Predict
 from vaedm_jax.errors import Range, in_ranges, one_of
 
 # (chain, its schedule, the full schedule) -> table
@@ -26,6 +27,7 @@ SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
 RANGES = (
     Range(1, MOST_STEPS, ("steps",), WHY_STEPS),
     Range(0, MOST_STEPS - 1, ("t_start",), WHY_STEPS),
+    Range(0, MOST_STEPS, ("cond_noise",), WHY_STEPS),
     Range(0.0, 1.0, ("eta", "dynamic")),
     Range(
         0.0, 1e6, ("temperature", "z_temperature", "guidance", "churn", "churn_noise"), "images of more are noise alone"
@@ -48,7 +50,8 @@ class Chain:
       steps, start, spacing, t_start: which steps, and from where; see `spacing.timesteps`.
       clip, dynamic: of the estimates of the clean image; see `samplers.limit`.
       temperature: by which the noise that the chain begins with is multiplied. z_temperature: and that of z.
-      shared: all images have one noise, at the start and on the way. guidance: see `Networks.predict_noise`.
+      shared: all images have one noise, at the start and on the way. guidance: see `Networks.predict`.
+      cond_noise: steps of the chain by which what the network is shown of x_hat is noised; see `process.augment`.
       variance: of ddpm, one of VARIANCES. eta, clip_eps: of ddim. churn...: of heun, see `solvers.heun`.
     """
 
@@ -63,6 +66,7 @@ class Chain:
     z_temperature: float = 1.0
     shared: bool = False
     guidance: float = 0.0
+    cond_noise: int = 0
     variance: str = "fixedsmall"
     eta: float = 0.0
     clip_eps: bool = True
@@ -103,7 +107,8 @@ class Chain:
         spacing += str(self.steps) if count < self.steps else ""
         limit = changed("dynamic") or ("" if self.clip else "unclipped")
         noises = changed("temperature"), changed("z_temperature")
-        others = "-".join(filter(None, (limit, *noises, changed("guidance"), "shared" * self.shared)))
+        guided = changed("guidance"), changed("cond_noise")
+        others = "-".join(filter(None, (limit, *noises, *guided, "shared" * self.shared)))
         sampler = (self.sampler, *map(changed, OPTIONS.get(self.sampler, ())))
         words = ("-".join(filter(None, sampler)), "-".join(filter(None, (start, spacing))), str(count), others)
         return "_".join(filter(None, words))
@@ -145,7 +150,7 @@ class Chain:
     def run(
         self,
         full: Schedule,
-        predict_noise: PredictNoise,
+        predict: Predict,
         keys: jax.Array,
         shape: tuple[int, int, int],
         x_hat: jax.Array | None = None,
@@ -166,4 +171,4 @@ class Chain:
         if self.start == "warm":
             u = q_sample(schedule, x_hat, len(schedule.t) - 1, u)
         noise = samplers.noise_from_keys(fold(keys, 1), shape)
-        return samplers.reverse(predict_noise, self.table(full), u, noise, self.clip, self.dynamic)
+        return samplers.reverse(predict, self.table(full), u, noise, self.clip, self.dynamic)

@@ -1,7 +1,6 @@
-"""The forward process on u, what the three variants show the network, and the training loss."""
+"""The forward process on u, its posterior, and the three variants."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +8,12 @@ import numpy as np
 
 from vaedm_jax.diffusion.schedule import Schedule
 
-PredictNoise = Callable[[jax.Array, jax.Array], jax.Array]
-
 
 class Formulation(NamedTuple):
     """The two bits that tell the variants apart."""
 
     shown: bool  # the network is shown x_hat, concatenated to its input
     shifted: bool  # the chain is shifted by x_hat
-
-    def predict_noise(self, network: Callable, x_hat: jax.Array | None, **conditions: Any) -> PredictNoise:
-        """`network(x_t, t, x_hat, **conditions)` as a function of u_t [B, H, W, C] and t [B]."""
-        shift = x_hat if self.shifted else 0.0
-        return lambda u_t, t: network(u_t + shift, t, x_hat if self.shown else None, **conditions)
 
 
 FORMULATIONS = {
@@ -36,25 +28,44 @@ def at(table: np.ndarray, index: jax.Array) -> jax.Array:
     return jnp.asarray(table, jnp.float32)[jnp.reshape(index, (-1, 1, 1, 1))]
 
 
+class Level(NamedTuple):
+    """How much noise there is in u: `t` [B] is what the network is told; `root` and `rest` multiply images.
+
+    root = sqrt(alpha_bar) and rest = sqrt(1 - alpha_bar), with u = root x_0 + rest eps.
+    """
+
+    t: jax.Array
+    root: jax.Array
+    rest: jax.Array
+
+
+def level_of(schedule: Schedule, index: jax.Array, B: int) -> Level:
+    """Return the level of B images at a step of the schedule, or at one for each: index is a scalar or [B]."""
+    t = jnp.broadcast_to(jnp.asarray(schedule.t)[index], (B,))
+    return Level(t, at(np.sqrt(schedule.alpha_bar), index), at(np.sqrt(1 - schedule.alpha_bar), index))
+
+
 def q_sample(schedule: Schedule, x_0: jax.Array, index: jax.Array, eps: jax.Array) -> jax.Array:
     """u_t ~ q(u_t | x_0), eq. 15 less x_hat: sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps."""
     return at(np.sqrt(schedule.alpha_bar), index) * x_0 + at(np.sqrt(1 - schedule.alpha_bar), index) * eps
 
 
-def predict_x_0(schedule: Schedule, u_t: jax.Array, index: jax.Array, eps: jax.Array) -> jax.Array:
-    """The clean image that u_t and its noise imply (eq. 18)."""
-    return (u_t - at(np.sqrt(1 - schedule.alpha_bar), index) * eps) / at(np.sqrt(schedule.alpha_bar), index)
+def augment(schedule: Schedule, x_hat: jax.Array, k: jax.Array, noise: jax.Array) -> jax.Array:
+    """Return x_hat [B, H, W, C], noised by the first k [B] steps of the chain; as it is where k is 0.
+
+    This is the conditioning augmentation of cascaded diffusion (arXiv 2106.15282, section 4).
+    """
+    alpha_bar = np.append(1.0, schedule.alpha_bar)
+    return at(np.sqrt(alpha_bar), k) * x_hat + at(np.sqrt(1 - alpha_bar), k) * noise
+
+
+def nearest_step(schedule: Schedule, log_sigma: jax.Array) -> jax.Array:
+    """Return the steps [B] at which log (rest / root) is nearest to what is given, [B]."""
+    table = -schedule.log_snr
+    return jnp.searchsorted(jnp.asarray((table[1:] + table[:-1]) / 2, log_sigma.dtype), log_sigma)
 
 
 def posterior_mean(schedule: Schedule, x_0: jax.Array, u_t: jax.Array, index: jax.Array) -> jax.Array:
     """The mean of q(u_{t-1} | u_t, x_0), eq. 17 without kappa x_hat."""
     of_x_0, of_u_t = schedule.posterior_mean()
     return at(of_x_0, index) * x_0 + at(of_u_t, index) * u_t
-
-
-def noise_loss(
-    schedule: Schedule, predict_noise: PredictNoise, x_0: jax.Array, t: jax.Array, eps: jax.Array
-) -> jax.Array:
-    """Algorithm 1, line 6: the mean squared error of the predicted noise for each image, [B]."""
-    u_t = q_sample(schedule, x_0, t, eps)
-    return jnp.mean((predict_noise(u_t, t) - eps) ** 2, axis=(1, 2, 3))

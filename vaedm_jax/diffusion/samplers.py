@@ -1,6 +1,6 @@
 """Reverse chains: a sampler is a table of coefficients, and one `lax.scan` runs any of them.
 
-Every row of a table is one evaluation of the network at u, which gives eps and the clean image x_0 that follows:
+Every row of a table is one evaluation of the network at u, which gives eps and the clean image x_0 (`target.py`):
 
     base <- p u + q base + sum_k r_k x_0[k]
     u    <- a base + sum_k b_k x_0[k] + sum_k c_k eps[k] + sigma noise
@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaedm_jax.diffusion.process import PredictNoise
+from vaedm_jax.diffusion.process import Level
 from vaedm_jax.diffusion.schedule import Schedule
+from vaedm_jax.diffusion.target import Predict
 
 
 class Table(NamedTuple):
@@ -103,7 +104,7 @@ def limit(x_0: jax.Array, clip: bool = True, dynamic: float = 0.0) -> jax.Array:
 
 
 def reverse(
-    predict_noise: PredictNoise,
+    predict: Predict,
     table: Table,
     u: jax.Array,
     noise: Callable[[jax.Array], jax.Array],
@@ -127,8 +128,8 @@ def reverse(
 
     def step(carry: Any, row: tuple[Table, jax.Array]) -> tuple[Any, None]:
         (u, (base, x_0s, epss)), (r, j) = carry, row
-        eps = predict_noise(u, jnp.full(u.shape[:1], r.t))
-        x_0 = limit((u - r.rest * eps) / r.root, clip, dynamic)
+        x_0, eps = predict(u, Level(jnp.full(u.shape[:1], r.t), r.root, r.rest))
+        x_0 = limit(x_0, clip, dynamic)
         eps += r.follow * ((u - r.root * x_0) / r.rest - eps)
         x_0s, epss = (x_0, *x_0s[:-1]), (eps, *epss[:-1])
         base = r.p * u + r.q * base + mix(r.r, x_0s) if goes_back else u

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaedm_jax.diffusion.process import PredictNoise, at, posterior_mean, predict_x_0, q_sample
+from vaedm_jax.diffusion.process import at, level_of, posterior_mean, q_sample
 from vaedm_jax.diffusion.samplers import limit, noise_from_keys
 from vaedm_jax.diffusion.schedule import Schedule
+from vaedm_jax.diffusion.target import Predict
 
 HALF = 1 / 255  # half the width of one of 256 levels of a pixel in [-1, 1]
 
@@ -52,7 +53,7 @@ def level_log_likelihood(x_0: jax.Array, mean: jax.Array, log_variance: jax.Arra
 
 def chain_terms(
     schedule: Schedule,
-    predict_noise: PredictNoise,
+    predict: Predict,
     x_0: jax.Array,
     keys: jax.Array,
     variance: str = "fixedsmall",
@@ -72,8 +73,8 @@ def chain_terms(
 
     def step(_: None, index: jax.Array) -> tuple[None, jax.Array]:
         u_t = q_sample(schedule, x_0, index, noise(index))
-        eps = predict_noise(u_t, jnp.full(x_0.shape[:1], jnp.asarray(schedule.t)[index]))
-        mean = posterior_mean(schedule, limit(predict_x_0(schedule, u_t, index, eps), clip), u_t, index)
+        estimate = predict(u_t, level_of(schedule, index, len(x_0)))
+        mean = posterior_mean(schedule, limit(estimate.x_0, clip), u_t, index)
         kl = normal_kl(posterior_mean(schedule, x_0, u_t, index), at(true, index), mean, at(model, index))
         decoder = -level_log_likelihood(x_0, mean, at(model, index))
         return None, jnp.where(index == 0, decoder, kl)

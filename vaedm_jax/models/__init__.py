@@ -73,11 +73,16 @@ def init_vae(vae: VAE, size: int, key: jax.Array) -> Any:
     return vae.init(key, jnp.zeros((1, size, size, vae.image_channels)))["params"]
 
 
-def init_unet(unet: UNet, size: int, key: jax.Array, shown: bool, z_dim: int = 0) -> Any:
-    """Random parameters; `shown`: the network is shown x_hat; `z_dim`: size of the z that it takes, 0 for none."""
+def init_unet(unet: UNet, size: int, key: jax.Array, shown: bool, z_dim: int = 0, noised: bool = False) -> Any:
+    """Return random parameters.
+
+    Args:
+      shown: the network is shown x_hat. noised: it is told by how much. z_dim: size of the z that it takes, 0 for none.
+    """
     image = jnp.zeros((1, size, size, 3))
     z = jnp.zeros((1, z_dim)) if z_dim else None
-    return unet.init(key, image, jnp.zeros(1), image if shown else None, z)["params"]
+    k = jnp.zeros(1) if noised else None
+    return unet.init(key, image, jnp.zeros(1), image if shown else None, z, None, k)["params"]
 
 
 def count(params: Any) -> int:

@@ -200,7 +200,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """eps(x_t, t; x_hat, z).
+    """F(x_t, t; x_hat, z, k), which is what `diffusion/target.py` makes of it.
 
     Attributes:
       channels: width of the first level; multipliers: width of every level over it.
@@ -231,14 +231,16 @@ class UNet(nn.Module):
         x_hat: jax.Array | None = None,
         z: jax.Array | None = None,
         keys: jax.Array | None = None,
+        k: jax.Array | None = None,
     ) -> jax.Array:
-        """Noise in the image that it is shown.
+        """Return an image for each that it is shown.
 
         Args:
           x: noisy images [B, H, W, C]; H and W are divisible by patch * 2**(levels - 1).
           t: steps [B] of the T-step chain, from 0; may be fractional.
           x_hat: images [B, H, W, C] concatenated to x; z: latents [B, D] added to the time embedding.
           keys: [B], which draw the masks of dropout; without them there is none.
+          k: steps [B] by which x_hat was noised, added to the time embedding.
         Returns: [B, H, W, C].
         """
         widths = [self.channels * m for m in self.multipliers]
@@ -256,6 +258,9 @@ class UNet(nn.Module):
         if z is not None:
             z = Dense(4 * self.channels, name="z_0")(z.astype(self.precision))
             emb += Dense(4 * self.channels, name="z_1")(nn.silu(z))
+        if k is not None:
+            k = Dense(4 * self.channels, name="k_0")(timestep_embedding(k, self.channels).astype(self.precision))
+            emb += Dense(4 * self.channels, name="k_1")(nn.silu(k))
 
         h = x if x_hat is None else jnp.concatenate([x, x_hat], axis=-1)
         h = conv(self.channels, "conv_in")(space_to_depth(h.astype(self.precision), self.patch))

@@ -12,12 +12,13 @@ from flax.traverse_util import flatten_dict
 
 from vaedm_jax import models
 from vaedm_jax.conditions import condition_of, has_vae
-from vaedm_jax.diffusion.process import FORMULATIONS, noise_loss
+from vaedm_jax.diffusion.process import FORMULATIONS, augment, nearest_step
 from vaedm_jax.diffusion.schedule import schedule_of
+from vaedm_jax.diffusion.target import TARGETS, Predictor, noise_loss, predictor, training_loss
 from vaedm_jax.models.vae import kl_divergence
 
 Figures = dict[str, jax.Array]
-Loss = Callable[[Any, Any, jax.Array, jax.Array, bool], tuple[jax.Array, Figures]]
+Loss = Callable[[Any, Any, jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, Figures]]
 BINS = 4  # ranges of t that the loss of the DDPM is told apart by
 
 
@@ -29,8 +30,8 @@ class Stage:
       name: `vae` or `ddpm`, which is also its section of the configuration.
       settings: that section.
       init: key -> parameters.
-      loss: (params, frozen, images uint8 [B, H, W, C], keys [B], train) -> (mean loss, means of other figures). Image i
-        uses keys[i].
+      loss: (params, frozen, images uint8 [B, H, W, C], keys [B], step) -> (mean loss, means of other figures). Image i
+        uses keys[i]; `step` counts those that are done, and is None where nothing is trained.
       held_out: (params, frozen, images, keys) -> figures [B] of images that are not trained on, `loss` among them.
       frozen: parameters that the loss needs and does not train; empty for the VAE.
     """
@@ -70,24 +71,28 @@ def to_symmetric(x: jax.Array) -> jax.Array:
 
 
 def vae_stage(config: Any) -> Stage:
-    """Stage 1: squared error summed over the pixels plus kl_weight times KL, averaged over the batch."""
-    vae = models.build_vae(config)
+    """Stage 1: squared error summed over the pixels plus kl_weight times KL, averaged over the batch.
+
+    The weight rises to kl_weight over the first kl_warmup steps; that of held-out images is kl_weight.
+    """
+    vae, kl_weight, warmup = models.build_vae(config), config.vae.kl_weight, config.vae.kl_warmup
 
     def terms(params, images, keys):
         x = to_unit(images)
         x_hat, _, mu, logvar = models.apply(vae, params, x, draw(keys, 0, (vae.z_dim,)), method="reconstruct")
         return {"squared_error": jnp.sum((x_hat - x) ** 2, axis=(1, 2, 3)), "kl": kl_divergence(mu, logvar)}
 
-    def weighted(terms):
-        return terms["squared_error"] + config.vae.kl_weight * terms["kl"]
+    def weighted(terms, weight):
+        return terms["squared_error"] + weight * terms["kl"]
 
-    def loss(params, frozen, images, keys, train):
+    def loss(params, frozen, images, keys, step):
         means = jax.tree.map(jnp.mean, terms(params, images, keys))
-        return weighted(means), means
+        rising = warmup and step is not None
+        return weighted(means, kl_weight * jnp.minimum((step + 1) / warmup, 1) if rising else kl_weight), means
 
     def held_out(params, frozen, images, keys):
         found = terms(params, images, keys)
-        return {"loss": weighted(found), **found}
+        return {"loss": weighted(found, kl_weight), **found}
 
     def init(key):
         return models.init_vae(vae, config.data.image_size, key)
@@ -95,18 +100,13 @@ def vae_stage(config: Any) -> Stage:
     return Stage("vae", config.vae, init, loss, held_out, {})
 
 
-def ddpm_stage(config: Any, vae_params: Any) -> Stage:
-    """Stage 2, Algorithm 1: the error of the predicted noise, with x_hat decoded from a fresh z under the frozen VAE.
-
-    Where `ddpm.condition` says so, x_hat is what is left of the image (appendix D), and `vae_params` is empty.
-    Each held-out image is looked at once in each of BINS equal ranges of t, at a t that its key draws there:
-    `loss_t0_249` to `loss_t750_999` are the ranges' means, `loss` that of all.
-    """
+def refiner_of(config: Any) -> Callable[[Any, Any, jax.Array, jax.Array, bool], Predictor]:
+    """Return a function (params, frozen, x [B, H, W, C] in [0, 1], keys [B], train) -> the network, shown what is known
+    of the images x."""
     ddpm = config.ddpm
-    unet, form = models.build_unet(config), FORMULATIONS[ddpm.variant]
+    unet, form, target = models.build_unet(config), FORMULATIONS[ddpm.variant], TARGETS[ddpm.prediction](ddpm)
     vae, condition = models.build_vae(config) if has_vae(ddpm) else None, condition_of(ddpm.condition)
     schedule = schedule_of(ddpm)
-    z_dim = vae.z_dim if ddpm.z_conditioning else 0
 
     def known(frozen, x, keys):
         if condition:
@@ -116,41 +116,74 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
         x_hat, z, *_ = models.apply(vae, frozen, x, draw(keys, 0, (vae.z_dim,)), method="reconstruct")
         return z, to_symmetric(x_hat)
 
-    def blank(keys, conditions):
-        """Each image by itself keeps its conditions, or has zeros in their place (arXiv 2207.12598, Algorithm 1)."""
-        keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 4), 1 - ddpm.cond_dropout))(keys)
-        return jax.tree.map(lambda c: jnp.where(keep.reshape(-1, *(1,) * (c.ndim - 1)), c, 0), conditions)
+    def noised(keys, x_hat, train):
+        """What the network is shown of x_hat, and by how many steps it was noised; held-out images never are."""
+        most = ddpm.cond_noise if train else 0
+        k = jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 5), (), 0, most + 1))(keys)
+        return augment(schedule, x_hat, k, draw(keys, 6, x_hat.shape[1:])), k
 
-    def timesteps(keys, low, high):
-        return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), low, high))(keys)
-
-    def errors(params, frozen, images, keys, t, train):
-        x = to_unit(images)
+    def refiner(params, frozen, x, keys, train):
         z, x_hat = known(frozen, x, keys)
-        if train and ddpm.cond_dropout:
-            z, x_hat = blank(keys, (z, x_hat))
+        shown, k = noised(keys, x_hat, train) if ddpm.cond_noise else (None, None)
+        z, blank = z if ddpm.z_conditioning else None, False
+        if train and ddpm.cond_dropout:  # each image by itself keeps what is known (arXiv 2207.12598, Algorithm 1)
+            keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 4), 1 - ddpm.cond_dropout))(keys)
+            blank = ~keep
+            z, x_hat, shown, k = jax.tree.map(
+                lambda c: jnp.where(keep.reshape(-1, *(1,) * (c.ndim - 1)), c, 0), (z, x_hat, shown, k)
+            )
         masks = fold(keys, 3) if train else None
 
-        def network(x_t, t, x_hat, z):
-            return models.apply(unet, params, x_t, t, x_hat, z, masks)
+        def network(x_t, t, shown, z, k):
+            return models.apply(unet, params, x_t, t, shown, z, masks, k)
 
-        predict_noise = form.predict_noise(network, x_hat, z=z if z_dim else None)
-        return noise_loss(schedule, predict_noise, to_symmetric(x), t, draw(keys, 2, x.shape[1:]))
+        return predictor(target, form, network, x_hat, shown, blank, z=z, k=k)
 
-    def loss(params, frozen, images, keys, train):
-        return jnp.mean(errors(params, frozen, images, keys, timesteps(keys, 0, ddpm.T), train)), {}
+    return refiner
+
+
+def ddpm_stage(config: Any, vae_params: Any) -> Stage:
+    """Stage 2, Algorithm 1, for any target of the network, with x_hat decoded from a fresh z under the frozen VAE.
+
+    Where `ddpm.condition` says so, x_hat is what is left of the image (appendix D), and `vae_params` is empty.
+    Each held-out image is looked at once in each of BINS equal ranges of t, at a t that its key draws there:
+    `loss_t0_249` to `loss_t750_999` are the ranges' means, `loss` that of all. They are errors of the noise, whatever
+    the target, its weight and the t of training.
+    """
+    ddpm, refiner, vae = config.ddpm, refiner_of(config), has_vae(config.ddpm)
+    schedule = schedule_of(ddpm)
+    min_snr = ddpm.min_snr if ddpm.weighting == "min_snr" else 0.0
+    edges = np.unique(np.arange(BINS + 1) * ddpm.T // BINS)  # a T below BINS has fewer
+
+    def between(keys, low, high):
+        return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), low, high))(keys)
+
+    def timesteps(keys, sigma):
+        """t by `ddpm.t_sampling`, about images of a deviation sigma."""
+        if ddpm.t_sampling == "uniform":
+            return between(keys, 0, ddpm.T)
+        log_sigma = ddpm.t_mean + ddpm.t_deviation * draw(keys, 1, ()) + jnp.log(sigma).reshape(-1)
+        return nearest_step(schedule, log_sigma)
+
+    def loss(params, frozen, images, keys, step):
+        x = to_unit(images)
+        predict = refiner(params, frozen, x, keys, step is not None)
+        t, eps = timesteps(keys, predict.about.sigma), draw(keys, 2, x.shape[1:])
+        return jnp.mean(training_loss(schedule, predict, to_symmetric(x), t, eps, min_snr)), {}
 
     def held_out(params, frozen, images, keys):
-        edges = np.unique(np.arange(BINS + 1) * ddpm.T // BINS)  # a T below BINS has fewer
-
         def of_range(ends):
-            return errors(params, frozen, images, keys, timesteps(keys, *ends), False)
+            x = to_unit(images)
+            predict = refiner(params, frozen, x, keys, False)
+            return noise_loss(schedule, predict, to_symmetric(x), between(keys, *ends), draw(keys, 2, x.shape[1:]))
 
         losses = jax.lax.map(of_range, (edges[:-1], edges[1:]))  # one after the other, for the memory
         names = [f"loss_t{low}_{high - 1}" for low, high in pairwise(edges)]
         return {"loss": jnp.mean(losses, axis=0), **dict(zip(names, losses, strict=True))}
 
     def init(key):
-        return models.init_unet(unet, config.data.image_size, key, form.shown, z_dim)
+        z_dim = models.build_vae(config).z_dim if ddpm.z_conditioning else 0
+        shown, unet = FORMULATIONS[ddpm.variant].shown, models.build_unet(config)
+        return models.init_unet(unet, config.data.image_size, key, shown, z_dim, ddpm.cond_noise > 0)
 
     return Stage("ddpm", ddpm, init, loss, held_out, vae_params if vae else {})

@@ -1,11 +1,19 @@
 """The state of training, its optimiser and its moving average."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import optax
+
+# From the steps that follow the warm-up to the schedule of a factor of the rate.
+DECAYS: dict[str, Callable[[int], optax.Schedule | None]] = {
+    "constant": lambda steps: None,
+    "cosine": lambda steps: optax.cosine_decay_schedule(1.0, steps),
+    "linear": lambda steps: optax.linear_schedule(1.0, 0.0, steps),
+}
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -34,15 +42,20 @@ def create_state(params: Any, settings: Any) -> TrainState:
         step=jnp.zeros((), jnp.int32),
         params=params,
         ema=jax.tree.map(jnp.copy, params) if settings.ema_decay else {},
-        opt_state=optimizer(settings).init(params),
+        opt_state=optimizer(settings, 1).init(params),
     )
 
 
-def optimizer(settings: Any) -> optax.GradientTransformation:
-    """Adam, with a linear warm-up of the rate and clipping by the global norm where they are asked for."""
+def optimizer(settings: Any, total: int) -> optax.GradientTransformation:
+    """Return Adam with a linear warm-up of the rate, which `decay` then lowers to 0 at step `total`.
+
+    Clipping by the global norm comes first, where it is asked for. The state does not depend on `total`.
+    """
+    decay = DECAYS[settings.decay](max(total - settings.warmup, 1))
 
     def rate(step: jax.Array) -> jax.Array:
-        return settings.learning_rate * jnp.minimum((step + 1) / max(settings.warmup, 1), 1.0)
+        peak = settings.learning_rate * jnp.minimum((step + 1) / max(settings.warmup, 1), 1.0)
+        return peak * decay(jnp.maximum(step - settings.warmup, 0)) if decay else peak
 
     clip = optax.clip_by_global_norm(settings.clip) if settings.clip else optax.identity()
     return optax.chain(clip, optax.adam(rate))

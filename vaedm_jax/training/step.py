@@ -48,12 +48,12 @@ def held_out_figures(stage: Stage, mesh: Mesh) -> Callable[[Any, np.ndarray], di
 
 
 def gradients(
-    loss: Loss, params: Any, frozen: Any, images: jax.Array, keys: jax.Array, microbatches: int
+    loss: Loss, params: Any, frozen: Any, images: jax.Array, keys: jax.Array, step: jax.Array, microbatches: int
 ) -> tuple[Any, Metrics]:
-    """Gradients and figures of a batch, worked off in `microbatches` parts, one after the other."""
+    """Gradients and figures of a batch at a step, worked off in `microbatches` parts, one after the other."""
 
     def part(images: jax.Array, keys: jax.Array) -> tuple[Any, Metrics]:
-        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, frozen, images, keys, True)
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params, frozen, images, keys, step)
         return grads, {"loss": value, **metrics}
 
     if microbatches == 1:
@@ -79,15 +79,17 @@ def by_parts(loss: Loss, mesh: Mesh, lies: Any, precision: str) -> Loss:
         array = array.astype(precision)
         return jax.lax.all_gather(array, "data", axis=axes[0], tiled=True) if axes else array
 
-    def of_all(params: Any, frozen: Any, images: jax.Array, keys: jax.Array, train: bool) -> tuple[jax.Array, Metrics]:
+    def of_all(
+        params: Any, frozen: Any, images: jax.Array, keys: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
         def of_part(params: Any, *inputs: Any) -> tuple[jax.Array, Metrics]:
-            return jax.lax.pmean(loss(jax.tree.map(whole, params, cuts), *inputs, train), "data")
+            return jax.lax.pmean(loss(jax.tree.map(whole, params, cuts), *inputs), "data")
 
         split, everywhere = PartitionSpec("data"), PartitionSpec()
-        inputs = specs, everywhere, split, split
+        inputs = specs, everywhere, split, split, everywhere
         how = dict(mesh=mesh, in_specs=inputs, out_specs=everywhere, axis_names={"data"})
         mapped = jax.shard_map(of_part, **how, check_vma=False)  # JAX 0.12.0.1 checks float32's erf in vain
-        return mapped(params, frozen, images, keys)
+        return mapped(params, frozen, images, keys, step)
 
     return of_all
 
@@ -101,16 +103,16 @@ def make_train_step(stage: Stage, mesh: Mesh, total: int, fsdp: bool = False) ->
     """(state, frozen, images uint8 [B, H, W, C], key) -> (state, metrics), jitted over the mesh; the state is donated.
 
     Args:
-      total: the number of steps of the whole run, which the average's schedule may ask for.
+      total: the number of steps of the whole run, which the schedules of the rate and of the average may ask for.
       fsdp: the state is cut over `data`; see `mesh.RULES`.
     """
-    settings, tx = stage.settings, optimizer(stage.settings)
+    settings, tx = stage.settings, optimizer(stage.settings, total)
     everywhere, lies = replicated(mesh), placement(mesh, state_shapes(stage), fsdp)
     loss = by_parts(stage.loss, mesh, lies.params, settings.precision) if fsdp else stage.loss
 
     def step(state: TrainState, frozen: Any, images: jax.Array, key: jax.Array) -> tuple[TrainState, Metrics]:
         keys = batch_keys(key, state.step, len(images))
-        grads, metrics = gradients(loss, state.params, frozen, images, keys, settings.microbatches)
+        grads, metrics = gradients(loss, state.params, frozen, images, keys, state.step, settings.microbatches)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         n = state.step + 1
