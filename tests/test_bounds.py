@@ -14,7 +14,8 @@ from PIL import Image
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, trained_fixture  # noqa: F401
 from tests.tiny import tiny_config
 from vaedm_jax import bounds, rundir
-from vaedm_jax.config import base_config, check, flatten
+from vaedm_jax.checks import check
+from vaedm_jax.config import base_config, flatten
 from vaedm_jax.data import some
 from vaedm_jax.diffusion import chain
 from vaedm_jax.errors import UserError, in_range

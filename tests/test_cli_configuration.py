@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.cli_fixtures import ROOT, cache, configs_fixture, refused_fixture  # noqa: F401
 from vaedm_jax import flags
-from vaedm_jax.config import check
+from vaedm_jax.checks import check
 from vaedm_jax.diffusion.process import FORMULATIONS
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from vaedm_jax import flags
-from vaedm_jax.config import check
+from vaedm_jax.checks import check
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import count

@@ -10,7 +10,8 @@ import pytest
 from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import by_noise, tiny_config
 from vaedm_jax import rundir
-from vaedm_jax.config import base_config, check, published_config
+from vaedm_jax.checks import check
+from vaedm_jax.config import base_config, published_config
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import schedule_of
 from vaedm_jax.errors import UserError

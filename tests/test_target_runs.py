@@ -10,7 +10,7 @@ import pytest
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM, convert, models, rundir, train
-from vaedm_jax.config import check
+from vaedm_jax.checks import check
 from vaedm_jax.data import load
 from vaedm_jax.errors import UserError
 from vaedm_jax.training.stages import ddpm_stage, vae_stage

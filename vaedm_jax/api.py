@@ -1,7 +1,7 @@
 """The trained model as an object: generator, refiner and their schedule."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,18 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from vaedm_jax import hosts
-from vaedm_jax.conditions import has_vae
-from vaedm_jax.config import BEST_BY, chain_of, check_chain, check_cond_noise, naming
+from vaedm_jax.checks import check_chain, check_cond_noise
+from vaedm_jax.config import chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import principal_variance
-from vaedm_jax.errors import RunError, UserError, in_range, one_of
+from vaedm_jax.errors import RunError, UserError, in_range, naming, one_of
 from vaedm_jax.generation import (
     NOTHING,
     Bound,
@@ -38,34 +36,12 @@ from vaedm_jax.generation import (
 )
 from vaedm_jax.inputs import as_array, as_images, between, check_indices, digest_of, spread
 from vaedm_jax.mesh import in_batches, make_mesh, replicated
-from vaedm_jax.models import build_vae
-from vaedm_jax.models.prior import FORMS, expected
+from vaedm_jax.model_files import Stored, read_prior, read_run, read_weights, write_weights
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.reporting.files import write_whole
-from vaedm_jax.rundir import encode_config, identity_in, model_at, read_config, shipped, trained_on, weights
-from vaedm_jax.storage import Array, Damaged, read_arrays
-from vaedm_jax.storage.paths import path_of, regular_file, shown
-from vaedm_jax.training.loop import restore_average
-from vaedm_jax.training.stages import ddpm_stage, parameter_shapes, vae_stage
+from vaedm_jax.rundir import model_at, shipped
+from vaedm_jax.storage.paths import path_of, shown
 
 UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
-
-
-def shapes_of(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all parameters of a model's file, of the networks and the prior that it has some of.
-
-    Args:
-      config: the configuration in it. found: the shapes in it, by names such as `vae/mu/kernel`.
-    """
-    groups, wanted = {name.partition("/")[0] for name in found}, {}
-    if "vae" in groups:
-        wanted |= {f"vae/{name}": shape for name, shape in parameter_shapes(vae_stage(config)).items()}
-    if "ddpm" in groups:
-        wanted |= {f"ddpm/{name}": shape for name, shape in parameter_shapes(ddpm_stage(config, {})).items()}
-    if "prior" in groups and has_vae(config.ddpm):
-        prior = {name.removeprefix("prior/"): shape for name, shape in found.items() if name.startswith("prior/")}
-        wanted |= {f"prior/{name}": shape for name, shape in expected(prior, build_vae(config).z_dim).items()}
-    return wanted
 
 
 def finite(made: np.ndarray) -> np.ndarray:
@@ -134,11 +110,7 @@ class VAEDM:
     @classmethod
     def from_checkpoint(cls, file: str | Path) -> "VAEDM":
         """The model of a file that `save` wrote; UserError unless names and shapes are those of its networks."""
-        config, opened = weights(file)
-        params = unflatten_dict(opened.read(shapes_of(config, opened.shapes)), sep="/")
-        images = identity_in(opened)
-        with naming(f"{shown(file)}: "):
-            return cls(config, params.get("vae", {}), params.get("ddpm", {}), prior=params.get("prior"), images=images)
+        return cls.of(read_weights(file), file)
 
     @classmethod
     def from_run(cls, workdir: str | Path, best: bool = False) -> "VAEDM":
@@ -148,20 +120,14 @@ class VAEDM:
           best: take the DDPM's best checkpoint (`checkpoint.best`); UserError where none is kept.
         """
         workdir, mesh = path_of(workdir, "run"), make_mesh()
-        config = read_config(workdir)
-        vae = {}
-        if has_vae(config.ddpm):
-            vae = restore_average(vae_stage(config), workdir, mesh)
-            if vae is None:
-                raise UserError(f"{shown(workdir)} holds no trained VAE yet; train it first (--mode=train)")
-        ddpm = restore_average(ddpm_stage(config, vae), workdir, mesh, best)
-        if best and ddpm is None:
-            raise UserError(
-                f"{shown(workdir)} holds no best checkpoint of the DDPM; one is kept where it is trained with "
-                f"--config.checkpoint.best={BEST_BY[0]}"
-            )
-        with naming(f"{shown(workdir)}: "):
-            return cls(config, vae, ddpm or {}, images=trained_on(workdir))
+        return cls.of(read_run(workdir, mesh, best), workdir, mesh)
+
+    @classmethod
+    def of(cls, stored: Stored, place: str | Path, mesh: Mesh | None = None) -> "VAEDM":
+        """The model that was stored at a place."""
+        config, params, images = stored
+        with naming(f"{shown(place)}: "):
+            return cls(config, params.get("vae", {}), params.get("ddpm", {}), mesh, params.get("prior"), images)
 
     def as_asked(self, config: ConfigDict) -> "VAEDM":
         """This model in the precisions of a configuration (`*.precision`), with its `sample.prior`."""
@@ -174,29 +140,12 @@ class VAEDM:
     def with_prior(self, file: str | Path) -> "VAEDM":
         """This model, with z from what mode `prior` wrote; UserError where it was fitted to another VAE."""
         self.check_vae()
-        file = regular_file(file, "sample.prior", "is not there; --mode=prior makes one")
-        D = self.networks.vae.z_dim
-        kinds = [{name: Array(np.float32, shape) for name, shape in form.items()} for form in FORMS]
-        forms = {"vae": Array(str)} | kinds[0] | kinds[1]
-        try:
-            prior = read_arrays(file, forms, {**kinds[0], **kinds[1]}, {"D": D, "2D": 2 * D})
-        except Damaged as error:
-            raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote ({error.why})") from error
-        digest = prior.pop("vae")
-        if prior.keys() not in [kind.keys() for kind in kinds]:
-            raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote; it has {list(prior)}")
-        if digest != self.vae_digest:
-            raise UserError(f"sample.prior: {file} was fitted to another VAE; fit one to this (--mode=prior)")
+        prior = read_prior(file, self.networks.vae.z_dim, self.vae_digest)
         return type(self)(self.config, self.params["vae"], self.params["ddpm"], self.mesh, prior, self.images)
 
     def save(self, file: str | Path, dtype: Any = np.float32) -> None:
         """Write parameters and configuration as one safetensors file, which is the whole model."""
-        flat = flatten_dict(jax.device_get(self.params), sep="/")
-        arrays = {name: np.asarray(a, dtype) for name, a in flat.items() if not isinstance(a, dict)}
-        metadata = {"config": encode_config(self.config), "format": "vaedm_jax 1"}
-        if self.images:  # but where they are concerns nobody else
-            metadata["images"] = json.dumps(self.images | {"folder": ""})
-        write_whole(path_of(file, "file"), safetensors.numpy.save(arrays, metadata))
+        write_weights(file, Stored(self.config, self.params, self.images), dtype)
 
     @cached_property
     def fingerprint(self) -> str:

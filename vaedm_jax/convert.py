@@ -10,11 +10,12 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
+from vaedm_jax.checks import check
 from vaedm_jax.conditions import has_vae
-from vaedm_jax.config import base_config, check, naming
+from vaedm_jax.config import base_config
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import betas_of
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, naming
 from vaedm_jax.interop import names, torch_writer
 from vaedm_jax.interop.architecture import unet_settings
 from vaedm_jax.interop.published_file import Network, networks_in

@@ -2,7 +2,8 @@
 
 import math
 import numbers
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
@@ -80,3 +81,12 @@ class Stopped(RunError):
     def __init__(self, message: str, number: int):
         super().__init__(message)
         self.status = 128 + number
+
+
+@contextmanager
+def naming(setting: str) -> Iterator[None]:
+    """Put the name of the setting before what is wrong with it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{setting}{error}") from error

@@ -12,11 +12,12 @@ from ml_collections import ConfigDict
 
 from vaedm_jax import hosts
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import chain_of, check, flatten, naming
+from vaedm_jax.checks import check
+from vaedm_jax.config import chain_of, flatten
 from vaedm_jax.data import Dataset
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.diffusion.spacing import STARTS
-from vaedm_jax.errors import UserError, one_of
+from vaedm_jax.errors import UserError, naming, one_of
 from vaedm_jax.evaluation.judge import judges, names
 from vaedm_jax.images import images_of
 from vaedm_jax.likelihood import bits_per_dimension

@@ -9,7 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM, silent
-from vaedm_jax.config import chain_of, check
+from vaedm_jax.checks import check
+from vaedm_jax.config import chain_of
 from vaedm_jax.data import picture, some
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.diffusion.spacing import RULE_OF

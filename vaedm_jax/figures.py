@@ -9,10 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM, Samples, silent
-from vaedm_jax.config import chain_of, check, naming
+from vaedm_jax.checks import check
+from vaedm_jax.config import chain_of
 from vaedm_jax.data import Dataset, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
+from vaedm_jax.errors import naming
 from vaedm_jax.evaluate import open_models
 from vaedm_jax.evaluation.explained import shares_and_errors
 from vaedm_jax.evaluation.features import Extractor, width

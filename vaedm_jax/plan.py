@@ -12,8 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vaedm_jax.checks import check
 from vaedm_jax.conditions import has_vae
-from vaedm_jax.config import chain_of, check
+from vaedm_jax.config import chain_of
 from vaedm_jax.data import load
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.judge import names

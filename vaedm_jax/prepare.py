@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vaedm_jax.config import check
+from vaedm_jax.checks import check
 from vaedm_jax.data import folder, records, workers
 from vaedm_jax.data.images import read
 from vaedm_jax.data.reason import reason

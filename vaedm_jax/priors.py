@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
 from vaedm_jax.bounds import check_fits
-from vaedm_jax.config import check
+from vaedm_jax.checks import check
 from vaedm_jax.data import some
 from vaedm_jax.errors import UserError, one_of
 from vaedm_jax.evaluation.judge import names

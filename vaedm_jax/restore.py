@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import chain_of, check
+from vaedm_jax.checks import check
+from vaedm_jax.config import chain_of
 from vaedm_jax.data import Dataset, pictures, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from vaedm_jax.config import FREE, MEASURED, TUNABLE, base_config, check_values, flatten, located
+from vaedm_jax.checks import check_values
+from vaedm_jax.config import FREE, MEASURED, TUNABLE, base_config, flatten, located
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.storage import Damaged, Tensors, check_form, parse_json, read_json, read_tensors, reading

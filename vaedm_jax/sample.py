@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 
 from vaedm_jax import hosts, store
 from vaedm_jax.api import VAEDM, Samples
-from vaedm_jax.config import chain_of, check
+from vaedm_jax.checks import check
+from vaedm_jax.config import chain_of
 from vaedm_jax.data import Dataset, Source
 from vaedm_jax.errors import UserError
 from vaedm_jax.images import images_of

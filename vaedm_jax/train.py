@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from vaedm_jax import hosts, rundir
 from vaedm_jax.api import VAEDM, Samples
+from vaedm_jax.checks import check
 from vaedm_jax.conditions import condition_of, has_vae
-from vaedm_jax.config import check, flatten, picture_chain
+from vaedm_jax.config import flatten, picture_chain
 from vaedm_jax.data import Dataset, load, preview, some
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.target import TARGETS
