@@ -318,14 +318,16 @@ def test_what_does_not_fit_is_refused_in_one_line(model, call, words):
 def test_what_is_kept_of_a_model_is_told_by_what_changes_its_images(model):
     """Neither how a network is computed, nor a default that a later version adds, makes another model of it."""
 
-    def meaning(**changes):
-        return networks_of(tiny_config(**changes)).meaning
+    def meaning(precision=None, **changes):
+        with jax.default_matmul_precision(precision):
+            return networks_of(tiny_config(**changes)).meaning
 
     same = {"ddpm.remat": True, "vae.remat": True, "vae.packed": True, "ddpm.dropout": 0.3, "vae.kl_weight": 3.0}
     assert all(meaning(**{name: value}) == meaning() for name, value in same.items())
     others = {"ddpm.heads": 2, "ddpm.precision": "bfloat16", "vae.precision": "bfloat16", "ddpm.scale_shift": True}
     found = [json.dumps(meaning(**{name: value}), sort_keys=True) for name, value in others.items()]
     assert len({*found, json.dumps(meaning(), sort_keys=True)}) == len(others) + 1
+    assert meaning("float32") != meaning()
     assert "remat" not in repr(meaning()) and "precision" not in repr(meaning()), "defaults are left out"
     other = VAEDM(CONFIG, VAE, jax.tree.map(lambda a: a + 1, DDPM))
     assert other.fingerprint != model.fingerprint == VAEDM(CONFIG, VAE, DDPM).fingerprint

@@ -48,7 +48,8 @@ def test_every_number_has_a_finite_upper_bound_and_its_default_is_within(name):
 
 
 def hostile(name: str) -> list[str]:
-    large = [str(10**36), DIGITS, "0x" + "f" * 5000, "-1" if name not in ("restore.n",) else "-7", "nan", "1e400"]
+    low = {"restore.n": "-7", "ddpm.t_mean": "-51"}.get(name, "-1")
+    large = [str(10**36), DIGITS, "0x" + "f" * 5000, low, "nan", "1e400"]
     if isinstance(SETTINGS[name], tuple):
         return [f"({v},)" for v in large] + ["(" * 5000, "(1," * 300 + ")" * 300, str((1,) * 3000).replace(" ", "")]
     return large

@@ -216,6 +216,7 @@ class Raises:
 
 def test_a_corrupt_checkpoint_prints_no_traceback(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # another test may have left one on a closed stream
     folder = written(tmp_path / "c", 1)
     for file in (folder / "1" / "state" / "d").iterdir():
         file.write_bytes(file.read_bytes()[:100])

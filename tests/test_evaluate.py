@@ -196,7 +196,7 @@ def test_too_few_images_for_the_frechet_distance_give_none_and_it_is_said(fresh,
         (["--config.eval.samplers=euler"], ["eval.samplers = 'euler'", "dpm++2m"]),
         (["--config.eval.starts=noise300"], ["eval.starts = 'noise300'", "warm300"]),
         (["--config.eval.starts=cold"], ["eval.starts = 'cold'", "warm"]),
-        (["--config.eval.starts=warm"], ["ddpm_warm500_2", "begins at x_hat"]),
+        (["--config.eval.starts=warm"], ["fresh, ddpm", "begins at x_hat"]),
         (["--config.sample.z_temperature=0.8"], ["z_temperature = 0.8", "no z"]),
         (["--config.sample.eta=1.5"], ["sample.eta = 1.5", "from 0.0 to 1.0"]),
         (["--config.eval.steps=0"], ["eval.steps = (0,)"]),
@@ -206,7 +206,7 @@ def test_too_few_images_for_the_frechet_distance_give_none_and_it_is_said(fresh,
         (["--config.eval.features=no.such:f"], ["no.such:f", "ModuleNotFoundError"]),
         (["--config.eval.features=tests.tiny_features:number"], ["number", "no function"]),
         (["--config.eval.features=tests.tiny_features:undefined"], ["undefined", "not finite"]),
-        (["--config.eval.features=tests.tiny_features:pixels"], ["pixels", "[8, D]"]),
+        (["--config.eval.features=tests.tiny_features:pixels"], ["pixels", "[2, D]"]),
         (["--config.eval.features=tests.tiny_features:fails"], ["fails", "the function fails"]),
         (["--config.eval.features=inception"], ["eval.inception", "pt_inception-2015-12-05-6726825d.pth"]),
         (["--config.eval.inception={file}", "--config.eval.features=inception"], ["SHA-256", "6726825d"]),
@@ -245,10 +245,12 @@ def test_statistics_of_something_else_are_refused(fresh, capsys):
     assert evaluate(fresh, "--config.eval.split=held_out") == 2
     assert "content is" in capsys.readouterr().err
     arrays = dict(np.load(statistics / f"{MEANS}_train.npz"))
-    for change in ({"mean_0": arrays["mean_0"] + 1}, {"features": arrays["features"][:-1]}, {"scatter_1": np.eye(3)}):
-        np.savez(statistics / f"{MEANS}_train.npz", **arrays | change)
+    changes = {"mean_0": arrays["mean_0"] + 1, "features": arrays["features"][:-1], "scatter_1": np.eye(3)}
+    for name, change in changes.items():
+        np.savez(statistics / f"{MEANS}_train.npz", **arrays | {name: change})
         assert evaluate(fresh, "--config.eval.steps=2") == 2
-        assert "contradict" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert f"{MEANS}_train.npz" in told and ("contradict" in told or f"'{name}' has the shape (3, 3)" in told)
     (statistics / f"{MEANS}_train.npz").write_bytes(b"no archive")
     assert evaluate(fresh, "--config.eval.steps=2") == 2
     assert "means_train.npz: cannot be read" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def fitted_fixture(monkeypatch):
         return SimpleNamespace(average=random_params(stage, 1))
 
     monkeypatch.setattr(train, "fit", fit)
-    monkeypatch.setattr(train, "write_report", lambda workdir: None)
+    monkeypatch.setattr(train, "renew_report", lambda workdir: None)
     return stages
 
 
