@@ -112,6 +112,13 @@ class Checkpoints:
         if not self.failed:
             self._guarded(self.manager.close)
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if not peer_died(error):
+            self.close()
+
     def restore(self, like: Any, advice: str = "begin anew in another --workdir") -> Any | None:
         """The newest state that is whole, or None where there is no checkpoint.
 
@@ -200,10 +207,18 @@ class Best:
         if self.kept and figures[self.figure] < self.kept.figures.get(self.figure, math.inf):
             self.kept.save(state, figures)
 
-    def close(self) -> None:
+    def __enter__(self) -> "Best":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
         """Wait until it is written."""
         if self.kept:
-            self.kept.close()
+            self.kept.__exit__(*error)
+
+
+def peer_died(error: BaseException | None) -> bool:
+    """Return whether an error tells that another process has ended: what both have begun to write stays unfinished."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and not hosts.alone()
 
 
 def ignore_late_reads() -> None:

@@ -79,9 +79,9 @@ def fit(
     with (
         Stop() as stop,
         closing(images),
-        closing(checkpoints),
+        checkpoints,
         closing(Log(stage, like, step, flops, start, total, folder)) as log,
-        closing(Best(folder / "best", chosen_by, like)) as best,
+        Best(folder / "best", chosen_by, like) as best,
     ):
 
         def look(n: int) -> dict[str, float] | None:
