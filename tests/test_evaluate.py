@@ -24,7 +24,7 @@ from vaedm_jax.evaluation.scores import frechet_distance, kernel_distance, preci
 from vaedm_jax.main import main
 from vaedm_jax.mesh import make_mesh
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.train import Pictures
+from vaedm_jax.train import Pictures, check_scored
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FEATURES = "--config.eval.features=tests.tiny_features:means"
@@ -275,4 +275,4 @@ def test_training_scores_a_few_samples_on_its_way(tmp_path):
     with config.unlocked():
         config.log.scored, config.checkpoint.best = 5, "fd"
     with pytest.raises(UserError, match="'fd', but there is no FD"):
-        Pictures(stage, data, config, tmp_path)
+        check_scored(config, data)
