@@ -8,11 +8,12 @@ import pytest
 
 from vaedm_jax import flags
 from vaedm_jax.api import VAEDM, Samples
-from vaedm_jax.config import flatten
+from vaedm_jax.config import MEASURED, flatten
 from vaedm_jax.rundir import BEFORE, FREE, SHIPPED, TUNABLE, differences, label_of
 
 CONFIG = Path(__file__).parents[1] / "configs" / "emoji.py"
 SHIPPED_VARIANTS = {"emoji": "form1", "emoji-uncond": "uncond", "emoji-form2": "form2"}
+FACES = {"avatars": "form1", "avatars-uncond": "uncond"}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def samples(model) -> Samples:
 
 def test_the_files_are_small_enough_to_ship():
     sizes = {file.stem: file.stat().st_size for file in SHIPPED.glob("*.safetensors")}
-    assert sizes.keys() == SHIPPED_VARIANTS.keys() and max(sizes.values()) <= 15e6
+    assert sizes.keys() == SHIPPED_VARIANTS.keys() | FACES.keys() and max(sizes.values()) <= 15e6
 
 
 @pytest.mark.parametrize("name", SHIPPED_VARIANTS)
@@ -38,6 +39,15 @@ def test_they_are_of_the_emoji_configuration_and_were_trained_as_long_as_it_says
     assert differences(found, wanted, (*FREE, *TUNABLE, "vae.checkpoint")) == {}
     for stage in ("vae", "ddpm"):
         assert flatten(found)[f"{stage}.steps"] == flatten(wanted)[f"{stage}.steps"]
+
+
+@pytest.mark.parametrize("name", FACES)
+def test_the_faces_have_the_networks_and_the_target_of_their_configuration(name):
+    found, wanted = VAEDM.from_pretrained(name).config, flags.load(f"{CONFIG.with_name('avatars.py')}:{FACES[name]}")
+    differing = differences(found, wanted, (*FREE, *TUNABLE, *MEASURED, "*.batch_size", "data.held_out"))
+    assert differing.keys() <= {*BEFORE, "vae.kl_warmup"}
+    assert found.ddpm.prediction == "residual" and found.ddpm.sigma_data > 0
+    assert not (found.data.path or found.data.archive), "no place of the machine that trained them"
 
 
 def test_both_formulations_refine_the_same_vae(model):
