@@ -244,10 +244,17 @@ def test_a_corrupt_checkpoint_prints_no_traceback(tmp_path):
     assert "Traceback" not in before and "Traceback" in after and "ValueError: of another kind" in after
 
 
-@pytest.mark.parametrize("spoil", ["nested", "pipe"])
-def test_a_file_that_would_stop_the_listing_of_the_steps_is_named(tmp_path, spoil):
-    file = tmp_path / "6" / "_CHECKPOINT_METADATA"
-    file.parent.mkdir()
-    os.mkfifo(file) if spoil == "pipe" else file.write_bytes(b"[" * 100_000)
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "state/d/0123", "proof/metadata"])
+def test_a_pipe_in_a_checkpoint_is_named_and_never_waited_for(tmp_path, name):
+    file = tmp_path / "6" / name
+    file.parent.mkdir(parents=True)
+    os.mkfifo(file)
+    with pytest.raises(UserError, match=f"{file} is not what a checkpoint has there; move {tmp_path / '6'} away"):
+        Checkpoints(tmp_path)
+
+
+def test_a_deeply_nested_file_that_would_stop_the_listing_of_the_steps_is_named(tmp_path):
+    (tmp_path / "6").mkdir()
+    (tmp_path / "6" / "_CHECKPOINT_METADATA").write_bytes(b"[" * 100_000)
     with pytest.raises(UserError, match="_CHECKPOINT_METADATA is not what a checkpoint has there; move"):
         Checkpoints(tmp_path)

@@ -213,3 +213,10 @@ def test_a_schedule_that_follows_the_length_of_a_run_is_told_of_where_that_chang
     notes = told(begun=True)
     assert len(notes) == noted
     assert all("ddpm.ema_schedule = 'byol'" in note and "was 6 and is now 9" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["ddpm.init", "data.category", "vae.channels"])
+def test_a_setting_of_any_length_is_told_of_shortly(run, capsys, name):
+    assert main(["main", f"--workdir={run}", f"--config.{name}={'9' * 5000}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "9" * 50 in said and len(said) < 900

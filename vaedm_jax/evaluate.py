@@ -17,7 +17,7 @@ from vaedm_jax.config import chain_of, flatten
 from vaedm_jax.data import Dataset
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.diffusion.spacing import STARTS
-from vaedm_jax.errors import UserError, naming, one_of
+from vaedm_jax.errors import UserError, brief, naming, one_of
 from vaedm_jax.evaluation.judge import judges, names
 from vaedm_jax.images import images_of
 from vaedm_jax.likelihood import bits_per_dimension
@@ -102,8 +102,8 @@ def open_models(config: ConfigDict, workdir: Path) -> dict[str, VAEDM]:
         for key in ("source", "path", "category", "image_size", "held_out"):
             if mine[key] != theirs[key]:
                 raise UserError(
-                    f"eval.runs: {first} and {name} are of different data: data.{key} is {mine[key]!r} and "
-                    f"{theirs[key]!r}; compare them apart"
+                    f"eval.runs: {first} and {name} are of different data: data.{key} is {brief(repr(mine[key]))} and "
+                    f"{brief(repr(theirs[key]))}; compare them apart"
                 )
     return found
 

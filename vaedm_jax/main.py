@@ -35,7 +35,7 @@ from vaedm_jax import (
     sample,
     train,
 )
-from vaedm_jax.errors import Stopped
+from vaedm_jax.errors import Stopped, brief
 from vaedm_jax.mesh import keep_memory, set_xla, share_cpu
 from vaedm_jax.reporting.files import leave_to_another
 from vaedm_jax.storage.cache import compiled_programs
@@ -53,6 +53,7 @@ MODES = {
     "prepare": prepare.prepare,
     "prior": priors.fit_prior,
 }
+LONGEST_WORD = 400  # characters of a message that are shown of a word, such as a value that somebody gave
 CONVERSIONS = {"import": convert.import_files, "export": convert.export_file}  # of files, with no run directory
 
 
@@ -100,6 +101,7 @@ def main(argv: list[str]) -> int:
             raise
         message, status = told
         line = " ".join(part.strip() for part in message.splitlines())
+        line = " ".join(brief(word, LONGEST_WORD) for word in line.split(" "))
         print("vaedm:", shown(line), file=sys.stderr, flush=True)
         if isinstance(error, Stopped):
             hosts.part()

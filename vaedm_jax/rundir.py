@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.checks import check_values
 from vaedm_jax.config import FREE, MEASURED, TUNABLE, base_config, flatten, located
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, brief
 from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.storage import Damaged, Tensors, check_form, parse_json, read_json, read_tensors, reading
 from vaedm_jax.storage.layout import FILE, is_run
@@ -122,7 +122,8 @@ def refuse_another(workdir: Path, config: ConfigDict, moved: bool = True) -> Con
     # With no average in the checkpoints none can be gone on with, nor can one be left out.
     found |= {key: v for key, v in differences(old, config, FREE).items() if "ema_decay" in key and not all(v)}
     if found:
-        listed = "; ".join(f"{key} was {a!r}, is now {b!r}" for key, (a, b) in list(found.items())[:4])
+        changes = [(key, brief(repr(a)), brief(repr(b))) for key, (a, b) in found.items()]
+        listed = "; ".join(f"{key} was {a}, is now {b}" for key, a, b in changes[:4])
         more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
         raise UserError(
             f"{shown(workdir)} holds another run: {listed}{more}. Name another --workdir, or undo the change"
@@ -147,7 +148,7 @@ def claim(workdir: Path, config: ConfigDict, images: Any = None, last: Callable[
     found = last()
     if old:
         for key, (a, b) in differences(old, config, FREE).items():
-            print(f"note: {key} was {a}, from here on it is {b}")
+            print(f"note: {key} was {brief(a)}, from here on it is {brief(b)}")
         for text in rescheduled(workdir, old, config):
             print(f"note: {text}")
     write_config(workdir, config)

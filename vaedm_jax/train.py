@@ -18,7 +18,7 @@ from vaedm_jax.config import flatten, picture_chain
 from vaedm_jax.data import Dataset, load, preview, some
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.target import TARGETS
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, brief
 from vaedm_jax.evaluation.features import width
 from vaedm_jax.evaluation.judge import checked_spaces, judges, side, too_few
 from vaedm_jax.mesh import check_memory, make_mesh
@@ -70,6 +70,7 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     names = ("vae", "ddpm") if vae else ("ddpm",)
     for name in names:
         check_place(workdir / name / "checkpoints")
+        check_place(workdir / name / "best")
     given = {name: given_params(name, config, workdir) for name in names}
     data = load(config.data)
     for name in names:
@@ -215,8 +216,8 @@ def given_params(name: str, config: ConfigDict, workdir: Path) -> Any | None:
         differing.append("ddpm.variant")
     for key in differing:
         raise UserError(
-            f"the {name.upper()} in {source} is of another architecture: {key} is {theirs[key]!r} there and "
-            f"{ours[key]!r} here"
+            f"the {name.upper()} in {source} is of another architecture: {key} is {brief(repr(theirs[key]))} there and "
+            f"{brief(repr(ours[key]))} here"
         )
     if not model.params[name]:
         raise UserError(f"{source} holds no trained {name.upper()}")

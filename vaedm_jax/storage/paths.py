@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, brief
 
 KINDS = {
     stat.S_IFREG: "a file",
@@ -64,7 +64,7 @@ def path_of(written: str | os.PathLike, setting: str) -> Path:
         os.lstat(path)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"{setting}: {shown(path)}: the name is too long") from error
+            raise UserError(f"{setting}: {brief(shown(path))}: the name is too long") from error
     except ValueError as error:  # what the encoding of file names cannot express
         raise UserError(f"{setting}: {shown(text)}: no file can have this name ({error})") from error
     return path

@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from vaedm_jax import hosts
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.storage import Damaged, read_json
+from vaedm_jax.storage.paths import shown
 
 # What is written beside each state; the figures and the digest of it came later than the rest.
 PROOF = {"shapes": {str: [int]}, "checksums": [int], "figures?": {str: float}, "digest?": str}
@@ -50,20 +51,23 @@ def check_place(folder: Path) -> None:
 
 
 def check_listing(folder: Path) -> None:
-    """UserError names a file that Orbax reads of every step and that would end or stop it: it copes with other damage.
+    """UserError names what would end or stop Orbax: it copes with other damage.
 
-    Those are JSON that is nested very deeply, and what is no file, such as a pipe, from which it would wait for ever.
+    That is what is neither a file nor a folder, at any depth, such as a pipe, from which it would wait for ever; and
+    JSON of a step that is nested very deeply.
     """
-    for file in folder.glob("*/_CHECKPOINT_METADATA"):
-        try:
-            whole = file.is_file()
-            json.loads(file.read_bytes() if whole else b"{}")
-        except RecursionError:
-            whole = False
-        except (OSError, ValueError):
-            continue
-        if not whole:
-            raise UserError(f"{file} is not what a checkpoint has there; move {file.parent} away")
+    for place in folder.rglob("*"):
+        sound = place.is_file() or place.is_dir() or not place.exists()  # it may be gone since it was listed
+        if place.name == "_CHECKPOINT_METADATA" and place.is_file():
+            try:
+                json.loads(place.read_bytes())
+            except RecursionError:
+                sound = False
+            except (OSError, ValueError):
+                pass
+        if not sound:
+            step = place.relative_to(folder).parts[0]
+            raise UserError(f"{shown(place)} is not what a checkpoint has there; move {shown(folder / step)} away")
 
 
 def digest_of(proof: dict[str, Any]) -> str:
