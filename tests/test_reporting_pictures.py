@@ -90,11 +90,11 @@ def test_tile_keeps_the_order_in_near_square_rows(n, columns, lengths):
     assert [i for row in rows for i in row] == list(range(n))
 
 
-@pytest.mark.parametrize("caption", ["", "64 samples, seed 0", "x̂ → x, η = 1\nsecond line <b>"])
-def test_a_png_carries_its_pixels_and_its_caption(tmp_path, caption):
+@pytest.mark.parametrize("caption", ["", "64 samples, seed 0", "x̂ → x, η = 1\nof a name with a new line <b>"])
+def test_a_png_carries_its_pixels_and_its_caption_on_one_line(tmp_path, caption):
     path = tmp_path / "new" / "folder" / "a.png"
     reporting.save_png(path, Image.fromarray(solid(BLUE)[0]), caption)
-    assert reporting.read_caption(path) == caption
+    assert reporting.read_caption(path) == caption.replace("\n", "\\n")
     with Image.open(path) as image:
         assert (np.asarray(image) == solid(BLUE)[0]).all()
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
