@@ -191,7 +191,7 @@ def test_an_earlier_prior_is_kept(weights, tmp_path, capsys):
     command = ["main", "--mode=prior", f"--workdir={tmp_path}", f"--config.sample.weights={weights}"]
     for components in (1, 2, 1):
         assert main([*command, "--config.prior.kinds=diag", f"--config.prior.components=({components},)"]) == 0
-    assert f"the one that was here is {tmp_path / 'prior_2.npz'} now" in capsys.readouterr().out
+    assert f"what was {tmp_path / 'prior.npz'} is {tmp_path / 'prior_2.npz'} now" in capsys.readouterr().out
     counts = [len(np.load(tmp_path / f"prior{n}.npz")["logits"]) for n in ("_1", "_2", "")]
     assert counts == [1, 2, 1]
 

@@ -93,7 +93,8 @@ class Networks(NamedTuple):
         """What images depend on, as JSON can hold it; see `meaning`. Fields with a default count where they differ."""
         usual = self._field_defaults
         found = {n: meaning(part) for n, part in self._asdict().items() if n not in usual or part != usual[n]}
-        precision = jax.config.jax_default_matmul_precision
+        # On a CPU products of float32 are in float32, whatever is asked for.
+        precision = None if jax.default_backend() == "cpu" else jax.config.jax_default_matmul_precision
         return found | ({"matmul_precision": precision} if precision else {})
 
     @property
