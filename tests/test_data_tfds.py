@@ -130,3 +130,10 @@ def test_records_that_are_said_to_lie_on_the_network_are_not_fetched(tmp_path):
     assert template in info.read_text()
     info.write_text(info.read_text().replace(template, "/gs/bucket/" + template))
     assert "elsewhere (gs://bucket" in load_error(path=str(folder), image_size=8)
+
+
+def test_a_user_without_a_home_is_asked_for_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vaedm_jax.data.catalog.USUAL_PLACE", "~nobody_of_this_name/tensorflow_datasets")
+    assert "data.tfds_dir: ~nobody_of_this_name" in load_error(source="mnist", tfds_dir="")
+    assert not list(tmp_path.iterdir())

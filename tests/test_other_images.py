@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture, untrained_fixture  # noqa: F401
@@ -12,8 +13,11 @@ from tests.tiny import tiny_config
 from vaedm_jax import data, rundir
 from vaedm_jax.api import VAEDM
 from vaedm_jax.errors import UserError
+from vaedm_jax.evaluation.features import space
+from vaedm_jax.evaluation.judge import Judge
 from vaedm_jax.images import images_of
 from vaedm_jax.main import main
+from vaedm_jax.mesh import make_mesh
 
 COUNT = 80
 
@@ -133,3 +137,19 @@ def test_what_files_hold_tells_them_apart_and_not_how_or_where_they_are_read(tmp
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     one, other = identity(tmp_path / "a"), identity(tmp_path / "b", workers=2)
     assert one | {"folder": ""} == other | {"folder": ""} and one["files"]
+
+
+def test_statistics_of_features_are_those_of_all_files(tmp_path):
+    def judge():
+        return Judge(space("tests.tiny_features:means"), make_mesh(), 8, load(), "train", tmp_path / "reference")
+
+    def load():
+        return data.load(data_config(path=str(tmp_path / "pics"), image_size=16))
+
+    fill(tmp_path / "pics")
+    np.testing.assert_array_equal(judge().reference.features, judge().reference.features)
+    train = load().train
+    outside = min(set(range(len(train))) - {int(i) for i in np.linspace(0, len(train) - 1, 64)})  # of the sample
+    save(tmp_path / "pics" / f"{train.items[outside]:03d}.png", noise(16, 5000))
+    with pytest.raises(UserError, match="statistics of something else: files is"):
+        judge()

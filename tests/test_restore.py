@@ -126,6 +126,11 @@ def test_held_out_images_are_restored_and_scored(tmp_path, weights, capsys):
     assert 19 < float(rows[0]["psnr"]) < 24  # 20 dB, and somewhat more for the clipping
     assert "denoise0.1, 4 held-out images" in (tmp_path / "report.html").read_text()
     assert "PSNR" in capsys.readouterr().out
+    there = {path.name: path.read_bytes() for path in (tmp_path / "restored").iterdir()}
+    assert restore(tmp_path, weights, "--config.restore.n=3", "--config.restore.task=denoise") == 0
+    now = {path.name: path.read_bytes() for path in (tmp_path / "restored").iterdir()}
+    assert sorted(now) == sorted([*there, *(name.replace("57_2.", "57_2_1.") for name in there)])
+    assert all(now[name.replace("57_2.", "57_2_1.")] == data for name, data in there.items()), "nothing is lost"
 
 
 def test_pictures_of_the_users_are_restored_at_their_own_size(tmp_path, weights):

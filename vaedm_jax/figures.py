@@ -82,7 +82,8 @@ def figures(config: ConfigDict, workdir: Path) -> None:
         for i, (name, draw) in enumerate(drawn.items()):
             progress.label = f"figures, {name}"
             caption, rows = draw(album)
-            save_png(album.folder / f"{name}.png", grid([a for _, a in rows], [label for label, _ in rows]), caption)
+            picture = grid([a for _, a in rows], [label for label, _ in rows])
+            save_png(album.folder / f"{name}.png", picture, caption, keep=True)
             progress.update(i + 1)
     renew_report(workdir)
     print(f"{len(drawn)} figures: {album.folder}", flush=True)
@@ -175,7 +176,7 @@ def variance(album: Album) -> tuple[str, Rows]:
         table.append(
             {"features": space.name, **found._asdict(), **{f"{k}_error": e for k, e in errors._asdict().items()}}
         )
-    write_csv(album.folder / "variance.csv", table)
+    write_csv(album.folder / "variance.csv", table, keep=True)
     said = "; ".join(
         f"'{row['features']}': z {row['z']:.2f} ± {row['z_error']:.2f}, x_T {row['x_T']:.2f} ± {row['x_T_error']:.2f}, "
         f"both together {row['both']:.2f}"

@@ -116,11 +116,12 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
             scores = judge.scores(judge.add(None, to_uint8(made)))
             rows.append(row(task.label, way, made, truth) | {k: scores[k] for k in ("kid", "kid_error", "fd")})
             progress.update(i + 1)
-    write_csv(target.with_name(f"{target.name}.csv"), rows)
+    write_csv(target.with_name(f"{target.name}.csv"), rows, keep=True)
     caption = f"{task.label}, {len(truth)} held-out images, {told_of(model, chain)}; PSNR: " + ", ".join(
         f"{r['way']} {r['psnr']:.2f} dB" for r in rows
     )
-    save_png(target.with_name(f"{target.name}.png"), grid([a for _, a in shown], [name for name, _ in shown]), caption)
+    picture = grid([a for _, a in shown], [name for name, _ in shown])
+    save_png(target.with_name(f"{target.name}.png"), picture, caption, keep=True)
     for r in rows:
         error = "" if r["kid_error"] is None else f" ± {r['kid_error']:.2f}"
         print(

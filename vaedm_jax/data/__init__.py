@@ -41,7 +41,8 @@ def load(config: ConfigDict) -> Dataset:
 
     if config.path:
         return catalog.load_path(config.path, size, held_out)
-    # tfds also reads from gs://BUCKET.
-    plain = config.tfds_dir and "://" not in config.tfds_dir
-    data_dir = str(path_of(config.tfds_dir, "data.tfds_dir")) if plain else config.tfds_dir
-    return catalog.load(config.source, data_dir, config.archive, size, held_out)
+    place = config.tfds_dir or catalog.USUAL_PLACE
+    if "://" not in place:  # tfds also reads from gs://BUCKET
+        # Where there is no home, tfds itself would make a folder named ~.
+        place = str(path_of(place, "data.tfds_dir"))
+    return catalog.load(config.source, place if config.tfds_dir else "", config.archive, size, held_out)

@@ -21,6 +21,8 @@ from vaedm_jax.data.source import Dataset, Lazy, Source, split
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage.paths import folder
 
+USUAL_PLACE = str(tfds.core.constants.DATA_DIR)  # of prepared data sets, where data.tfds_dir is empty
+
 
 def load(name: str, data_dir: str, archive: str, size: int, held_out: float) -> Dataset:
     """A data set prepared before, or CIFAR-10. Held out: its 'test', else 'validation', else a share."""

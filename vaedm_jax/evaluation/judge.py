@@ -31,6 +31,7 @@ class Judge:
         self.space, self.extract = space, Extractor(space, mesh, batch_size)
         source = side(data, split)
         self.identity = {"data": data.name, "split": split, **fingerprint(source)}
+        self.identity |= {"files": data.digest} if data.digest else {}  # the fingerprint has some images, this has all
         self.identity |= {"features": space.name, "network": space.identity}
         self.reference = self.refer(source, folder / f"{space.name}_{split}.npz")
 

@@ -67,9 +67,12 @@ class Summary(NamedTuple):
 
 
 def difference(a: dict, b: dict) -> str:
-    """The first entry in which two identities differ, in words; not the name of the data, whose folder may move."""
-    name = next((name for name in [*a, *b] if name != "data" and a.get(name) != b.get(name)), None)
-    return "" if name is None else f"{name} is {a.get(name)!r} there and {b.get(name)!r} here"
+    """Return the first entry of `a` in which `b` differs, in words; "" where there is none.
+
+    The name of the data does not count, since its folder may move; nor what older statistics do not say.
+    """
+    name = next((name for name in a if name != "data" and a[name] != b.get(name)), None)
+    return "" if name is None else f"{name} is {a[name]!r} there and {b.get(name)!r} here"
 
 
 def check_sound(path: Path, summary: Summary) -> None:

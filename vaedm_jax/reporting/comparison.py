@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
-from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.reporting.files import write_kept, write_whole
 from vaedm_jax.reporting.pictures import save_png
 from vaedm_jax.reporting.rows import Row, Scores, over_seeds
 
@@ -56,13 +56,16 @@ def text(means: Sequence[Row], name: str, title: str) -> str:
     return "\n".join("  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A table, whole; where a row has nothing in a column it is empty."""
+def write_csv(path: Path, rows: Sequence[dict[str, Any]], keep: bool = False) -> None:
+    """Write a table, whole; where a row has nothing in a column it is empty.
+
+    With `keep`, another table that is there gets another name.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(chain.from_iterable(rows))), lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    write_whole(path, text.getvalue().encode())
+    (write_kept if keep else write_whole)(path, text.getvalue().encode())
 
 
 def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:

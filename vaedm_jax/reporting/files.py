@@ -40,6 +40,14 @@ def write_whole(path: Path | str, data: bytes) -> None:
         os.replace(beside, path)
 
 
+def write_kept(path: Path | str, data: bytes) -> None:
+    """Write `data` to `path` as `write_whole` does; a file of other contents that is there gets another name."""
+    path = Path(path)
+    if writes() and path.is_file() and path.read_bytes() != data:
+        set_aside(path)
+    write_whole(path, data)
+
+
 def set_aside(*paths: Path) -> None:
     """Give files or folders, as far as they are there, another name, the same for all: `NAME_1.png` for `NAME.png`.
 

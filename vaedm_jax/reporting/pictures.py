@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from vaedm_jax.errors import UserError
-from vaedm_jax.reporting.files import set_aside, write_whole
+from vaedm_jax.reporting.files import write_kept, write_whole
 from vaedm_jax.storage import read_png
 from vaedm_jax.storage.paths import shown
 
@@ -87,16 +87,13 @@ def tile(images, columns: int | None = None) -> list:
 def save_png(path: Path | str, image: Image.Image, caption: str = "", keep: bool = False) -> None:
     """Writes a PNG whole, with the caption as its text chunk "Description"; creates the parents.
 
-    With `keep`, another file that is there gets another name, by `set_aside`.
+    With `keep`, another picture that is there gets another name.
     """
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Description", shown(caption))
     data = io.BytesIO()
     image.save(data, "PNG", pnginfo=texts, optimize=True)
-    path = Path(path)
-    if keep and path.is_file() and path.read_bytes() != data.getvalue():
-        set_aside(path)
-    write_whole(path, data.getvalue())
+    (write_kept if keep else write_whole)(path, data.getvalue())
 
 
 def read_caption(path: Path | str) -> str:
