@@ -10,10 +10,11 @@ from scipy.stats import multivariate_normal, norm
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import in_float64, random_params, tiny_config
 from vaedm_jax.api import VAEDM
+from vaedm_jax.errors import UserError
 from vaedm_jax.main import main
 from vaedm_jax.models.flow import forward, init_flow
 from vaedm_jax.models.prior import draw, log_prob
-from vaedm_jax.priors import fit_flow
+from vaedm_jax.priors import fit_flow, used_latents
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 RNG = np.random.default_rng(0)
@@ -31,6 +32,30 @@ def test_the_density_of_a_mixture_is_the_sum_of_its_components():
     expected = np.log(sum(w * multivariate_normal(mean, L @ L.T).pdf(z) for w, mean, L in parts))
     np.testing.assert_allclose(log_prob(MIXTURE, np.float32(z)), expected, rtol=1e-4)
     np.testing.assert_allclose(log_prob({}, np.float32(z)), multivariate_normal(np.zeros(3)).logpdf(z), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mixture", "flow"])
+def test_a_prior_of_some_latents_leaves_the_others_normal(kind):
+    """It is the same density as that of all latents in which the others are independent."""
+    flow = init_flow(jax.random.key(0), np.float32([4, 0, -4]), np.float32(FACTORS[0]))
+    part = {**(MIXTURE if kind == "mixture" else flow), "used": np.float32([0, 1, 0, 1, 1])}
+    z = np.float32(RNG.normal(0, 3, (20, 5)))
+    whole = {name: a for name, a in part.items() if name != "used"}
+    expected = log_prob(whole, z[:, [1, 3, 4]]) + norm.logpdf(z[:, [0, 2]]).sum(1)
+    np.testing.assert_allclose(log_prob(part, z), expected, rtol=1e-5)
+    drawn = np.asarray(draw(part, jax.vmap(jax.random.key)(np.arange(4000)), 5))
+    assert np.abs(drawn[:, [0, 2]].std(0) - 1).max() < 0.05 and np.abs(drawn[:, [0, 2]].mean(0)).max() < 0.05
+    assert abs(np.mean(log_prob(whole, drawn[:, [1, 3, 4]])) - np.mean(log_prob(part, drawn)) - 2 * 1.419) < 0.1
+
+
+def test_the_latents_that_are_used_are_found():
+    """Of four: one depends on the image, two do not, and the last is N(1, 1) for every image."""
+    noise = np.random.default_rng(0).normal(size=(8, 500, 4))
+    noise[..., 0] = 0.6 * noise[..., 0] + 0.8 * noise[0, :, 1]
+    noise[..., 3] += 1
+    assert list(used_latents(noise)) == [0, 3]
+    with pytest.raises(UserError, match="uses none of its latents"):
+        used_latents(noise[..., 1:3])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

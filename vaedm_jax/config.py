@@ -95,7 +95,7 @@ def base_config(variant: str = "form1") -> ConfigDict:
 
     # Mode `prior`: what is tried, mixtures of "full" or "diag" covariances, "flow"; numbers of components; steps that
     # the flow is trained for; images of either side, whose z they are fitted to and chosen by, at most; 0: all.
-    c.prior = ConfigDict({"kinds": "full,diag,flow", "components": (1, 2, 4, 8, 16, 32, 64), "steps": 3000})
+    c.prior = ConfigDict({"kinds": "full,diag,flow", "components": (1, 4, 16, 64, 256), "steps": 3000})
     c.prior.images = 20_000
 
     # Intervals in steps; a picture has so many images, sampled in so many reverse steps.

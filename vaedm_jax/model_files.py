@@ -90,15 +90,15 @@ def read_run(workdir: Path, mesh: Mesh, best: bool = False) -> Stored:
 def read_prior(file: str | Path, z_dim: int, vae_digest: str) -> dict[str, np.ndarray]:
     """Return the parameters that mode `prior` wrote; UserError where they were fitted to another VAE."""
     file = regular_file(file, "sample.prior", "is not there; --mode=prior makes one")
-    kinds = [{name: Array(np.float32, shape) for name, shape in form.items()} for form in FORMS]
-    forms = {"vae": Array(str)} | kinds[0] | kinds[1]
+    arrays = {name: Array(np.float32, shape) for form in FORMS for name, shape in form.items()}
     try:
-        prior = read_arrays(file, forms, {**kinds[0], **kinds[1]}, {"D": z_dim, "2D": 2 * z_dim})
+        prior = read_arrays(file, {"vae": Array(str)} | arrays, arrays, {"Z": z_dim})
+        digest = prior.pop("vae")
+        shapes = {name: a.shape for name, a in prior.items()}
+        if shapes != (right := expected(shapes, z_dim)):
+            raise Damaged(file, f"it has arrays of the shapes {shapes}, and should have {right}")
     except Damaged as error:
         raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote ({error.why})") from error
-    digest = prior.pop("vae")
-    if prior.keys() not in [kind.keys() for kind in kinds]:
-        raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote; it has {list(prior)}")
     if digest != vae_digest:
         raise UserError(f"sample.prior: {file} was fitted to another VAE; fit one to this (--mode=prior)")
     return prior

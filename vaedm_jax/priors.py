@@ -27,8 +27,11 @@ from vaedm_jax.reporting.files import set_aside, write_arrays
 
 KINDS = ("full", "diag", "flow")
 RIDGE = 1e-4  # is added to variances
-# Of the flow: z of each image; z a step; steps after which the held-out ones are looked at; Adam's rate.
-DRAWS, BATCH, LOOK, RATE = 8, 256, 100, 1e-3
+DRAWS = 8  # z of each image
+MOST = 2**16  # z that a mixture is fitted to, unless there are more images
+LEAST = 0.01  # nats of KL(q(z | x) || N(0, I)) that a latent has, on average over the images, if it is used
+# Of the flow: z a step; steps after which the held-out ones are looked at; Adam's rate.
+BATCH, LOOK, RATE = 256, 100, 1e-3
 
 
 def fit_prior(config: ConfigDict, workdir: Path) -> None:
@@ -43,23 +46,26 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     model.check_vae()
     data = images_of(config, model)
     images, held_out = some(data.train, settings.images), model.posterior(some(data.test, settings.images))
-    train = model.posterior(images)
+    draws = np.stack([model.posterior(images, first=i * len(images)) for i in range(DRAWS)])
+    used = used_latents(draws)
+    print(f"{len(used)} of {draws.shape[-1]} latents are used; the others stay N(0, 1)", flush=True)
+    train, chosen = draws[0], draws.reshape(-1, draws.shape[-1])[:, used]
     rows, best = [row("N(0, I)", 0, {}, train, held_out)], {}
     counts = [k for k in settings.components if k <= len(train) // 2]
     most = max(counts, default=0)
-    check_fits(f"prior.components = {most}, each with a covariance matrix", 8 * most * train.shape[1] ** 2)
+    check_fits(f"prior.components = {most}, each with a covariance matrix", 8 * most * len(used) ** 2)
     tried = [(kind, k) for kind in kinds for k in ((LAYERS,) if kind == "flow" else counts)]
     with Progress(len(tried), 0, "prior", noun="prior", unit="priors") as progress:
-        for kind, k in tried:
+        for i, (kind, k) in enumerate(tried):
             if kind == "flow":
-                others = [model.posterior(images, first=i * len(images)) for i in range(1, DRAWS)]
-                params = fit_flow(np.concatenate([train, *others]), held_out, settings.steps, config.seed)
+                params = fit_flow(chosen, held_out[:, used], settings.steps, config.seed)
             else:
-                params = fit_mixture(train, kind, k, config.seed)
+                params = fit_mixture(chosen[: max(MOST, len(train))], kind, k, config.seed)
+            params["used"] = np.float32(np.isin(np.arange(train.shape[1]), used))
             rows.append(row(kind, k, params, train, held_out))
             if rows[-1]["held_out"] == max(r["held_out"] for r in rows):
                 best = params
-            progress.update(len(rows) - 1)
+            progress.update(i + 1)
     print("log density of a z in nats; components (layers of a flow):")
     for r in rows:
         print(f"{r['kind']:8} {r['components']:3}: {r['train']:9.2f} of training, {r['held_out']:9.2f} held out")
@@ -70,6 +76,24 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     write_csv(workdir / "prior.csv", rows)
     write_arrays(file, best | {"vae": np.array(model.vae_digest)})
     print(f"the best: {file}, for --config.sample.prior={file}", flush=True)
+
+
+def used_latents(draws: np.ndarray) -> np.ndarray:
+    """Return the indices of the latents that are used: the others are N(0, 1) whatever the image is.
+
+    The KL divergence of each is that of Gaussians with the mean variance of q(z | x).
+
+    Args:
+      draws: K z of q(z | x) for each of N images, [K, N, D].
+
+    Raises:
+      UserError: none is used.
+    """
+    mean, variance, within = draws.mean((0, 1)), draws.var((0, 1)), draws.var(0, ddof=1).mean(0)
+    used = np.flatnonzero(0.5 * (mean**2 + variance - 1 - np.log(within)) > LEAST)
+    if not used.size:
+        raise UserError("this VAE uses none of its latents (with a lower vae.kl_weight it may), so N(0, I) fits")
+    return used
 
 
 def mixtures() -> Any:

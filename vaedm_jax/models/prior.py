@@ -3,6 +3,9 @@
 The parameters of a mixture of K are `logits` [K], of the weights, `means` [K, D] and `factors` [K, D, D], which are
 lower triangular: component k is means[k] + factors[k] N(0, I). Those of a flow are in `models.flow`, and those of the
 standard normal are empty.
+
+A mixture or a flow may be of D latents out of the Z that there are: `used` [Z] is 1 for these and 0 for the others,
+which are N(0, 1) by themselves. Without `used` it is of all.
 """
 
 from collections.abc import Mapping
@@ -16,20 +19,31 @@ from vaedm_jax.models.vae import kl_divergence
 
 Params = Mapping[str, jax.Array]
 MIXTURE = {"logits": ("K",), "means": ("K", "D"), "factors": ("K", "D", "D")}
-FORMS = (MIXTURE, flow.FORM)  # the shapes of either kind, in letters
+USED = {"used": ("Z",)}
+FORMS = (MIXTURE, flow.FORM, USED)  # the shapes of what there may be, in letters
 
 
-def expected(shapes: Mapping[str, tuple[int, ...]], D: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that a prior of z [D] must have whose arrays have `shapes`.
+def expected(shapes: Mapping[str, tuple[int, ...]], Z: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that a prior of z [Z] must have whose arrays have `shapes`.
 
-    The numbers of its components, layers and hidden units are taken from these.
+    The numbers of its latents, components, layers and hidden units are taken from these.
     """
-    form = flow.FORM if "w_in" in shapes else MIXTURE
-    sizes = {"D": D, "2D": 2 * D}
+    form, centre = (flow.FORM, "mean") if "w_in" in shapes else (MIXTURE, "means")
+    D = Z
+    if "used" in shapes:
+        form, D = form | USED, min([Z, *shapes.get(centre, ())[-1:]])
+    sizes = {"Z": Z, "D": D, "2D": 2 * D}
     for name, letters in form.items():
         for letter, side in zip(letters, shapes.get(name, ()), strict=False):
             sizes.setdefault(letter, side)
     return {name: tuple(sizes.get(letter, 1) for letter in letters) for name, letters in form.items()}
+
+
+def split(params: Params, D: int) -> tuple[jax.Array, jax.Array]:
+    """Return the indices of the latents that a density is of, and of the others, of D in all."""
+    size = params["mean" if "w_in" in params else "means"].shape[-1]
+    order = jnp.argsort(-params["used"], stable=True) if "used" in params else jnp.arange(D)
+    return order[:size], order[size:]
 
 
 def draw(params: Params, keys: jax.Array, D: int, temperature: float = 1.0) -> jax.Array:
@@ -37,10 +51,12 @@ def draw(params: Params, keys: jax.Array, D: int, temperature: float = 1.0) -> j
     noise = temperature * jax.vmap(lambda key: jax.random.normal(key, (D,)))(keys)
     if not params:
         return noise
+    used, _ = split(params, D)
     if "w_in" in params:
-        return jax.vmap(partial(flow.forward, params))(noise)
+        return noise.at[:, used].set(jax.vmap(partial(flow.forward, params))(noise[:, used]))
     k = jax.vmap(lambda key: jax.random.categorical(jax.random.fold_in(key, 1), params["logits"]))(keys)
-    return params["means"][k] + jnp.einsum("bij,bj->bi", params["factors"][k], noise)
+    z = params["means"][k] + jnp.einsum("bij,bj->bi", params["factors"][k], noise[:, used])
+    return noise.at[:, used].set(z)
 
 
 def divergence(params: Params, z: jax.Array, mu: jax.Array, logvar: jax.Array) -> jax.Array:
@@ -55,11 +71,16 @@ def divergence(params: Params, z: jax.Array, mu: jax.Array, logvar: jax.Array) -
 
 def log_prob(params: Params, z: jax.Array) -> jax.Array:
     """Return the log density of z [B, D] in nats, [B]."""
-    D = z.shape[-1]
     if not params:
         return jnp.sum(jax.scipy.stats.norm.logpdf(z), axis=-1)
-    if "w_in" in params:
-        return jax.vmap(partial(flow.log_density, params))(z)
+    used, others = split(params, z.shape[-1])
+    density = jax.vmap(partial(flow.log_density, params)) if "w_in" in params else partial(mixture, params)
+    return density(z[:, used]) + log_prob({}, z[:, others])
+
+
+def mixture(params: Params, z: jax.Array) -> jax.Array:
+    """Return the log density of a mixture of Gaussians, [B], of z [B, D]."""
+    D = z.shape[-1]
 
     def component(logit: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.Array:
         white = jax.scipy.linalg.solve_triangular(factor, (z - mean.reshape(1, -1)).T, lower=True)
