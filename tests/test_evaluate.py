@@ -77,6 +77,23 @@ def test_every_combination_is_scored_at_its_exact_number_of_evaluations(fresh):
     assert f"evaluation/{MEANS}.png" in (fresh / "report.html").read_text()
 
 
+def test_what_the_vae_generates_is_scored_by_itself(weights, tmp_path, capsys):
+    own = [f"--config.sample.weights={weights}", "--config.sample.z_temperature=0.5"]
+    assert evaluate(tmp_path, *own, "--config.eval.samplers=vae,ddim", "--config.eval.steps=2") == 0
+    refined, alone = table(tmp_path)
+    assert (refined["sampler"], refined["nfe"]) == ("ddim ztemperature0.5", "2")
+    assert (alone["sampler"], alone["nfe"], alone["n"]) == ("vae ztemperature0.5", "0", refined["n"])
+    model = VAEDM.open(weights)
+    x_hat = to_uint8(model.decode(model.sample_z(12, 0, 0.5)))
+    images = load(model.config.data).train
+    a, b = (np.asarray(means(x)) for x in (x_hat, np.stack([images[i] for i in range(len(images))])))
+    expected = frechet_distance(*(Moments.empty(6).add(x) for x in (a, b)))
+    assert float(alone["fd_" + MEANS]) == pytest.approx(expected, rel=1e-3)
+    assert evaluate(tmp_path, *own, "--config.eval.samplers=vae") == 0 and len(table(tmp_path)) == 2
+    assert evaluate(tmp_path / "new", "--config.sample.weights=emoji-uncond", "--config.eval.samplers=vae") == 2
+    assert "no model here has a VAE" in capsys.readouterr().err
+
+
 def test_a_spacing_that_gives_fewer_steps_is_listed_with_what_it_gives(fresh):
     quadratic = "--config.sample.spacing=quadratic"
     assert evaluate(fresh, quadratic, "--config.eval.steps=50", "--config.eval.samplers=ddim,heun") == 0

@@ -236,7 +236,7 @@ def eval_defaults() -> ConfigDict:
     """What is compared: all combinations. Lists of names are separated by commas; where empty, the ones of `sample`."""
     c = ConfigDict()
     c.runs = ""  # run directories or files of weights; empty: this run
-    c.samplers = ""
+    c.samplers = ""  # those of `sample`; or "vae": x_hat by itself
     c.starts = ""  # "noise", "truncated", "warm", or "warm300", which begins at t = 300, as "warm0" does by the rule
     c.steps = (10,)
     c.equal_nfe = False  # the steps are evaluations: heun takes as many steps as they allow

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax import hosts
@@ -21,7 +22,7 @@ from vaedm_jax.errors import UserError, brief, naming, one_of
 from vaedm_jax.evaluation.judge import judges, names
 from vaedm_jax.images import images_of
 from vaedm_jax.likelihood import bits_per_dimension
-from vaedm_jax.reporting import Progress, counted, renew_report
+from vaedm_jax.reporting import Progress, counted, renew_report, to_uint8
 from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.files import write_whole, writes
 from vaedm_jax.reporting.rows import Row
@@ -29,19 +30,24 @@ from vaedm_jax.rundir import label_of
 from vaedm_jax.storage import Damaged, read_json
 from vaedm_jax.store import origin, placed, stored
 
+VAE = "vae"  # in the place of a sampler: what the VAE generates, which nothing refines
+BLOCK = 1024  # images of the VAE that are scored at a time
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of the comparison: a model, a way to sample, and a seed."""
+    """One entry of the comparison: a model, a way to sample, and a seed. With `alone`, only the VAE generates."""
 
     run: str
     model: VAEDM
     chain: Chain
     seed: int
+    alone: bool = False
 
     @property
     def chain_name(self) -> str:
-        return self.chain.name(self.model.networks.full_schedule)
+        name = self.chain.name(self.model.networks.full_schedule)
+        return f"{VAE}_z_0" + "".join(f"_{limit}" for limit in name.split("_")[3:]) if self.alone else name
 
     @property
     def label(self) -> str:
@@ -49,8 +55,8 @@ class Cell:
 
     @property
     def nfe(self) -> int:
-        """Evaluations of the network for an image."""
-        return self.chain.nfe(self.model.networks.full_schedule)
+        """Evaluations of the refiner for an image."""
+        return 0 if self.alone else self.chain.nfe(self.model.networks.full_schedule)
 
     def facts(self) -> dict[str, str | int]:
         """The first columns of the table."""
@@ -112,6 +118,8 @@ def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Ce
     """All combinations that are asked for; UserError names the first that cannot be."""
     settings = config.eval
     samplers = names(settings.samplers) or [config.sample.sampler]
+    alone = VAE in samplers
+    samplers = [sampler for sampler in samplers if sampler != VAE]
     starts = names(settings.starts) or [config.sample.start]
     chains = []
     for start in starts:
@@ -120,7 +128,7 @@ def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Ce
         if t_start and kind != "warm":
             raise UserError(f"eval.starts = {start!r}: only a warm start has a t of its own, such as warm{t_start}")
         for sampler in samplers:
-            one_of("eval.samplers", sampler, SAMPLERS)
+            one_of("eval.samplers", sampler, (*SAMPLERS, VAE))
             for steps in settings.steps:
                 chain = chain_of(config.sample, sampler=sampler, start=kind, steps=steps)
                 chain = chain_of(chain, t_start=int(t_start)) if t_start else chain
@@ -135,6 +143,12 @@ def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Ce
     for cell in cells:
         with naming(f"{cell.run}, {cell.chain.sampler}, start {cell.chain.start}: "):
             cell.model.check_chain(cell.chain)
+    if alone:
+        z = Chain(z_temperature=config.sample.z_temperature)
+        have = [(run, model) for run, model in models.items() if model.networks.vae]
+        cells += [Cell(run, model, z, seed, alone=True) for run, model in have for seed in seeds]
+    if not cells:
+        raise UserError(f"eval.samplers = {settings.samplers!r}: no model here has a VAE")
     return cells
 
 
@@ -156,7 +170,8 @@ class Scorer:
 
     def identity(self, cell: Cell) -> list:
         """All that the result of a cell depends on."""
-        return [cell.model.fingerprint, cell.chain.changes, cell.seed, self.n, self.judged]
+        how = {"alone": VAE, **cell.chain.changes} if cell.alone else cell.chain.changes
+        return [cell.model.fingerprint, how, cell.seed, self.n, self.judged]
 
     def read(self, cell: Cell) -> Row | None:
         """The result of a cell, or None where it is not there, or is that of something else."""
@@ -189,21 +204,36 @@ class Scorer:
 
     def score(self, cell: Cell) -> Iterator[int]:
         """Draw the cell's images and store its result; yields how many images each batch was."""
-        images = self.folder / "images" / cell.label
         summaries = [None] * len(self.judges)
-        source = origin(cell.model, lambda: self.test)
-        for part in stored(cell.model, self.n, cell.seed, cell.chain, self.batch_size, images, source):
-            summaries = [judge.add(s, part.images) for s, judge in zip(summaries, self.judges, strict=True)]
-            yield len(part.images)
+        for images in self.drawn(cell):
+            summaries = [judge.add(s, images) for s, judge in zip(summaries, self.judges, strict=True)]
+            yield len(images)
         pairs = zip(self.judges, summaries, strict=True)
         row = Row(cell.facts() | {"n": self.n}, {judge.space.name: judge.scores(s) for judge, s in pairs})
         result = {"identity": self.identity(cell), "row": row.columns}
         write_whole(self.path(cell), json.dumps(result, indent=1).encode())
         hosts.meet("a cell is scored")
-        if not self.keep_images and writes():
-            shutil.rmtree(images)
-            if not any(images.parent.iterdir()):
-                images.parent.rmdir()
+        kept = self.images(cell)
+        if not self.keep_images and writes() and kept.is_dir():
+            shutil.rmtree(kept)
+            if not any(kept.parent.iterdir()):
+                kept.parent.rmdir()
+
+    def images(self, cell: Cell) -> Path:
+        """Return where the images of a cell are kept while they are drawn."""
+        return self.folder / "images" / cell.label
+
+    def drawn(self, cell: Cell) -> Iterator[np.ndarray]:
+        """Yield the images of a cell, uint8, by parts."""
+        model, chain = cell.model, cell.chain
+        if cell.alone:
+            z = model.sample_z(self.n, cell.seed, chain.z_temperature)
+            for begin in range(0, self.n, BLOCK):
+                yield to_uint8(model.decode(z[begin : begin + BLOCK], self.batch_size))
+            return
+        source = origin(model, lambda: self.test)
+        parts = stored(model, self.n, cell.seed, chain, self.batch_size, self.images(cell), source)
+        yield from (part.images for part in parts)
 
 
 def read_result(path: Path) -> tuple[list, dict | None]:

@@ -100,19 +100,22 @@ def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:
 
 
 def lines(panel: Axes, pairs: Sequence[tuple[dict, Scores]], key: str, styles: dict[tuple[str, str], dict]) -> None:
-    """One score of the facts and scores of one run, with bars of its standard error."""
+    """One score of the facts and scores of one run, with bars of its standard error. Without evaluations, a level."""
     there = [(facts, scores) for facts, scores in pairs if scores.get(key) is not None]
     for (sampler, start), style in styles.items():
         chosen = [(f["nfe"], s) for f, s in there if (f["sampler"], f["start"]) == (sampler, start)]
         if points := sorted((nfe, scores[key], scores[f"{key}_sem"] or 0) for nfe, scores in chosen):
             x, y, error = zip(*points, strict=True)
             label = f"{sampler}, {start}"
+            if not any(x):
+                panel.axhline(y[0], lw=1.2, label=label, **style)
+                continue
             panel.errorbar(x, y, error, marker=".", lw=1.2, capsize=2, label=label, **style)
 
 
 def set_scales(panel: Axes, values: Sequence[float], nfe: Sequence[int]) -> None:
     """Those of a row of panels, which share them: logarithmic where a range is wide."""
-    ticks = sorted(set(nfe))
+    ticks = sorted(set(nfe) - {0})
     panel.set_xscale("log" if len(ticks) > 1 else "linear")
     panel.set_xticks(ticks, spaced(ticks))
     panel.xaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,141 @@
+"""Write the tables and the plot of docs/study.md from the evaluations that launch/study.sh has made.
+
+    python launch/study.py WORKDIR    writes WORKDIR/study.csv, WORKDIR/tables.md and WORKDIR/study.png
+
+A point is a model, a start, a sampler and a number of evaluations of the network. Its figures are means over the seeds
+of the training, with 95 % intervals by Student's t, where there are two seeds or more.
+"""
+
+import csv
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.stats import t as student
+
+SCORES = ("kid_avatars", "fd_avatars", "fd_random", "precision_avatars", "recall_avatars")
+TITLES = ("KID", "FD-avatars", "FD-random", "precision", "recall")
+CLAIMS = (5, 10, 25, 50)  # evaluations of VAEDM, which are compared with twice and four times as many of the plain DDPM
+NOISE, NORMAL, WARM = "noise", "noise, z from N(0, I)", "x̂"
+Scores = dict[str, np.ndarray]  # each [seeds]
+
+
+class Point(NamedTuple):
+    """What is scored; `kind` is what the network predicts."""
+
+    variant: str
+    kind: str
+    start: str
+    sampler: str
+    nfe: int
+
+
+def points(workdir: Path) -> dict[Point, Scores]:
+    """Return the scores of all seeds."""
+    found = defaultdict(lambda: defaultdict(list))
+    for file in sorted(workdir.glob("*/evaluation/evaluation.csv")):
+        with file.open() as lines:
+            for row in csv.DictReader(lines):
+                point = point_of(row)
+                for name in SCORES:
+                    found[point][name].append(float(row[name] or "nan"))
+    return {point: {name: np.array(values) for name, values in of.items()} for point, of in found.items()}
+
+
+def point_of(row: dict[str, str]) -> Point:
+    variant, kind, prior = re.fullmatch(r"(\w+)-(\w+)-\d+(-prior)?", row["run"]).groups()
+    start = WARM if row["start"] != "noise" else NOISE if prior or variant == "uncond" else NORMAL
+    return Point(variant, kind, start, row["sampler"], int(row["nfe"]))
+
+
+def interval(values: np.ndarray) -> float:
+    """Return half of the 95 % interval of a mean; NaN for one value."""
+    n = len(values)
+    return float(student.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+
+
+def shown(values: np.ndarray) -> str:
+    mean, half = values.mean(), interval(values)
+    return f"{mean:.3g}" if np.isnan(half) else f"{mean:.3g} ± {half:.2g}"
+
+
+def table(found: dict[Point, Scores], variant: str, kind: str) -> list[str]:
+    """Return all points of a model, a line each."""
+    chosen = sorted((p for p in found if (p.variant, p.kind) == (variant, kind)), key=lambda p: p[2:])
+    lines = [
+        f"| start | sampler | evaluations | {' | '.join(TITLES)} |",
+        f"| --- | --- | ---: |{' ---: |' * len(TITLES)}",
+    ]
+    for p in chosen:
+        scores = " | ".join(shown(found[p][name]) for name in SCORES)
+        lines.append(f"| {p.start} | `{p.sampler}` | {p.nfe} | {scores} |")
+    return lines
+
+
+def claims(found: dict[Point, Scores], variant: str, kind: str, sampler: str) -> list[str]:
+    """Return how VAEDM at N compares with the plain DDPM of the same kind of prediction at 2 N and 4 N."""
+    lines = ["| N | start | score | VAEDM at N | DDPM at 2 N | difference | DDPM at 4 N | difference |"]
+    lines.append("| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for n in CLAIMS:
+        for start in (NOISE, WARM):
+            mine = found.get(Point(variant, kind, start, sampler, n))
+            if mine is None:
+                continue
+            for name, title in zip(SCORES[:3], TITLES, strict=False):
+                cells = [str(n), start, title, shown(mine[name])]
+                for times in (2, 4):
+                    other = found.get(Point("uncond", kind, NOISE, sampler, times * n))
+                    paired = other is not None and len(other[name]) == len(mine[name])
+                    cells += [shown(other[name]), shown(mine[name] - other[name])] if paired else ["–", "–"]
+                lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def plot(found: dict[Point, Scores], kinds: list[str], file: Path) -> None:
+    """Draw KID, FD-avatars and FD-random over the evaluations, for `unipc2`: a column for each kind of prediction."""
+    figure, axes = plt.subplots(3, len(kinds), figsize=(5 * len(kinds), 10), squeeze=False, sharex=True, sharey="row")
+    for column, kind in zip(axes.T, kinds, strict=True):
+        lines = sorted({p[:4] for p in found if p.kind == kind and p.sampler == "unipc2"})
+        for axis, name, title in zip(column, SCORES, TITLES, strict=False):
+            for line in lines:
+                nfe = sorted(p.nfe for p in found if p[:4] == line)
+                values = [found[Point(*line, n)][name] for n in nfe]
+                label = f"{line[0]}, from {line[2]}"
+                axis.errorbar(nfe, [v.mean() for v in values], [interval(v) for v in values], label=label, capsize=2)
+            axis.set(xscale="log", yscale="symlog" if name.startswith("kid") else "log", ylabel=title)
+        column[0].set_title(f"predicts {kind}")
+        column[0].legend(fontsize=8)
+        column[-1].set_xlabel("evaluations of the network")
+    figure.tight_layout()
+    figure.savefig(file, dpi=100)
+
+
+def main(workdir: Path) -> None:
+    found = points(workdir)
+    if not found:
+        sys.exit(f"study.py: {workdir} has no evaluations; launch/study.sh makes them")
+    models = sorted({(p.variant, p.kind) for p in found})
+    text = []
+    for variant, kind in models:
+        if variant != "uncond":
+            text += [f"## {variant}, {kind}: does VAEDM at N match the plain DDPM at 2 N and 4 N?", ""]
+            text += [*claims(found, variant, kind, "unipc2"), ""]
+    for variant, kind in models:
+        text += [f"## {variant}, {kind}", "", *table(found, variant, kind), ""]
+    (workdir / "tables.md").write_text("\n".join(text))
+    with (workdir / "study.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*Point._fields, "seeds", *(f"{name}{of}" for name in SCORES for of in ("", "_95"))])
+        for p, scores in sorted(found.items()):
+            pairs = [(values.mean(), interval(values)) for values in scores.values()]
+            writer.writerow([*p, len(scores[SCORES[0]]), *(f"{v:.5g}" for pair in pairs for v in pair)])
+    plot(found, sorted({kind for _, kind in models}), workdir / "study.png")
+    print(f"{len(found)} points: {workdir / 'tables.md'}, study.csv and study.png beside it")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/study"))

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Remakes the figures of docs/study.md: refiners and plain DDPMs of the same size and training, by three seeds.
+#   launch/study.sh [WORKDIR [SEED...]]    by default runs/study and seeds 0 1 2
+# On two cores (AVX-512) a training takes ten minutes, and a seed two and a half hours: seven and a half in all. Stopped,
+# it continues; what is done is not done again. The tables are WORKDIR/tables.md and WORKDIR/study.csv.
+set -euo pipefail
+. "$(dirname "$0")/help.sh"
+cd "$(dirname "$0")/.."
+
+launch/env.sh avatars
+workdir=${1:-runs/study}
+seeds=("${@:2}")
+((${#seeds[@]})) || seeds=(0 1 2)
+vaedm() { .venv/bin/python -m vaedm_jax.main "$@"; }
+
+# The same for all: 50,000 faces, the VAE of the weights `avatars`, a U-Net of 1.2 M parameters, 77,000 images of training.
+same=(
+  --config.data.avatars=50000 --config.data.held_out=0.1 --config.data.archive="$workdir/avatars.npz"
+  --config.ddpm.channels=32 --config.ddpm.scale_shift=True
+  --config.ddpm.steps=2400 --config.ddpm.warmup=100 --config.ddpm.ema_decay=0.999
+  --config.log.pictures=1200 --config.checkpoint.every=400
+)
+vae=(--config.vae.checkpoint=avatars)
+eps=(--config.ddpm.prediction=eps --config.ddpm.t_sampling=uniform)  # as in the paper
+
+train() {  # NAME VARIANT, then settings
+  vaedm --mode=train --config="configs/avatars.py:$2" --workdir="$workdir/models/$1-$seed" --config.seed="$seed" \
+    "${same[@]}" "${@:3}"
+}
+score() {  # FOLDER RUNS STARTS SAMPLERS STEPS, then settings
+  vaedm --mode=evaluate --workdir="$workdir/$1-$seed" --config.eval.runs="$2" --config.eval.starts="$3" \
+    --config.eval.samplers="$4" --config.eval.steps="$5" --config.eval.n=1700 --config.sample.seed="$seed" "${@:6}"
+}
+runs() { local names=("${@/#/$workdir/models/}"); names=("${names[@]/%/-$seed}"); (IFS=,; echo "${names[*]}"); }
+
+prior=$workdir/prior/prior.npz
+[ -f "$prior" ] || vaedm --mode=prior --workdir="$workdir/prior" --config.sample.weights=avatars \
+  --config.prior.kinds=full --config.prior.components='(64,256,512)'
+fitted=(--config.sample.prior="$prior")
+
+for seed in "${seeds[@]}"; do
+  train uncond-residual uncond
+  train form1-residual form1 "${vae[@]}"
+  train uncond-eps uncond "${eps[@]}"
+  train form1-eps form1 "${vae[@]}" "${eps[@]}"
+  train form2-eps form2 "${vae[@]}"
+  refiners=$(runs form1-residual form1-eps form2-eps) plain=$(runs uncond-residual uncond-eps)
+
+  score plain "$plain" noise unipc2 2,5,10,20,25,40,50,100
+  score noise "$refiners" noise unipc2 2,5,10,25,50,100 "${fitted[@]}"
+  score warm "$refiners" warm0 unipc2 2,5,10,25,50 "${fitted[@]}"
+  score normal "$refiners" noise unipc2 5,10,25
+  score plain "$plain" noise ddpm 10,25,50,100
+  score noise "$refiners" noise ddpm 10,25,50,100 "${fitted[@]}"
+done
+.venv/bin/python launch/study.py "$workdir"
