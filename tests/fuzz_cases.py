@@ -171,21 +171,23 @@ def configuration(rng: Random, folder: Path) -> list[str]:
 
 def images(rng: Random, folder: Path) -> list[str]:
     """A folder of images, of which some are no images."""
-    for i in range(rng.choice((1, 1, 3))):
-        image(rng, folder / "images", i)
+    for _ in range(rng.choice((1, 1, 3))):
+        image(rng, folder / "images")
     own = f"--config={folder}/tiny.py --config.data.category= --config.data.path={folder}/images --workdir={folder}/new"
     restoring = f"--workdir={folder}/run --mode=restore --config.restore.task=denoise --config.restore.files="
     uses = f"{own} --mode=train", f"{own} --mode=prepare", f"{restoring}{folder}/images"
     return rng.choice(uses).split()
 
 
-def image(rng: Random, folder: Path, number: int) -> None:
-    """Put one odd file into a folder, whose name has the number."""
+def image(rng: Random, folder: Path) -> None:
+    """Put one odd file into a folder, unless one of the name is there."""
     ending = rng.choice((".png", ".jpg", ".gif", ".bmp", ".tiff", ".webp", ".PNG", ".jpeg"))
     name = rng.choice(
         (f"odd{ending}", f"new\nline{ending}", f"\udcff{ending}", f"{'é' * 90}{ending}", f"a b{ending}", f".h{ending}")
     )
     path = folder / name
+    if os.path.lexists(path):
+        return
     match rng.randrange(8):
         case 0:
             os.mkfifo(path)

@@ -190,7 +190,9 @@ def test_the_fitted_prior_makes_held_out_z_likelier_and_is_what_is_drawn_from(we
     assert abs(plain.std() - 1) < 0.02 and np.abs(z.std(0) - plain.std(0)).max() > 0.1
     np.testing.assert_allclose(other.sample(2, steps=2).x_hat, other.decode(z[:2]), atol=1e-5)
     other.save(tmp_path / "with.safetensors")
-    np.testing.assert_array_equal(VAEDM.open(tmp_path / "with.safetensors").sample_z(8), other.sample_z(8))
+    stored = VAEDM.open(tmp_path / "with.safetensors")
+    np.testing.assert_array_equal(stored.sample_z(8), other.sample_z(8))
+    np.testing.assert_array_equal(stored.with_prior("normal").sample_z(8), model.sample_z(8))
 
 
 def test_the_command_line_samples_from_the_fitted_prior(weights, fitted, tmp_path):

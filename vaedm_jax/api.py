@@ -41,6 +41,7 @@ from vaedm_jax.reporting import to_uint8
 from vaedm_jax.rundir import model_at, shipped
 from vaedm_jax.storage.paths import path_of, shown
 
+NORMAL = "normal"  # N(0, I), in the place of the file of a prior
 UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
 
 
@@ -138,9 +139,12 @@ class VAEDM:
         return model.with_prior(config.sample.prior) if config.sample.prior else model
 
     def with_prior(self, file: str | Path) -> "VAEDM":
-        """This model, with z from what mode `prior` wrote; UserError where it was fitted to another VAE."""
+        """Return this model, with z from what mode `prior` wrote, or from N(0, I) for "normal".
+
+        UserError where the file was fitted to another VAE.
+        """
         self.check_vae()
-        prior = read_prior(file, self.networks.vae.z_dim, self.vae_digest)
+        prior = {} if file == NORMAL else read_prior(file, self.networks.vae.z_dim, self.vae_digest)
         return type(self)(self.config, self.params["vae"], self.params["ddpm"], self.mesh, prior, self.images)
 
     def save(self, file: str | Path, dtype: Any = np.float32) -> None:

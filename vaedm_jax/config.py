@@ -218,7 +218,8 @@ def sample_defaults() -> ConfigDict:
     c.dynamic = 0.0  # or to this quantile of their absolute values, by which they are divided then
     c.temperature = 1.0  # of the noise that the chain begins with
     c.z_temperature = 1.0  # of z, by which it varies about 0, or about the means of `prior`
-    c.prior = ""  # a file of mode `prior`, which z is drawn from; empty: N(0, I), or what came with the weights
+    # What z is drawn from: a file of mode `prior`, or "normal", N(0, I). Empty: what came with the weights, or N(0, I).
+    c.prior = ""
     c.shared = False  # all images have one noise, at the start and on the way
     c.cond_noise = 0  # steps by which x_hat is noised before it is shown, up to ddpm.cond_noise
     c.guidance = 0.0  # w of (1 + w) eps(x_hat) - w eps(blank); needs ddpm.cond_dropout; two evaluations a step
