@@ -48,7 +48,7 @@ def points(workdir: Path) -> dict[Point, Scores]:
 
 def point_of(row: dict[str, str]) -> Point:
     variant, kind, prior = re.fullmatch(r"(\w+)-(\w+)-\d+(-prior)?", row["run"]).groups()
-    start = WARM if row["start"] != "noise" else NOISE if prior or variant == "uncond" else NORMAL
+    start = WARM if row["start"].startswith("warm") else NOISE if prior or variant == "uncond" else NORMAL
     return Point(variant, kind, start, row["sampler"], int(row["nfe"]))
 
 

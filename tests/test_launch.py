@@ -63,7 +63,7 @@ def test_scripts_are_clean():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", "comparison env gpu gpu_bench latents quickstart test tpu_vm weights".split())
+@pytest.mark.parametrize("name", "comparison env gpu gpu_bench latents quickstart study test tpu_vm weights".split())
 def test_scripts_say_what_they_do_and_do_nothing_where_that_is_asked_for(name):
     done = launch(f"{name}.sh", "--help")
     assert done.returncode == 0 and f"launch/{name}.sh" in done.stdout and not done.stderr
