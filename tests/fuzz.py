@@ -232,7 +232,9 @@ def attempt(
     after = looks(folder)
     changed = sorted(n for n in {**before, **after} if before.get(n) != after.get(n))
     outcome = Outcome(status, said, trace, changed, time.process_time() - began)
-    wrong = problem(outcome, kind == "untouched", [n for n in changed if n.split("/")[0] in OWN])
+    asked = "--workdir={folder}/images" in shown  # a run may lie beside pictures, and changes none
+    lost = [n for n in changed if n.split("/")[0] in OWN and (n in before or not asked)]
+    wrong = problem(outcome, kind == "untouched", lost)
     if (folder / "ran").exists():
         wrong = "ran a command of a file's"
     about |= {"status": status, "wrong": wrong}
