@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Remakes the figures of docs/study.md: refiners and plain DDPMs of the same size and training, by three seeds.
 #   launch/study.sh [WORKDIR [SEED...]]    by default runs/study and seeds 0 1 2
-# On two cores (AVX-512) a training takes a quarter of an hour and a seed, with its scores, four hours; what is changed one
-# at a time takes two more. Stopped, it continues; what is done is not done again. The tables are WORKDIR/tables.md.
+# On two cores (AVX-512) a training takes ten minutes and a seed, with its scores, two hours; what is changed one at a time
+# takes one more. Stopped, it continues; what is done is not done again. The tables are WORKDIR/tables.md.
 set -euo pipefail
 . "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
@@ -13,14 +13,17 @@ seeds=("${@:2}")
 ((${#seeds[@]})) || seeds=(0 1 2)
 vaedm() { .venv/bin/python -m vaedm_jax.main "$@"; }
 
-# The same for all: 50,000 faces, the VAE of the weights `avatars`, a U-Net of 1.2 M parameters, 192,000 images of training.
+# The same for all: 50,000 faces, a VAE of 0.4 M and a U-Net of 1.2 M parameters, 128,000 images of training.
 same=(
   --config.data.avatars=50000 --config.data.held_out=0.1 --config.data.archive="$workdir/avatars.npz"
+  --config.vae.channels=32:16,16:32,8:64,4:128,1:16
+  --config.vae.dec_block=1x1,1u4,1t4,4x1,4u2,4t8,8x2,8u2,8t16,16x1,16u2,16t32
+  --config.vae.steps=6000 --config.vae.batch_size=16 --config.vae.learning_rate=2e-3
+  --config.vae.kl_weight=0.3 --config.vae.kl_warmup=600
   --config.ddpm.channels=32 --config.ddpm.scale_shift=True
-  --config.ddpm.steps=6000 --config.ddpm.warmup=100 --config.ddpm.ema_decay=0.999
-  --config.log.pictures=3000 --config.checkpoint.every=500
+  --config.ddpm.steps=4000 --config.ddpm.learning_rate=2e-3 --config.ddpm.warmup=100
+  --config.log.pictures=2000 --config.checkpoint.every=500
 )
-vae=(--config.vae.checkpoint=avatars)
 eps=(--config.ddpm.prediction=eps --config.ddpm.t_sampling=uniform)  # as in the paper
 
 train() {  # NAME VARIANT, then settings
@@ -33,14 +36,13 @@ score() {  # FOLDER RUNS STARTS SAMPLERS STEPS, then settings
 }
 runs() { local names=("${@/#/$workdir/models/}"); names=("${names[@]/%/-$seed}"); (IFS=,; echo "${names[*]}"); }
 
-prior=$workdir/prior/prior.npz
-[ -f "$prior" ] || vaedm --mode=prior --workdir="$workdir/prior" --config.sample.weights=avatars \
-  --config.prior.kinds=full --config.prior.components='(64,256,512)'
-fitted=(--config.sample.prior="$prior")
-
 for seed in "${seeds[@]}"; do
   train uncond-residual uncond
-  train form1-residual form1 "${vae[@]}"
+  train form1-residual form1
+  first=$workdir/models/form1-residual-$seed prior=$workdir/prior-$seed/prior.npz
+  vae=(--config.vae.checkpoint="$first") fitted=(--config.sample.prior="$prior")  # all refiners of a seed have one VAE
+  [ -f "$prior" ] || vaedm --mode=prior --workdir="$workdir/prior-$seed" --config.sample.weights="$first" \
+    --config.prior.kinds=full --config.prior.components='(16,64,256)'
   train uncond-eps uncond "${eps[@]}"
   train form1-eps form1 "${vae[@]}" "${eps[@]}"
   train form2-eps form2 "${vae[@]}"
@@ -56,6 +58,8 @@ done
 
 # What form1-residual has, changed one at a time, by the first seed.
 seed=${seeds[0]}
+vae=(--config.vae.checkpoint="$workdir/models/form1-residual-$seed")
+fitted=(--config.sample.prior="$workdir/prior-$seed/prior.npz")
 train form1-v form1 "${vae[@]}" --config.ddpm.prediction=v --config.ddpm.t_sampling=uniform
 train form1-uniform form1 "${vae[@]}" --config.ddpm.t_sampling=uniform
 train form1-minsnr form1 "${vae[@]}" --config.ddpm.weighting=min_snr
