@@ -16,18 +16,12 @@ vaedm() { .venv/bin/python -m vaedm_jax.main "$@"; }
 # The same for all: 50,000 faces, a VAE of 0.4 M and a U-Net of 1.2 M parameters, 128,000 images of training.
 same=(
   --config.data.avatars=50000 --config.data.held_out=0.1 --config.data.archive="$workdir/avatars.npz"
-  --config.vae.channels="32:16,16:32,8:64,4:128,1:16"
-  --config.vae.dec_block="1x1,1u4,1t4,4x1,4u2,4t8,8x2,8u2,8t16,16x1,16u2,16t32"
-  --config.vae.steps=6000 --config.vae.batch_size=16 --config.vae.learning_rate=2e-3
-  --config.vae.kl_weight=0.3 --config.vae.kl_warmup=600
-  --config.ddpm.channels=32 --config.ddpm.scale_shift=True
-  --config.ddpm.steps=4000 --config.ddpm.learning_rate=2e-3 --config.ddpm.warmup=100
-  --config.log.pictures=2000 --config.checkpoint.every=500
+  --config.vae.steps=6000 --config.ddpm.steps=4000
 )
 eps=(--config.ddpm.prediction=eps --config.ddpm.t_sampling=uniform)  # as in the paper
 
 train() {  # NAME VARIANT, then settings
-  vaedm --mode=train --config="configs/avatars.py:$2" --workdir="$workdir/models/$1-$seed" --config.seed="$seed" \
+  vaedm --mode=train --config="configs/avatars_small.py:$2" --workdir="$workdir/models/$1-$seed" --config.seed="$seed" \
     "${same[@]}" "${@:3}"
 }
 score() {  # FOLDER RUNS STARTS SAMPLERS STEPS, then settings

@@ -20,6 +20,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 # Parameters of the VAE, the U-Net that is shown x_hat, and the one that is not.
 PARAMETERS = {
     "avatars": (1_631_667, 4_454_988, 4_448_076),
+    "avatars_small": (402_747, 1_201_036, 1_197_580),
     "emoji": (1_631_667, 4_454_988, 4_448_076),
     "cifar10": (9_243_107, 35_749_763, 35_746_307),
     "celebamask_hq_128": (21_098_275, 113_676_675, 113_673_219),
