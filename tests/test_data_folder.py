@@ -105,6 +105,17 @@ def test_a_large_picture_of_the_users_own_is_read_up_to_a_bound_of_its_own(tmp_p
     assert "0.png" in message and "32 x 32 pixels" in message and "data.max_pixels = 1,023" in message
 
 
+def test_so_is_a_large_tiff_whose_reader_has_the_limit_too(tmp_path, monkeypatch):
+    for i in range(2):
+        save(tmp_path / f"{i}.tiff", noise(32, i))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError), Image.open(tmp_path / "0.tiff"):
+        pass
+    monkeypatch.setattr(images, "LARGE", 1000)
+    assert len(data.load(data_config(path=str(tmp_path), image_size=8, max_pixels=1024)).train) == 1
+    assert Image.MAX_IMAGE_PIXELS == 100, "the limit for all others is left as it was"
+
+
 def test_a_jpeg_at_a_reduced_scale_is_near_to_the_whole_one(tmp_path, monkeypatch):
     """A smooth picture of 1,024 pixels a side is decoded at an eighth for 64, and resized from there."""
     x, y = np.meshgrid(np.linspace(0, 6, 1024), np.linspace(0, 4, 1024))

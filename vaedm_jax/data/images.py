@@ -3,7 +3,8 @@
 import os
 import struct
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,7 +56,7 @@ def decode(file: str | os.PathLike | BinaryIO, size: int | None, most_pixels: in
     """The image in a file, of an animation the first frame, as uint8; may raise anything.
 
     Pillow refuses some 179 million pixels, lest a small file of a stranger takes all memory. These files are the
-    user's own, so `most_pixels` is in its place. (Pillow's readers of TIFF and a few others refuse as many themselves.)
+    user's own, so `most_pixels` is in its place.
     """
     is_path = isinstance(file, str | os.PathLike)
     with opened(file, "image") if is_path else nullcontext(file) as data, recognised(data) as image:
@@ -69,10 +70,22 @@ def decode(file: str | os.PathLike | BinaryIO, size: int | None, most_pixels: in
             # A JPEG is decoded at a half, a quarter or an eighth if that is still twice the size: it takes less time
             # and memory.
             image.draft(None, (2 * size, 2 * size))
-        with one_at_a_time if image.width * image.height > LARGE else nullcontext():
+        with alone(most_pixels) if image.width * image.height > LARGE else nullcontext():
             if size is None:
                 return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
             return square(image, size)
+
+
+@contextmanager
+def alone(most_pixels: int) -> Iterator[None]:
+    """Let one large picture at a time be decoded, up to `most_pixels`: some of Pillow's readers have the limit too."""
+    with one_at_a_time:
+        usual = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = usual and max(usual, most_pixels)
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual
 
 
 def recognised(file: BinaryIO) -> Image.Image:

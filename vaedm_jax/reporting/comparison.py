@@ -100,7 +100,7 @@ def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:
 
 
 def lines(panel: Axes, pairs: Sequence[tuple[dict, Scores]], key: str, styles: dict[tuple[str, str], dict]) -> None:
-    """One score of the facts and scores of one run, with bars of its standard error. Without evaluations, a level."""
+    """Draw one score of one run, with bars of its standard error; what takes no evaluation is a horizontal line."""
     there = [(facts, scores) for facts, scores in pairs if scores.get(key) is not None]
     for (sampler, start), style in styles.items():
         chosen = [(f["nfe"], s) for f, s in there if (f["sampler"], f["start"]) == (sampler, start)]
