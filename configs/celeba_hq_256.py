@@ -9,7 +9,7 @@ of the U-Net, as the DDPM paper took for CelebA-HQ at 256 x 256. A batch is 8 on
 """
 
 from vaedm_jax.config import published_config
-from vaedm_jax.published import VAES
+from vaedm_jax.models.published import VAES
 
 
 def get_config(variant="form1"):

@@ -8,7 +8,7 @@ A VAE of 21,098,275 parameters for 180 epochs of batches of 40, then a U-Net of 
 """
 
 from vaedm_jax.config import base_config
-from vaedm_jax.published import VAES
+from vaedm_jax.models.published import VAES
 
 
 def get_config(variant="form1"):

@@ -26,8 +26,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from vaedm_jax.api import VAEDM
-from vaedm_jax.flags import load
-from vaedm_jax.mesh import make_mesh, set_xla
+from vaedm_jax.command_line import load
+from vaedm_jax.runtime.mesh import make_mesh
+from vaedm_jax.runtime.setup import set_xla
 from vaedm_jax.training.flops import count_flops
 from vaedm_jax.training.loop import abstract_state, new_state
 from vaedm_jax.training.stages import ddpm_stage, vae_stage

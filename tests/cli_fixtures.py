@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from tests.tiny import tiny_config
-from vaedm_jax import rundir, train
 from vaedm_jax.main import main
-from vaedm_jax.mesh import make_mesh
+from vaedm_jax.modes import train
+from vaedm_jax.runs import rundir
+from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.checkpoints import Checkpoints
 from vaedm_jax.training.loop import abstract_state
 from vaedm_jax.training.stages import ddpm_stage

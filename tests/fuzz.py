@@ -109,7 +109,9 @@ def quick() -> Iterator[None]:
     import jax
     import numpy as np
 
-    from vaedm_jax import api, prepare, shards, train
+    from vaedm_jax import api
+    from vaedm_jax.data import shards
+    from vaedm_jax.modes import prepare, train
 
     def traced(function: Any) -> Any:
         def noise(shape: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from vaedm_jax import VAEDM
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import level_of
-from vaedm_jax.generation import generate
+from vaedm_jax.sampling.generation import generate
 
 B, REPETITIONS = 64, 12
 CHAINS = (
@@ -36,8 +36,8 @@ def main() -> None:
         full = model.networks.full_schedule
         nfe = chain.nfe(full)
 
-        def sample(chain=chain):
-            return generate(model.networks, chain, model.params, 0, indices)
+        def sample(chain=chain, full=full):
+            return generate(model.networks, chain.arrays(full), model.params, 0, indices)
 
         def separate(nfe=nfe):
             return [network(model.params) for _ in range(nfe)]

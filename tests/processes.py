@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from tests.cli_fixtures import ROOT, TINY
-from vaedm_jax import rundir
-from vaedm_jax.mesh import make_mesh
+from vaedm_jax.runs import rundir
+from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 

@@ -13,9 +13,9 @@ from vaedm_jax.config import chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import Level
 from vaedm_jax.errors import UserError
-from vaedm_jax.generation import networks_of
-from vaedm_jax.inputs import between
-from vaedm_jax.mesh import make_mesh
+from vaedm_jax.runtime.mesh import make_mesh
+from vaedm_jax.sampling.generation import generate, networks_of
+from vaedm_jax.sampling.inputs import between
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 CONFIG = tiny_config(**{"sample.steps": 3})
@@ -54,6 +54,30 @@ def test_an_image_depends_on_the_seed_and_its_index_alone(model, images, batch_s
 def test_one_device_and_eight_draw_the_same_images(images):
     one = VAEDM(CONFIG, VAE, DDPM, make_mesh(1, jax.devices()[:1]))
     np.testing.assert_allclose(one.sample(11, seed=5).images, images, atol=ROUNDING)
+
+
+def test_chains_of_as_many_rows_share_one_compiled_program(model):
+    """Only the number of rows, their history and what is switched on need another program; no value does."""
+
+    def sample(**settings) -> int:
+        """Return the number of programs that were compiled for it."""
+        before = generate._cache_size()
+        model.sample(4, **{"sampler": "ddpm", "steps": 3, "start": "noise", **settings})
+        return generate._cache_size() - before
+
+    sample()
+    for settings in [
+        *({"temperature": t} for t in (0.5, 0.9)),
+        *({"start": "warm", "t_start": t} for t in (200, 700)),
+        *({"spacing": s} for s in ("quadratic", "logsnr", "karras")),
+        {"start": "truncated"},
+        {"z_temperature": 0.8, "shared": True, "clip": False, "variance": "fixedlarge"},
+        {"sampler": "ddim", "eta": 0.5},
+    ]:
+        assert sample(**settings) == 0, settings
+    for settings in ({"steps": 4}, {"sampler": "ddim"}, {"sampler": "unipc2"}, {"dynamic": 0.9}):
+        assert sample(**settings) == 1, settings
+    assert sample(dynamic=0.8) == 0
 
 
 def test_another_seed_gives_other_images(model, images):

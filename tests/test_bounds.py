@@ -13,14 +13,15 @@ from PIL import Image
 
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, trained_fixture  # noqa: F401
 from tests.tiny import tiny_config
-from vaedm_jax import bounds, rundir
-from vaedm_jax.checks import check
-from vaedm_jax.config import base_config, flatten
+from vaedm_jax.config import base_config, bounds, flatten
+from vaedm_jax.config.checks import check
 from vaedm_jax.data import some
 from vaedm_jax.diffusion import chain
 from vaedm_jax.errors import UserError, in_range
 from vaedm_jax.main import main
 from vaedm_jax.models.blocks import parse_blocks, parse_channels
+from vaedm_jax.runs import rundir
+from vaedm_jax.runtime import memory
 from vaedm_jax.training.loop import total_steps
 
 DIGITS = "9" * 5000  # Python refuses to read or to write so many
@@ -87,7 +88,7 @@ def test_a_bound_says_why_it_is_there(refused, setting, words):
 
 
 def test_what_is_held_in_memory_at_once_is_held_against_the_memory_there_is(monkeypatch):
-    monkeypatch.setattr(bounds, "memory_bytes", lambda: 2**30)
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 2**30)
     for changes, words in [
         ({"sample.batch_size": 2**19}, "sample.batch_size = 524,288.* 1.5 GiB .* 1.0"),
         ({"log.scored": 2**19}, "log.scored"),

@@ -17,7 +17,7 @@ import pytest
 from tests.cli_fixtures import ROOT
 from tests.tiny import tiny_config
 from vaedm_jax.errors import RunError, UserError
-from vaedm_jax.mesh import make_mesh, replicated
+from vaedm_jax.runtime.mesh import make_mesh, replicated
 from vaedm_jax.training.checkpoints import Checkpoints
 from vaedm_jax.training.state import create_state
 

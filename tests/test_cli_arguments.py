@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from tests.cli_fixtures import ROOT, cache, configs_fixture, refused_fixture, untrained_fixture  # noqa: F401
-from vaedm_jax import rundir, train
 from vaedm_jax.main import main
+from vaedm_jax.modes import train
+from vaedm_jax.runs import rundir
 
 
 @pytest.mark.parametrize(
@@ -16,7 +17,7 @@ from vaedm_jax.main import main
     [
         ("--config.ddpm.batchsize=3", ["--config.ddpm.batchsize", "no such setting", "--config.ddpm.batch_size?"]),
         ("--config.ddpm.batchsize 3", ["--config.ddpm.batchsize", "--config.ddpm.batch_size?"]),
-        ("--config.foo.bar=1", ["--config.foo.bar", "no such setting", "vaedm_jax/config.py"]),
+        ("--config.foo.bar=1", ["--config.foo.bar", "no such setting", "vaedm_jax/config/settings.py"]),
         ("--config.ddpm=1", ["--config.ddpm", "no such setting"]),
         ("--config.=1", ["no such setting"]),
         ("--config.ddpm.batch_size=abc", ["--config.ddpm.batch_size=abc", "a whole number, such as 8"]),

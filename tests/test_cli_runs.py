@@ -10,9 +10,11 @@ import pytest
 
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
 from tests.tiny import tiny_config
-from vaedm_jax import hosts, rundir
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import MODES, main
+from vaedm_jax.runs import rundir
+from vaedm_jax.runs.identity import trained_on
+from vaedm_jax.runtime import hosts
 
 
 def test_a_vae_of_another_run_must_be_there_and_fit(refused, run):
@@ -56,7 +58,7 @@ def test_the_folder_of_the_images_may_be_another_where_they_are_the_same(tmp_pat
     rundir.claim(tmp_path, config(tmp_path / "moved"), images)
     with pytest.raises(UserError, match=r"was trained on .*--config\.data\.changed=True"):
         rundir.claim(tmp_path, config(tmp_path / "moved"), others)
-    assert rundir.trained_on(tmp_path) == images
+    assert trained_on(tmp_path) == images
     with pytest.raises(UserError, match=r"data.path was '.*moved', is now ''"):
         rundir.refuse_another(tmp_path, config(""))
     assert rundir.refuse_another(tmp_path, config("elsewhere")), "what does not train may look for them anywhere"
@@ -182,7 +184,7 @@ def test_a_file_where_either_stage_would_write_its_checkpoints_is_refused_before
 
 def test_a_command_sets_how_xla_computes_before_anything_runs(run, untrained, monkeypatch):
     asked = []
-    monkeypatch.setattr("vaedm_jax.main.set_xla", lambda *settings: asked.append(settings))
+    monkeypatch.setattr("vaedm_jax.runtime.setup.set_xla", lambda *settings: asked.append(settings))
     options = ["--config.xla.deterministic", "--config.xla.matmul_precision=tensorfloat32"]
     assert main(["main", f"--workdir={run}", "--stage=vae", *options]) == 0
     assert asked == [(True, "tensorfloat32")]

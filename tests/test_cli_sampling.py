@@ -9,13 +9,14 @@ from PIL import Image
 
 from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture, save, trained_fixture  # noqa: F401
 from tests.tiny import tiny_config
-from vaedm_jax import flags, rundir
+from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM
+from vaedm_jax.diffusion.images import to_uint8
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import MODES, main
-from vaedm_jax.reporting import to_uint8
+from vaedm_jax.modes.train import STAGES
 from vaedm_jax.reporting.pictures import read_caption
-from vaedm_jax.train import STAGES
+from vaedm_jax.runs import rundir
 
 
 @pytest.mark.parametrize("folder", ["{new}", "{tmp}"])
@@ -106,7 +107,7 @@ def test_the_best_checkpoint_is_sampled_from_where_it_is_asked_for(trained, tmp_
 
 
 def test_the_picture_of_many_samples_has_the_first_of_them(trained, monkeypatch):
-    monkeypatch.setattr("vaedm_jax.sample.SHOWN", 2)
+    monkeypatch.setattr("vaedm_jax.modes.sample.SHOWN", 2)
     sizes = {}
     for n in (2, 20):
         options = [f"--config.sample.n={n}", "--config.sample.sampler=heun", "--config.sample.steps=2"]

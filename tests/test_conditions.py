@@ -13,13 +13,14 @@ from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM, models
 from vaedm_jax.api import silent
-from vaedm_jax.conditions import Blur, Downsample, Grayscale, Mask, condition_of
+from vaedm_jax.conditioning.conditions import Blur, Downsample, Grayscale, Mask, condition_of
+from vaedm_jax.conditioning.tasks import Conditioned
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr
 from vaedm_jax.main import main
+from vaedm_jax.modes.restoring import ways
 from vaedm_jax.reporting import read_caption
-from vaedm_jax.restoration import Conditioned, ways
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 RNG = np.random.default_rng(0)

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vaedm_jax import flags
-from vaedm_jax.checks import check
+from vaedm_jax import command_line as flags
+from vaedm_jax.config.checks import check
 from vaedm_jax.diffusion.process import FORMULATIONS
-from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import count
+from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.loop import total_steps
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 from vaedm_jax.training.state import create_state

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
-from vaedm_jax import models, train
+from vaedm_jax import models
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import base_config
 from vaedm_jax.interop import names, pickles, torch_file, torch_writer
 from vaedm_jax.interop.architecture import unet_settings
 from vaedm_jax.main import main
+from vaedm_jax.modes import train
 
 FOLDER = Path(__file__).parent / "golden_arrays"
 KEYS = json.loads((FOLDER / "published_checkpoint_keys.json").read_text())

@@ -10,12 +10,13 @@ from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixt
 from tests.loading import data_config, load_error
 from tests.pictures import noise, save
 from tests.tiny import tiny_config
-from vaedm_jax import data, rundir
+from vaedm_jax import data
 from vaedm_jax.data.listing import images_under
+from vaedm_jax.data.shards import Shard, write_shard
 from vaedm_jax.main import main
 from vaedm_jax.reporting import save_png, write_report
 from vaedm_jax.reporting.pictures import read_caption
-from vaedm_jax.shards import Shard, write_shard
+from vaedm_jax.runs import rundir
 
 SAVED = {
     "jfif": "JPEG",

@@ -153,7 +153,9 @@ def read_off(table, predict_noise):
     inputs = np.concatenate([np.zeros((1, D + n * D)), np.eye(D + n * D)]).astype(np.float32)
     start = inputs[:, :D].reshape(-1, 2, 2, 1)
     noise = jnp.asarray(inputs[:, D:].reshape(-1, n, 2, 2, 1).swapaxes(0, 1))
-    run = jax.jit(lambda u: samplers.reverse(by_noise(predict_noise), table, u, lambda j: noise[j], clip=False))
+    run = jax.jit(
+        lambda u: samplers.reverse(by_noise(predict_noise), table.trimmed(), u, lambda j: noise[j], clip=False)
+    )
     out = np.asarray(run(start), np.float64).reshape(-1, D)
     return out[0], (out[1:] - out[0]).T
 

@@ -16,15 +16,15 @@ from tests.tiny_features import means
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of, picture_chain
 from vaedm_jax.data import load
+from vaedm_jax.diffusion.images import to_uint8
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.features import space
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.evaluation.moments import Moments
 from vaedm_jax.evaluation.scores import frechet_distance, kernel_distance, precision_recall
 from vaedm_jax.main import main
-from vaedm_jax.mesh import make_mesh
-from vaedm_jax.reporting import to_uint8
-from vaedm_jax.train import Pictures, check_scored
+from vaedm_jax.modes.train import Pictures, check_scored
+from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FEATURES = "--config.eval.features=tests.tiny_features:means"

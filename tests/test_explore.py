@@ -8,9 +8,10 @@ from PIL import Image
 
 from tests.pictures import noise
 from tests.tiny import random_params, tiny_config
-from vaedm_jax import VAEDM, explore
+from vaedm_jax import VAEDM
 from vaedm_jax.config import chain_of
 from vaedm_jax.errors import UserError
+from vaedm_jax.modes import explore
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 

@@ -11,11 +11,12 @@ import pytest
 from tests.loading import data_config
 from tests.pictures import noise, save
 from tests.test_data_cifar10 import cifar_archive, cifar_config, cifar_files
-from vaedm_jax import data, failures
+from vaedm_jax import data
 from vaedm_jax.api import Samples
-from vaedm_jax.reporting.files import write_whole
-from vaedm_jax.shards import Shard, write_shard
-from vaedm_jax.store import write_npz
+from vaedm_jax.data.shards import Shard, write_shard
+from vaedm_jax.modes.drawing import write_npz
+from vaedm_jax.runtime import failures
+from vaedm_jax.storage.writing import write_whole
 
 
 @contextmanager

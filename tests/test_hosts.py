@@ -17,11 +17,12 @@ from PIL import Image
 from tests.processes import PATIENCE, ROOT, ended, lines, start, wait_for, weights
 from tests.tiny import random_params, tiny_config
 from tests.toy import fitted
-from vaedm_jax import VAEDM, hosts
+from vaedm_jax import VAEDM
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import main
-from vaedm_jax.mesh import host_share
 from vaedm_jax.reporting import read_metrics
+from vaedm_jax.runtime import hosts
+from vaedm_jax.runtime.mesh import host_share
 from vaedm_jax.training.stages import ddpm_stage
 
 LONG = ("--config.vae.steps=8", "--config.ddpm.steps=40", "--config.log.every=2", "--config.log.pictures=20")

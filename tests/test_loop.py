@@ -15,8 +15,8 @@ import pytest
 from tests.tiny import tiny_config
 from vaedm_jax.data import Dataset
 from vaedm_jax.errors import RunError, Stopped
-from vaedm_jax.mesh import make_mesh
 from vaedm_jax.reporting import read_metrics
+from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.checkpoints import Checkpoints
 from vaedm_jax.training.log import Log
 from vaedm_jax.training.loop import abstract_state, fit, restore_average

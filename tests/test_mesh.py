@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from vaedm_jax.errors import UserError
-from vaedm_jax.mesh import check_memory, make_mesh, replicated, split_batch
+from vaedm_jax.runtime.mesh import check_memory, make_mesh, replicated, split_batch
 
 CODE = """
 import os, sys
 os.sched_getaffinity = lambda pid: range(int(sys.argv[1]))
-from vaedm_jax.mesh import share_cpu
+from vaedm_jax.runtime.setup import share_cpu
 share_cpu(*map(int, sys.argv[2:]))
 import jax
 print(jax.device_count())
@@ -50,7 +50,7 @@ def test_devices_that_are_there_already_stay():
 ALLOCATIONS = """
 import resource, sys
 import numpy as np
-from vaedm_jax.mesh import keep_memory
+from vaedm_jax.runtime.setup import keep_memory
 if sys.argv[1] == "keep":
     keep_memory()
 sums = []
@@ -86,7 +86,7 @@ def test_a_state_that_no_device_can_hold_is_refused_before_it_is_made():
 def test_what_xla_is_asked_for_holds_in_the_whole_process():
     """Every product is lowered in the precision that was asked for; XLA, which refuses unknown flags, has its flag."""
     code = (
-        "from vaedm_jax.mesh import set_xla; set_xla(True, 'float32')\n"
+        "from vaedm_jax.runtime.setup import set_xla; set_xla(True, 'float32')\n"
         "import os, jax; print(os.environ['XLA_FLAGS'], jax.device_count())\n"
         "print(jax.jit(lambda a: a @ a).lower(jax.numpy.ones((2, 2))).as_text())"
     )

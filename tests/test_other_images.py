@@ -10,14 +10,15 @@ from tests.cli_fixtures import cache, configs_fixture, refused_fixture, untraine
 from tests.loading import data_config
 from tests.pictures import noise, save
 from tests.tiny import tiny_config
-from vaedm_jax import data, rundir
+from vaedm_jax import data
 from vaedm_jax.api import VAEDM
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.features import space
 from vaedm_jax.evaluation.judge import Judge
-from vaedm_jax.images import images_of
 from vaedm_jax.main import main
-from vaedm_jax.mesh import make_mesh
+from vaedm_jax.modes.training_images import images_of
+from vaedm_jax.runs.identity import trained_on
+from vaedm_jax.runtime.mesh import make_mesh
 
 COUNT = 80
 
@@ -97,7 +98,7 @@ def test_a_run_of_before_without_the_digest_goes_on_and_a_damaged_one_is_named(t
         kept.write_text(content)
     if content in (None, "null"):
         assert main(["main", f"--workdir={trained_in}"]) == 0
-        assert rundir.trained_on(trained_in)["train"]["images"] > 0
+        assert trained_on(trained_in)["train"]["images"] > 0
     else:
         refused("--workdir={tmp}/here/run", "{tmp}/here/run/images.json", "may be removed")
 

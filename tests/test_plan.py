@@ -13,10 +13,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import tiny_config
 from vaedm_jax.main import main
-from vaedm_jax.mesh import make_mesh
 from vaedm_jax.models import count
-from vaedm_jax.plan import Program, duration, largest, not_stored, programs, step
-from vaedm_jax.targets import TARGETS, Cost, compile_for, devices_of, exchanges, roofline
+from vaedm_jax.modes.plan import Program, duration, largest, not_stored, programs, step
+from vaedm_jax.runtime.mesh import make_mesh
+from vaedm_jax.runtime.targets import TARGETS, Cost, compile_for, devices_of, exchanges, roofline
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 WITH_LIBTPU = pytest.mark.skipif(

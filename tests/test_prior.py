@@ -14,7 +14,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.main import main
 from vaedm_jax.models.flow import forward, init_flow
 from vaedm_jax.models.prior import draw, log_prob
-from vaedm_jax.priors import fit_flow, used_latents
+from vaedm_jax.modes.prior import fit_flow, used_latents
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 RNG = np.random.default_rng(0)

@@ -12,14 +12,14 @@ from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixt
 from tests.test_checkpoints import assert_same, state_at, written
 from tests.test_store import CHAIN, MODEL, drawn, images, parts  # noqa: F401
 from tests.tiny import random_params, tiny_config
-from vaedm_jax import rundir
 from vaedm_jax.api import VAEDM
 from vaedm_jax.data.records import read_plan
 from vaedm_jax.data.records import written as names_written
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.main import main
 from vaedm_jax.reporting import read_metrics, write_report
-from vaedm_jax.reporting.files import write_arrays
+from vaedm_jax.runs import rundir
+from vaedm_jax.storage.writing import write_arrays
 from vaedm_jax.training.checkpoints import Checkpoints
 from vaedm_jax.training.stages import ddpm_stage
 

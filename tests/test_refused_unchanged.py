@@ -19,9 +19,11 @@ from tests.cli_fixtures import (  # noqa: F401
     untrained_fixture,
 )
 from tests.tiny import random_params, tiny_config
-from vaedm_jax import mesh, rundir, train
 from vaedm_jax.api import VAEDM
 from vaedm_jax.main import main
+from vaedm_jax.modes import train
+from vaedm_jax.runs import rundir
+from vaedm_jax.runtime import mesh
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 BROKEN = '{"step": 1, "loss": 1.0}\nno line\n{"step": 2, "loss": 1.0}\n'

@@ -4,6 +4,7 @@ import csv
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,15 +14,16 @@ from tests.pictures import noise
 from tests.tiny import by_noise, random_params, tiny_config
 from vaedm_jax import VAEDM
 from vaedm_jax.api import silent
-from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.conditioning.tasks import Denoising, SuperResolution, task_of
+from vaedm_jax.diffusion.chain import Chain, run_chain
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.diffusion.spacing import principal_variance, warm_step
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.main import main
+from vaedm_jax.modes.restore import output_names
+from vaedm_jax.modes.restoring import restored
 from vaedm_jax.reporting import save_png
-from vaedm_jax.restoration import Denoising, SuperResolution, restored, task_of
-from vaedm_jax.restore import output_names
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FULL = linear_schedule()
@@ -66,8 +68,10 @@ def test_a_noisy_image_is_the_chains_own_where_it_begins(sigma):
 
     def begun(noisy):
         """What the chain begins with over sqrt(alpha_bar): one step gives it where no noise is predicted."""
-        keys, u = jax.random.split(jax.random.key(0), len(noisy)), 2 * noisy - 1
-        return (chain.run(FULL, by_noise(lambda u, t: 0 * u), keys, u.shape[1:], u, task.x_T(noisy)) + 1) / 2
+        keys, u = jax.random.split(jax.random.key(0), len(noisy)), jnp.asarray(2 * noisy - 1)
+        return (
+            run_chain(chain.arrays(FULL), by_noise(lambda u, t: 0 * u), keys, u.shape[1:], u, task.x_T(noisy)) + 1
+        ) / 2
 
     inside = (NOISY > 0) & (NOISY < 1)
     np.testing.assert_allclose(begun(NOISY)[inside], NOISY[inside], atol=1e-5)

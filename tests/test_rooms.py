@@ -1,7 +1,8 @@
-"""The rooms of the package import one way, and neither TensorFlow nor PyTorch is imported to run it."""
+"""Imports between the rooms of the package go one way, and neither TensorFlow nor PyTorch is imported to run it."""
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,98 +14,13 @@ from tests.cli_fixtures import TINY
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vaedm_jax"
 
-# What a room may import of the others: those above it in this list, if they are named.
-ROOMS = {
-    "errors": set(),
-    "bounds": {"errors"},
-    "published": set(),
-    "storage": {"errors"},
-    "conditions": {"errors"},
-    "diffusion": {"errors"},
-    "models": {"errors"},
-    "data": {"errors", "storage", "bounds"},
-    "reporting": {"errors", "storage"},
-    "interop": {"errors", "models"},
-    "mesh": {"errors", "bounds"},
-    "hosts": {"errors"},
-    "evaluation": {"errors", "storage", "diffusion", "data", "reporting", "interop", "mesh", "hosts"},
-    "trust": {"errors"},
-    "config": {"errors", "storage", "trust", "bounds", "conditions", "diffusion", "published"},
-    "checks": {"errors", "bounds", "conditions", "config", "diffusion"},
-    "rundir": {"errors", "storage", "config", "checks", "reporting"},
-    "training": {"errors", "storage", "conditions", "diffusion", "models", "data", "reporting", "mesh", "hosts"},
-    "inputs": {"errors"},
-    "generation": {"conditions", "diffusion", "models", "evaluation", "training"},
-    "model_files": {"errors", "conditions", "models", "reporting", "storage", "config", "rundir", "training"},
-    "api": {
-        "checks",
-        "model_files",
-        *("errors", "diffusion", "models", "reporting", "mesh", "hosts", "config", "rundir", "training", "generation"),
-        *("inputs", "conditions", "storage"),
-    },
-    "store": {"errors", "diffusion", "storage", "data", "reporting", "mesh", "hosts", "inputs", "generation", "api"},
-    "images": {"data", "config", "rundir", "api"},
-    "likelihood": {"data", "storage", "reporting", "mesh", "config", "generation", "api"},
-    "train": {
-        "checks",
-        *("errors", "diffusion", "models", "data", "reporting", "mesh", "hosts", "evaluation", "config", "rundir"),
-        *("training", "api", "conditions", "storage", "store"),
-    },
-    "sample": {"checks", "errors", "images", "data", "reporting", "hosts", "config", "rundir", "api", "store"},
-    "evaluate": {
-        "checks",
-        *("errors", "diffusion", "data", "reporting", "hosts", "evaluation", "config", "api", "store", "likelihood"),
-        *("rundir", "storage", "images"),
-    },
-    "restoration": {"errors", "storage", "conditions", "diffusion", "generation", "api"},
-    "restore": {
-        "checks",
-        *("errors", "storage", "data", "diffusion", "evaluation", "reporting", "config", "rundir", "api"),
-        *("restoration", "images"),
-    },
-    "figures": {
-        "checks",
-        "errors",
-        *("diffusion", "data", "evaluation", "reporting", "config", "inputs", "api", "evaluate", "restoration"),
-        *("store", "images"),
-    },
-    "explore": {
-        "checks",
-        "errors",
-        "diffusion",
-        "data",
-        "reporting",
-        "config",
-        "rundir",
-        "inputs",
-        "api",
-        "store",
-        "restoration",
-        "images",
-    },
-    "priors": {"checks", "errors", "bounds", "images", "models", "data", "reporting", "evaluation", "config", "api"},
-    "targets": {"errors"},
-    "plan": {
-        "checks",
-        *("errors", "data", "evaluation", "config", "generation", "mesh", "reporting", "targets", "training"),
-        "conditions",
-    },
-    "shards": {"errors", "storage", "data", "reporting"},
-    "prepare": {"checks", "errors", "storage", "data", "reporting", "config", "shards"},
-    "convert": {
-        "checks",
-        *("errors", "published", "storage", "diffusion", "models", "reporting", "interop", "config", "training", "api"),
-        "conditions",
-    },
-    "flags": {"errors", "storage", "trust", "config", "rundir"},
-    "failures": {"errors", "hosts", "storage"},
-    "main": {
-        *("errors", "storage", "mesh", "hosts", "reporting", "rundir", "train", "sample", "evaluate", "restore"),
-        *("figures", "explore", "targets", "plan", "prepare", "priors", "convert", "flags", "failures"),
-    },
-}
+# The rooms of each row of the README's table, the highest first: a room imports only from rows below its own.
+TABLE = re.search(r"^## The code\n.*?((?:\|[^\n]*\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[1]
+ROWS = [re.findall(r"`(\w+)(?:/|\.py)`", line.split("|")[1]) for line in TABLE.splitlines()[2:]]
+LEVELS = {name: len(ROWS) - i for i, row in enumerate(ROWS) for name in row}
+# What some rooms may import beside the standard library and the package.
 LIBRARIES = {
-    "conditions": {"jax", "numpy"},
+    "conditioning": {"jax", "numpy"},
     "diffusion": {"jax", "numpy"},
     "models": {"flax", "jax"},
     "interop": {"flax", "ml_dtypes", "numpy"},
@@ -131,17 +47,14 @@ def imports(path: Path) -> set[str]:
 FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
 
 
-def test_every_room_has_its_place_and_all_imports_go_one_way():
-    assert {room(path) for path in FILES} == set(ROOMS)
-    order = list(ROOMS)
-    for name, allowed in ROOMS.items():
-        assert allowed <= set(order[: order.index(name)])
+def test_the_readme_names_every_room_once():
+    assert sorted({room(path) for path in FILES}) == sorted(name for row in ROWS for name in row)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_file_imports_only_what_its_room_may(path):
+def test_a_file_imports_only_from_rooms_below_its_own(path):
     found = {name.split(".")[1] for name in imports(path) if name.startswith("vaedm_jax.")}
-    assert found <= ROOMS[room(path)] | {room(path)}
+    assert [name for name in found - {room(path)} if LEVELS[name] >= LEVELS[room(path)]] == []
     if (libraries := LIBRARIES.get(room(path))) is not None:
         others = {name.split(".")[0] for name in imports(path)} - {"vaedm_jax", *sys.stdlib_module_names}
         assert others <= libraries

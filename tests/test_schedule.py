@@ -9,13 +9,13 @@ import pytest
 
 from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import by_noise, tiny_config
-from vaedm_jax import rundir
-from vaedm_jax.checks import check
 from vaedm_jax.config import base_config, published_config
-from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.config.checks import check
+from vaedm_jax.diffusion.chain import Chain, run_chain
 from vaedm_jax.diffusion.schedule import schedule_of
 from vaedm_jax.errors import UserError
-from vaedm_jax.generation import networks_of
+from vaedm_jax.runs import rundir
+from vaedm_jax.sampling.generation import networks_of
 
 WEIGHTS, MEANS, S = np.array([0.9, 0.1]), np.array([-0.6, 0.8]), 0.1  # of a mixture of two Gaussians
 
@@ -42,7 +42,9 @@ def exact(schedule):
 def test_the_weights_of_a_mixture_are_right_whatever_T_is(T):
     full = schedule_of(of(T).ddpm)
     chain = Chain("ddim", min(T, 100), clip=False)
-    drawn = np.asarray(chain.run(full, by_noise(exact(full)), jax.random.split(jax.random.key(0), 1), (200, 200, 1)))
+    drawn = np.asarray(
+        run_chain(chain.arrays(full), by_noise(exact(full)), jax.random.split(jax.random.key(0), 1), (200, 200, 1))
+    )
     share = np.mean(drawn < 0.1)
     assert share == pytest.approx(0.9, abs=4 * np.sqrt(0.09 / drawn.size) + 1e-3)
 

@@ -11,7 +11,7 @@ from tests.tiny import in_float64, random_params, tiny_config
 from tests.toy import fitted
 from vaedm_jax.api import VAEDM, silent
 from vaedm_jax.errors import UserError
-from vaedm_jax.mesh import make_mesh, placement
+from vaedm_jax.runtime.mesh import make_mesh, placement
 from vaedm_jax.training.loop import abstract_state
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import TrainState, create_state

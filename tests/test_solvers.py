@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from tests.test_diffusion import ALPHA_BAR, FULL, SHAPE, keys, stand_in, visited
 from tests.tiny import by_noise, in_float64
 from vaedm_jax.diffusion import samplers, solvers, spacing, target
-from vaedm_jax.diffusion.chain import SAMPLERS, Chain
+from vaedm_jax.diffusion.chain import SAMPLERS, Chain, run_chain
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import respace
 
@@ -85,7 +85,7 @@ def end_error(build, data, n, grid, first):
 
     begun = (image(u[max(first - 1, 0)]), past(x_0), past(eps))
     rows = samplers.Table(*(column[first:evaluations] for column in table))
-    out = samplers.reverse(by_noise(predictor(data)), rows, image(u[first]), None, clip=False, past=begun)
+    out = samplers.reverse(by_noise(predictor(data)), rows.trimmed(), image(u[first]), None, clip=False, past=begun)
     return np.abs(np.ravel(out) - u[-1]).max()
 
 
@@ -247,7 +247,7 @@ def ours(u, chain, noise=None):
         return jnp.tanh(u) * 0.8 + 0.2 * t[:, None, None, None] / 1000
 
     start = jnp.asarray(u).reshape(-1, 1, 1, 1)
-    return np.ravel(samplers.reverse(by_noise(predict_noise), chain.table(FULL), start, noise, chain.clip))
+    return np.ravel(samplers.reverse(by_noise(predict_noise), chain.table(FULL).trimmed(), start, noise, chain.clip))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_the_stochastic_solver_follows_the_recursion_of_mean_and_variance(float6
 
     noise = image(inputs[:, 1:].T.ravel()).reshape(table.nfe, -1, 1, 1, 1)
     predict = by_noise(predictor(GAUSSIAN))
-    out = np.ravel(samplers.reverse(predict, table, image(inputs[:, 0]), lambda j: noise[j], clip=False))
+    out = np.ravel(samplers.reverse(predict, table.trimmed(), image(inputs[:, 0]), lambda j: noise[j], clip=False))
     mean, variance = out[0], np.sum((out[1:] - out[0]) ** 2)
 
     sigma = [*np.exp(-chain.schedule(FULL).log_snr[::-1]), 0.0]
@@ -321,7 +321,9 @@ def test_formulation_2_needs_no_solver_of_its_own(sampler):
     """With x = u + x_hat shown, a predictor that takes x_hat off again gives the unshifted chain's images."""
     chain, x_hat = Chain(sampler, 5), jnp.full((2, *SHAPE), 0.4)
     shifted = target.predictor(target.Eps(), FORMULATIONS["form2"], lambda x, t, x_hat: stand_in(x - x_hat, t), x_hat)
-    got, want = (chain.run(FULL, predict, keys(2), SHAPE, x_hat) for predict in (shifted, by_noise(stand_in)))
+    got, want = (
+        run_chain(chain.arrays(FULL), predict, keys(2), SHAPE, x_hat) for predict in (shifted, by_noise(stand_in))
+    )
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 

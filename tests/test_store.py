@@ -7,8 +7,8 @@ from PIL import Image
 from tests.tiny import random_params, tiny_config
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of
-from vaedm_jax.reporting import to_uint8
-from vaedm_jax.store import makes_room, stored, write_npz, write_pngs
+from vaedm_jax.diffusion.images import to_uint8
+from vaedm_jax.modes.drawing import makes_room, stored, write_npz, write_pngs
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 CONFIG = tiny_config(**{"sample.steps": 3})

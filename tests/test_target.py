@@ -8,12 +8,12 @@ import pytest
 from tests.test_diffusion import ALPHA_BAR, FULL
 from tests.test_solvers import best_eps, predictor
 from tests.tiny import by_noise, in_float64
-from vaedm_jax.diffusion.chain import SAMPLERS, Chain
+from vaedm_jax.diffusion.bound import chain_terms
+from vaedm_jax.diffusion.chain import SAMPLERS, Chain, run_chain
 from vaedm_jax.diffusion.process import FORMULATIONS, Level, augment, level_of, nearest_step, q_sample
 from vaedm_jax.diffusion.schedule import linear_schedule, respace
 from vaedm_jax.diffusion.target import Eps, Residual, V, noise_loss, training_loss
 from vaedm_jax.diffusion.target import predictor as refiner
-from vaedm_jax.evaluation.bound import chain_terms
 
 SIGMA_R, SIGMA_DATA = 0.25, 0.66
 RESIDUAL = Residual(SIGMA_R, SIGMA_DATA)
@@ -116,7 +116,7 @@ def test_ideal_networks_of_all_targets_run_the_same_chain(sampler, clip):
     chain = Chain(sampler, 6, clip=clip, churn=2.0)
     networks = [ideal(*CASES[case]) for case in ("v form2", "residual form1", "residual uncond")]
     predicts = [by_noise(predictor(DATA)), *networks]
-    run = jax.jit(lambda keys: [chain.run(FULL, predict, keys, (1, 1, 1)) for predict in predicts])
+    run = jax.jit(lambda keys: [run_chain(chain.arrays(FULL), predict, keys, (1, 1, 1)) for predict in predicts])
     want, *others = run(noise_of(0))
     for got in others:
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)

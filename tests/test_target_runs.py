@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from tests.tiny import random_params, tiny_config
-from vaedm_jax import VAEDM, convert, models, rundir, train
-from vaedm_jax.checks import check
+from vaedm_jax import VAEDM, models
+from vaedm_jax.config.checks import check
+from vaedm_jax.config.settings import flatten
 from vaedm_jax.data import load
 from vaedm_jax.errors import UserError
+from vaedm_jax.modes import convert, train
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 from vaedm_jax.training.state import optimizer
 
@@ -84,7 +86,7 @@ def test_what_was_measured_lies_in_the_weights_and_without_it_they_are_refused(t
     again = VAEDM.open(tmp_path / "whole.safetensors")
     assert again.networks.target == model.networks.target and again.fingerprint == model.fingerprint
     assert (again.sample(2, steps=2).images == model.sample(2, steps=2).images).all()
-    other = VAEDM(tiny_config(**{**rundir.flatten({"ddpm": config.ddpm}), "ddpm.sigma_r": 0.4}), VAE, ddpm)
+    other = VAEDM(tiny_config(**{**flatten({"ddpm": config.ddpm}), "ddpm.sigma_r": 0.4}), VAE, ddpm)
     assert other.fingerprint != model.fingerprint
     assert np.abs(other.sample(2, steps=2).images - model.sample(2, steps=2).images).max() > 1e-3
 

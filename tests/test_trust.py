@@ -6,12 +6,13 @@ import pytest
 
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
 from tests.tiny import tiny_config
-from vaedm_jax import flags, rundir
+from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import base_config, data_of
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import MODES, main
-from vaedm_jax.train import STAGES
+from vaedm_jax.modes.train import STAGES
+from vaedm_jax.runs import rundir
 
 RISKS = {
     "eval.features": ["payload:f", "random,payload:f", "emoji, payload.deep:f"],

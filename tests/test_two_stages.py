@@ -10,10 +10,11 @@ import pytest
 
 from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
 from tests.tiny import random_params, tiny_config
-from vaedm_jax import VAEDM, train
+from vaedm_jax import VAEDM
 from vaedm_jax.data import pipeline
 from vaedm_jax.main import main
-from vaedm_jax.mesh import make_mesh
+from vaedm_jax.modes import train
+from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.loop import restore_average, stage_seed
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from vaedm_jax import flags
+from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import MEASURED, flatten
-from vaedm_jax.rundir import BEFORE, FREE, SHIPPED, TUNABLE, differences, label_of
+from vaedm_jax.runs.models import SHIPPED, label_of
+from vaedm_jax.runs.rundir import BEFORE, FREE, TUNABLE, differences
 
 CONFIG = Path(__file__).parents[1] / "configs" / "emoji.py"
 SHIPPED_VARIANTS = {"emoji": "form1", "emoji-uncond": "uncond", "emoji-form2": "form2"}

@@ -19,9 +19,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tests.test_data_cifar10 import cifar_archive
-from vaedm_jax import data, flags
+from vaedm_jax import command_line as flags
+from vaedm_jax import data
 from vaedm_jax.data import Source
-from vaedm_jax.prepare import prepare
+from vaedm_jax.modes.prepare import prepare
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ROUNDS, SECONDS = 5, 4.0

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from tests.tiny import tiny_config
-from vaedm_jax import hosts
 from vaedm_jax.data import Dataset
-from vaedm_jax.mesh import make_mesh
-from vaedm_jax.reporting.files import leave_to_another
+from vaedm_jax.runtime import hosts
+from vaedm_jax.runtime.mesh import make_mesh
+from vaedm_jax.storage.writing import leave_to_another
 from vaedm_jax.training.loop import fit
 from vaedm_jax.training.stages import Stage
 from vaedm_jax.training.state import TrainState

@@ -14,13 +14,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vaedm_jax import hosts
-from vaedm_jax.checks import check_chain, check_cond_noise
 from vaedm_jax.config import chain_of
+from vaedm_jax.config.checks import check_chain, check_cond_noise
 from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.images import sample_keys, to_uint8
 from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import RunError, UserError, in_range, naming, one_of
-from vaedm_jax.generation import (
+from vaedm_jax.runs.models import Stored, model_at, read_prior, read_run, read_weights, shipped, write_weights
+from vaedm_jax.runtime import hosts
+from vaedm_jax.runtime.mesh import in_batches, make_mesh, replicated
+from vaedm_jax.sampling.generation import (
     NOTHING,
     Bound,
     Given,
@@ -31,14 +34,9 @@ from vaedm_jax.generation import (
     networks_of,
     posterior,
     prior,
-    sample_keys,
     shown_of,
 )
-from vaedm_jax.inputs import as_array, as_images, between, check_indices, digest_of, spread
-from vaedm_jax.mesh import in_batches, make_mesh, replicated
-from vaedm_jax.model_files import Stored, read_prior, read_run, read_weights, write_weights
-from vaedm_jax.reporting import to_uint8
-from vaedm_jax.rundir import model_at, shipped
+from vaedm_jax.sampling.inputs import as_array, as_images, between, check_indices, digest_of, spread
 from vaedm_jax.storage.paths import path_of, shown
 
 NORMAL = "normal"  # N(0, I), in the place of the file of a prior
@@ -91,7 +89,7 @@ class VAEDM:
     ):
         self.config, self.mesh, self.images = config, mesh or make_mesh(), images
         params = {"vae": vae_params, "ddpm": ddpm_params, "prior": prior or {}}
-        self.params = jax.device_put(params, replicated(self.mesh))
+        self.params = self.everywhere(params)
         self.networks = networks_of(config)
         if ddpm_params and (missing := self.networks.target.lacks(self.networks.form)):
             what, lost = config.ddpm.prediction, " and ".join(f"ddpm.{name}" for name in missing)
@@ -208,8 +206,9 @@ class VAEDM:
         check_indices(n, seed, first)
         self.check_chain(chain)
         inputs = np.arange(first, first + n), self.check_given(given, n)
+        arrays, seed = self.everywhere((chain.arrays(self.networks.full_schedule), np.uint32(seed)))
         for count, (indices, given) in self.on_devices(inputs, batch_size):
-            samples = hosts.fetch(generate(self.networks, chain, self.params, np.uint32(seed), indices, given))
+            samples = hosts.fetch(generate(self.networks, arrays, self.params, seed, indices, given))
             yield Samples(*(a if a is None else finite(a[:count]) for a in samples))
 
     def refine(self, images: np.ndarray, seed: int = 0, x_T: np.ndarray | None = None, **how: Any) -> np.ndarray:
@@ -317,8 +316,9 @@ class VAEDM:
         check_indices(len(images), seed, first)
         chain, parts = self.chain(chain), []
         check_cond_noise(self.config, chain)
+        cond_noise, seed = self.everywhere((np.array(chain.cond_noise), np.uint32(seed)))
         for count, batch in self.on_devices((images, np.arange(first, first + len(images))), batch_size):
-            terms = bound_terms(self.networks, chain, self.params, *batch, np.uint32(seed))
+            terms = bound_terms(self.networks, chain.variance, chain.clip, cond_noise, self.params, *batch, seed)
             parts.append([term[..., :count] for term in hosts.fetch(terms)])
         return Bound(*(np.concatenate(p, axis=-1) for p in zip(*parts, strict=True)))
 
@@ -331,6 +331,10 @@ class VAEDM:
             one_of("setting of a chain", name, [field.name for field in fields(Chain)])
         return replace(chain, **settings)
 
+    def everywhere(self, tree: Any) -> Any:
+        """Return arrays whole on every device."""
+        return jax.device_put(tree, replicated(self.mesh))
+
     def on_devices(self, arrays: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
         """Arrays [N, ...] in batches on the devices, each with its number of images; the last is filled up."""
         in_range("batch_size", batch_size, 1)
@@ -342,7 +346,8 @@ class VAEDM:
         """function(networks, params, images, seed, indices) for images [N, ...], batch by batch."""
         check_indices(len(images), seed, first)
         of, inputs = (self.networks, self.params), (images, np.arange(first, first + len(images)))
-        return self.mapped(lambda given: function(*of, given[0], np.uint32(seed), given[1]), inputs, batch_size)
+        seed = self.everywhere(np.uint32(seed))
+        return self.mapped(lambda given: function(*of, given[0], seed, given[1]), inputs, batch_size)
 
     def mapped(self, function: Callable[[Any], jax.Array], arrays: Any, batch_size: int) -> np.ndarray:
         """function(arrays) for arrays [N, ...], batch by batch."""

@@ -12,35 +12,17 @@ python -m vaedm_jax.main --config=configs/celebamask_hq_128.py --workdir=RECORDS
 python -m vaedm_jax.main --mode=import --from=PUBLISHED.ckpt --out=WEIGHTS.safetensors
 """
 
-import logging
 import os
 import sys
 import traceback
 
-import jax
-
-from vaedm_jax import (
-    convert,
-    evaluate,
-    explore,
-    failures,
-    figures,
-    flags,
-    hosts,
-    plan,
-    prepare,
-    priors,
-    restore,
-    rundir,
-    sample,
-    train,
-)
+from vaedm_jax import command_line
 from vaedm_jax.errors import Stopped, brief
-from vaedm_jax.mesh import keep_memory, set_xla, share_cpu
-from vaedm_jax.reporting.files import leave_to_another
-from vaedm_jax.storage.cache import compiled_programs
+from vaedm_jax.modes import convert, evaluate, explore, figures, plan, prepare, prior, restore, sample, train
+from vaedm_jax.runs import rundir
+from vaedm_jax.runtime import failures, hosts
+from vaedm_jax.runtime.setup import quiet_logs, setup
 from vaedm_jax.storage.paths import shown
-from vaedm_jax.targets import calm_libtpu
 
 MODES = {
     "train": train.train,
@@ -51,7 +33,7 @@ MODES = {
     "explore": explore.explore,
     "plan": plan.plan,
     "prepare": prepare.prepare,
-    "prior": priors.fit_prior,
+    "prior": prior.fit_prior,
 }
 LONGEST_WORD = 400  # characters of a message that are shown of a word, such as a value that somebody gave
 CONVERSIONS = {"import": convert.import_files, "export": convert.export_file}  # of files, with no run directory
@@ -59,22 +41,13 @@ CONVERSIONS = {"import": convert.import_files, "export": convert.export_file}  #
 
 def run(argv: list[str]) -> None:
     """Do what the command line asks for."""
-    command = flags.parse(argv, (*MODES, *CONVERSIONS), train.STAGES)
+    command = command_line.parse(argv, (*MODES, *CONVERSIONS), train.STAGES)
     if isinstance(command, str):
         print(__doc__, command, sep="\n")
         return
     mode, stage, distributed, config, workdir, source, out = command
-    keep_memory()
-    set_xla(config.xla.deterministic, config.xla.matmul_precision)
-    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # set by JAX, which has found no TPU
-        calm_libtpu()
-    if distributed:
-        hosts.join(distributed)
-        if jax.process_index():
-            leave_to_another()
-            sys.stdout = open(os.devnull, "w")
-    else:
-        share_cpu(*(section.batch_size // max(1, section.microbatches) for section in (config.vae, config.ddpm)))
+    batch_sizes = [section.batch_size // max(1, section.microbatches) for section in (config.vae, config.ddpm)]
+    setup(config.xla.deterministic, config.xla.matmul_precision, batch_sizes, distributed)
     if mode in CONVERSIONS:
         return CONVERSIONS[mode](config, source, out)
     if mode not in ("plan", "prepare"):
@@ -90,10 +63,7 @@ def main(argv: list[str]) -> int:
     """Run a command and return the exit status: 0, or that of `failures.told`."""
     if hasattr(sys.stdout, "reconfigure"):  # a name may hold what cannot be printed
         sys.stdout.reconfigure(errors="backslashreplace")
-    logging.basicConfig(format="vaedm: %(message)s", force=True)
-    for noisy in ("absl", "asyncio"):  # Orbax's threads print the traceback of what is raised here too
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    jax.config.update("jax_compilation_cache_dir", compiled_programs())
+    quiet_logs()
     try:
         run(argv)
     except (Exception, KeyboardInterrupt) as error:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from vaedm_jax.bounds import check_fits
 from vaedm_jax.data import workers as processes
 from vaedm_jax.data.source import Source
 from vaedm_jax.errors import UserError
+from vaedm_jax.runtime.memory import check_fits
 
 if TYPE_CHECKING:
     import grain

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from vaedm_jax.diffusion import samplers, solvers
-from vaedm_jax.diffusion.process import q_sample
+from vaedm_jax.diffusion.images import draw, fold
 from vaedm_jax.diffusion.schedule import MOST_STEPS, VARIANCES, WHY_STEPS, Schedule, respace
 from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps, warm_step
 from vaedm_jax.diffusion.target import Predict
 from vaedm_jax.errors import Range, in_ranges, one_of
 
+Array = np.ndarray | jax.Array
 # (chain, its schedule, the full schedule) -> table
 SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
     "ddpm": lambda c, s, full: samplers.ddpm(s, c.variance),
@@ -43,7 +45,7 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Chain:
-    """How to sample; hashable, so that a compiled program can depend on it.
+    """How to sample.
 
     Attributes:
       sampler: one of SAMPLERS, with the settings that OPTIONS name.
@@ -147,28 +149,65 @@ class Chain:
         """What the chain does."""
         return SAMPLERS[self.sampler](self, self.schedule(full), full)
 
-    def run(
-        self,
-        full: Schedule,
-        predict: Predict,
-        keys: jax.Array,
-        shape: tuple[int, int, int],
-        x_hat: jax.Array | None = None,
-        x_T: jax.Array | None = None,
-    ) -> jax.Array:
-        """Images u_0 [B, H, W, C], in [-1, 1] where the chain is clipped.
+    def arrays(self, full: Schedule) -> "ChainArrays":
+        """Return the chain as arrays on the host, the input of `run_chain`."""
+        schedule, warm = self.schedule(full), self.start == "warm"
+        return ChainArrays(
+            table=self.table(full).trimmed(),
+            root=np.sqrt(schedule.alpha_bar[-1]) if warm else np.array(0.0),
+            rest=np.sqrt(1 - schedule.alpha_bar[-1]) if warm else np.array(1.0),
+            temperature=np.array(self.temperature),
+            z_temperature=np.array(self.z_temperature),
+            clip=np.array(self.clip),
+            shared=np.array(self.shared),
+            cond_noise=np.array(self.cond_noise),
+            dynamic=np.array(self.dynamic) if self.dynamic else None,
+            guidance=np.array(self.guidance) if self.guidance else None,
+        )
 
-        Args:
-          keys: [B]; image i depends on keys[i] (and x_hat[i]) alone.
-          shape: (H, W, C).
-          x_hat: [B, H, W, C] in [-1, 1], where a warm start begins.
-          x_T: [B, H, W, C], the noise that the chain begins with; by default it is drawn.
-        """
-        schedule = self.schedule(full)
-        fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-        u = jax.vmap(lambda key: jax.random.normal(key, shape))(fold(keys, 0)) if x_T is None else x_T
-        u = self.temperature * u
-        if self.start == "warm":
-            u = q_sample(schedule, x_hat, len(schedule.t) - 1, u)
-        noise = samplers.noise_from_keys(fold(keys, 1), shape)
-        return samplers.reverse(predict, self.table(full), u, noise, self.clip, self.dynamic)
+
+class ChainArrays(NamedTuple):
+    """A chain as the arrays that a compiled program is given.
+
+    A program is compiled for the number of rows of the table and for what is None. Chains that differ in the values
+    alone share it.
+
+    Attributes:
+      table: trimmed; see `samplers.Table`.
+      root, rest: u at the first step is root x_hat + rest noise. They are 0 and 1 where the chain starts from noise.
+      dynamic, guidance: None where they are off. The others are scalars; see `Chain`.
+    """
+
+    table: samplers.Table
+    root: Array
+    rest: Array
+    temperature: Array
+    z_temperature: Array
+    clip: Array
+    shared: Array
+    cond_noise: Array
+    dynamic: Array | None
+    guidance: Array | None
+
+
+def run_chain(
+    chain: ChainArrays,
+    predict: Predict,
+    keys: jax.Array,
+    shape: tuple[int, int, int],
+    x_hat: jax.Array | None = None,
+    x_T: jax.Array | None = None,
+) -> jax.Array:
+    """Return images u_0 [B, H, W, C], in [-1, 1] where the chain is clipped.
+
+    Args:
+      keys: [B]; image i depends on keys[i] (and x_hat[i]) alone.
+      shape: (H, W, C).
+      x_hat: [B, H, W, C] in [-1, 1], where a warm start begins.
+      x_T: [B, H, W, C], the noise that the chain begins with; by default it is drawn.
+    """
+    u = chain.temperature * (draw(keys, 0, shape) if x_T is None else x_T)
+    if x_hat is not None:
+        u = chain.root * x_hat + chain.rest * u
+    noise = samplers.noise_from_keys(fold(keys, 1), shape)
+    return samplers.reverse(predict, chain.table, u, noise, chain.clip, chain.dynamic)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vaedm_jax.diffusion.images import draw
 from vaedm_jax.diffusion.process import Level
 from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.target import Predict
@@ -23,6 +24,8 @@ from vaedm_jax.diffusion.target import Predict
 
 class Table(NamedTuple):
     """One row for each evaluation in the order of execution: arrays [N], r, b and c [N, K]; float64 on the host.
+
+    Columns that have no effect may be None; see `trimmed`.
 
     Attributes:
       t, root, rest: the step that the network is told, sqrt(alpha_bar) and sqrt(1 - alpha_bar) there.
@@ -43,15 +46,22 @@ class Table(NamedTuple):
 
     @property
     def nfe(self) -> int:
-        """Evaluations of the network."""
+        """The number of evaluations of the network."""
         return len(self.t)
+
+    def trimmed(self) -> "Table":
+        """Return the table with None for columns without effect: `sigma` where no noise is added, p, q and r where no
+        row goes back. A compiled program has no operations for them."""
+        noiseless, onward = not np.any(self.sigma), not (np.any(self.q) or np.any(self.r))
+        without = ({"sigma": None} if noiseless else {}) | ({"p": None, "q": None, "r": None} if onward else {})
+        return self._replace(**without)
 
 
 def blank(t: np.ndarray, alpha_bar: np.ndarray, K: int = 1) -> Table:
     """A table for evaluations at some levels that draws the clean image at once: u <- x_0."""
     zero, none = np.zeros(len(t)), np.zeros((len(t), K))
     return Table(
-        t, np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar),
+        np.asarray(t, np.float64), np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar),
         p=zero + 1, q=zero.copy(), r=none.copy(), a=zero.copy(), b=np.eye(1, K).repeat(len(t), 0), c=none.copy(),
         sigma=zero.copy(), follow=zero.copy(),
     )  # fmt: skip
@@ -86,19 +96,21 @@ def ddim(schedule: Schedule, eta: float = 0.0, clip_eps: bool = True) -> Table:
 
 
 def noise_from_keys(keys: jax.Array, shape: tuple[int, ...]) -> Callable[[jax.Array], jax.Array]:
-    """Noise [B, *shape] of the j-th step, where image i's depends on keys[i] and j alone."""
-    return lambda j: jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, j), shape))(keys)
+    """Return a function j -> noise [B, *shape] of step j; that of image i depends on keys[i] and j alone."""
+    return lambda j: draw(keys, j, shape)
 
 
-def limit(x_0: jax.Array, clip: bool = True, dynamic: float = 0.0) -> jax.Array:
-    """Estimates of clean images [B, H, W, C], clipped to [-1, 1] or by dynamic thresholding, or as they are.
+def limit(x_0: jax.Array, clip: bool | jax.Array = True, dynamic: float | jax.Array | None = None) -> jax.Array:
+    """Return estimates of clean images [B, H, W, C], limited to [-1, 1].
 
     Args:
-      dynamic: where not 0, each image is clipped to this quantile of its absolute values, if that is over 1, and
-        divided by it (Imagen, arXiv 2205.11487, section 2.3), in place of the clipping at 1.
+      clip: False leaves them as they are.
+      dynamic: a quantile. Each image is clipped to this quantile of its absolute values, if that is over 1, and divided
+        by it (dynamic thresholding: Imagen, arXiv 2205.11487, section 2.3), in place of the clipping at 1.
     """
-    if not dynamic:
-        return jnp.clip(x_0, -1, 1) if clip else x_0
+    if dynamic is None:
+        most = jnp.where(clip, 1, jnp.inf).astype(x_0.dtype)
+        return jnp.clip(x_0, -most, most)
     s = jnp.maximum(jnp.quantile(jnp.abs(x_0), dynamic, axis=(1, 2, 3), keepdims=True), 1)
     return jnp.clip(x_0, -s, s) / s
 
@@ -108,18 +120,18 @@ def reverse(
     table: Table,
     u: jax.Array,
     noise: Callable[[jax.Array], jax.Array],
-    clip: bool = True,
-    dynamic: float = 0.0,
+    clip: bool | jax.Array = True,
+    dynamic: float | jax.Array | None = None,
     past: tuple[Any, Any, Any] | None = None,
 ) -> jax.Array:
     """Run the chain from u [B, H, W, C] at the table's first step down to u_0, which is the image.
 
     Args:
-      noise: the noise of the j-th step that is executed, broadcast against u. A table without sigma never asks for it.
+      table: a trimmed one.
+      noise: j -> the noise of the j-th step that is executed, broadcast against u.
       clip, dynamic: of the estimates of x_0 before they are used; see `limit`.
       past: base, and the K estimates x_0 and eps before the first row, newest first, for a table that begins midway.
     """
-    stochastic, goes_back = bool(np.any(table.sigma)), bool(np.any(table.q) or np.any(table.r))
     blanks = (jnp.zeros_like(u),) * table.b.shape[1]
     rows = jax.tree.map(lambda column: jnp.asarray(column, u.dtype), table)
 
@@ -132,8 +144,8 @@ def reverse(
         x_0 = limit(x_0, clip, dynamic)
         eps += r.follow * ((u - r.root * x_0) / r.rest - eps)
         x_0s, epss = (x_0, *x_0s[:-1]), (eps, *epss[:-1])
-        base = r.p * u + r.q * base + mix(r.r, x_0s) if goes_back else u
+        base = u if r.q is None else r.p * u + r.q * base + mix(r.r, x_0s)
         u = r.a * base + mix(r.b, x_0s) + mix(r.c, epss)
-        return (u + r.sigma * noise(j) if stochastic else u, (base, x_0s, epss)), None
+        return (u if r.sigma is None else u + r.sigma * noise(j), (base, x_0s, epss)), None
 
     return jax.lax.scan(step, (u, past or (u, blanks, blanks)), (rows, jnp.arange(table.nfe)))[0][0]

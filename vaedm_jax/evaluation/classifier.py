@@ -12,8 +12,8 @@ import safetensors.numpy
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.storage import read_tensors
+from vaedm_jax.storage.writing import write_whole
 
 # What is told from the images, by data set, and how many classes of it there are. The first names the Inception Score's
 # classes: a hair names the style too.

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vaedm_jax import hosts
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation import classifier, inception
 from vaedm_jax.evaluation.random_features import random_features
-from vaedm_jax.mesh import replicated, split_batch, whole_batch
+from vaedm_jax.runtime import hosts
+from vaedm_jax.runtime.mesh import replicated, split_batch, whole_batch
 
 Apply = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
 

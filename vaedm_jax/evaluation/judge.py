@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from vaedm_jax.config import names
 from vaedm_jax.data import Dataset, Source
 from vaedm_jax.data.source import fingerprint
 from vaedm_jax.errors import UserError
@@ -115,8 +116,3 @@ def spaces(settings: Any, data_settings: Any, otherwise: str = "") -> list[Space
     found = [space(name, settings.inception) for name in names(asked)]
     check_spaces([space.name for space in found])
     return found
-
-
-def names(text: str) -> list[str]:
-    """The names of a list that is separated by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]

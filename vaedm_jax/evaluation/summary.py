@@ -9,8 +9,8 @@ import numpy as np
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.moments import Moments
 from vaedm_jax.evaluation.scores import Entropies, frechet_distance, kernel_distance, precision_recall
-from vaedm_jax.reporting.files import write_arrays
 from vaedm_jax.storage import Array, Damaged, parse_json, read_arrays, reading
+from vaedm_jax.storage.writing import write_arrays
 
 # What `Summary.save` writes: D features of each of K images, and moments of either half of all images.
 FORMS = {"identity": Array(str), "features": Array(np.float32, ("K", "D"))}

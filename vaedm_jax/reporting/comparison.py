@@ -1,27 +1,22 @@
 """The results of an evaluation as CSV, JSON and plots."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
-from vaedm_jax.reporting.files import write_kept, write_whole
 from vaedm_jax.reporting.pictures import save_png
+from vaedm_jax.reporting.plots import PLAIN, STYLE, as_image
 from vaedm_jax.reporting.rows import Row, Scores, over_seeds
+from vaedm_jax.storage.writing import write_csv, write_whole
 
 TITLES = {"kid": "KID", "fd": "{title}", "precision": "precision", "recall": "recall", "is": "Inception Score"}
-# Names are no formulas, so neither are the powers on a log axis: PLAIN has to write these.
-STYLE = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "text.parse_math": False}
-PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 LINES = ("-", "--", ":", "-.")
 
 
@@ -54,18 +49,6 @@ def text(means: Sequence[Row], name: str, title: str) -> str:
         lines.append((*facts, kid, "-" if error is None else f"{error:.2g}", fd, precision, recall))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines)
-
-
-def write_csv(path: Path, rows: Sequence[dict[str, Any]], keep: bool = False) -> None:
-    """Write a table, whole; where a row has nothing in a column it is empty.
-
-    With `keep`, another table that is there gets another name.
-    """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(chain.from_iterable(rows))), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    (write_kept if keep else write_whole)(path, text.getvalue().encode())
 
 
 def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:
@@ -130,9 +113,3 @@ def set_scales(panel: Axes, values: Sequence[float], nfe: Sequence[int]) -> None
 def spaced(ticks: Sequence[int]) -> list[str]:
     """Labels of ticks on a log axis; one that would touch the next larger one is left empty."""
     return [str(a) if b is None or b > 1.2 * a else "" for a, b in zip_longest(ticks, ticks[1:])]
-
-
-def as_image(figure: Figure) -> Image.Image:
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
-    return Image.open(data)

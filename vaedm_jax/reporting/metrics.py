@@ -9,9 +9,9 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 
 from vaedm_jax.errors import RunError, UserError
-from vaedm_jax.reporting.files import write_whole, writes
 from vaedm_jax.storage import parse_json
 from vaedm_jax.storage.damage import read_bytes
+from vaedm_jax.storage.writing import write_whole, writes
 
 FILE = "metrics.jsonl"
 MOST = 2**30  # bytes of it

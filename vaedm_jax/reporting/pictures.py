@@ -9,28 +9,16 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from vaedm_jax.diffusion.images import to_uint8
 from vaedm_jax.errors import UserError
-from vaedm_jax.reporting.files import write_kept, write_whole
 from vaedm_jax.storage import read_png
 from vaedm_jax.storage.paths import shown
+from vaedm_jax.storage.writing import write_kept, write_whole
 
 GAP = 2  # pixels of white between tiles
 SMALLEST_TILE = 64  # pixels; smaller images are enlarged to at least this width
 # Pillow's own font has no Greek and no combining hat: "x̂" and "η" would be boxes.
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-
-
-def to_uint8(images) -> np.ndarray:
-    """Floats in [0, 1] of any shape as uint8 in 0 ... 255, clipped and rounded; NaN is 0. uint8 passes as is.
-
-    Raises UserError for any other integers, whose range nobody can know.
-    """
-    images = np.asarray(images)
-    if images.dtype == np.uint8:
-        return images
-    if images.dtype.kind in "bui":
-        raise UserError(f"a picture of {images.dtype}: must be uint8, or floats in [0, 1]")
-    return np.rint(255 * np.clip(np.nan_to_num(images.astype(np.float32)), 0, 1)).astype(np.uint8)
 
 
 def grid(rows: Sequence, labels: Sequence[str] | None = None, scale: int | None = None) -> Image.Image:

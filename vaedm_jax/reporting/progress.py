@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from vaedm_jax.reporting.files import writes
+from vaedm_jax.storage.writing import writes
 
 NOTEBOOK = "ipykernel.iostream"  # whose streams say that they are no terminal, and know a carriage return
 WINDOW = 60.0  # seconds over which the speed is measured

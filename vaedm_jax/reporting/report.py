@@ -14,12 +14,12 @@ import numpy as np
 
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting.curves import curve_svg
-from vaedm_jax.reporting.files import write_whole
 from vaedm_jax.reporting.metrics import read_metrics
 from vaedm_jax.reporting.page import PAGE
 from vaedm_jax.reporting.rows import column
 from vaedm_jax.storage import read_json, read_png
 from vaedm_jax.storage.paths import shown
+from vaedm_jax.storage.writing import write_whole
 
 STAGES = {"vae": "Stage 1: VAE, the generator", "ddpm": "Stage 2: DDPM, the refiner"}
 PACKAGES = ("vaedm_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from vaedm_jax import hosts
 from vaedm_jax.errors import RunError, UserError
+from vaedm_jax.runtime import hosts
 from vaedm_jax.storage import Damaged, read_json
 from vaedm_jax.storage.paths import shown
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from vaedm_jax import models
 from vaedm_jax.errors import RunError
 from vaedm_jax.reporting import MetricWriter, Progress
-from vaedm_jax.reporting.files import write_whole
+from vaedm_jax.storage.writing import write_whole
 from vaedm_jax.training.stages import Stage
 from vaedm_jax.training.state import TrainState
 

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vaedm_jax import hosts
 from vaedm_jax.data import Dataset, batches
 from vaedm_jax.errors import in_range
-from vaedm_jax.mesh import check_memory, host_share, place_ahead, placement
+from vaedm_jax.runtime import hosts
+from vaedm_jax.runtime.mesh import check_memory, host_share, place_ahead, placement
 from vaedm_jax.training.checkpoints import Best, Checkpoints
 from vaedm_jax.training.flops import count_flops
 from vaedm_jax.training.log import Log

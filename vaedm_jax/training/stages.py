@@ -11,7 +11,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from vaedm_jax import models
-from vaedm_jax.conditions import condition_of, has_vae
+from vaedm_jax.conditioning.conditions import condition_of, has_vae
+from vaedm_jax.diffusion.images import draw, fold, to_symmetric, to_unit
 from vaedm_jax.diffusion.process import FORMULATIONS, augment, nearest_step
 from vaedm_jax.diffusion.schedule import schedule_of
 from vaedm_jax.diffusion.target import TARGETS, Predictor, noise_loss, predictor, training_loss
@@ -48,26 +49,6 @@ def parameter_shapes(stage: Stage) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter of a stage's network, by names with slashes, without computing any."""
     shapes = jax.eval_shape(stage.init, jax.random.key(0))
     return {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
-
-
-def fold(keys: jax.Array, i: int) -> jax.Array:
-    """The i-th of the keys that follow from each key."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
-
-
-def draw(keys: jax.Array, i: int, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise [B, *shape], the i-th draw of each key."""
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)
-
-
-def to_unit(images: jax.Array) -> jax.Array:
-    """uint8 images in [0, 1], which is what the VAE sees."""
-    return images.astype(jnp.float32) / 255
-
-
-def to_symmetric(x: jax.Array) -> jax.Array:
-    """Images in [0, 1] in [-1, 1], which is what the DDPM sees."""
-    return 2 * x - 1
 
 
 def vae_stage(config: Any) -> Stage:

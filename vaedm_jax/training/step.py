@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from vaedm_jax import hosts
-from vaedm_jax.mesh import in_batches, placement, replicated, split_batch
+from vaedm_jax.runtime import hosts
+from vaedm_jax.runtime.mesh import in_batches, placement, replicated, split_batch
 from vaedm_jax.training.stages import Loss, Stage
 from vaedm_jax.training.state import TrainState, create_state, ema_decay, optimizer
 

@@ -4,8 +4,8 @@ import signal
 from collections.abc import Callable
 from typing import TypeVar
 
-from vaedm_jax import hosts
 from vaedm_jax.errors import Stopped
+from vaedm_jax.runtime import hosts
 
 T = TypeVar("T")
 

@@ -1,0 +1,33 @@
+"""Every setting: its default, its meaning, the values it may have, and which settings exclude each other."""
+
+from vaedm_jax.config.settings import (
+    BEST_BY,
+    FREE,
+    MEASURED,
+    TUNABLE,
+    base_config,
+    chain_of,
+    data_of,
+    flatten,
+    located,
+    names,
+    picture_chain,
+    published_config,
+    small_config,
+)
+
+__all__ = [
+    "BEST_BY",
+    "FREE",
+    "MEASURED",
+    "TUNABLE",
+    "base_config",
+    "chain_of",
+    "data_of",
+    "flatten",
+    "located",
+    "names",
+    "picture_chain",
+    "published_config",
+    "small_config",
+]

@@ -1,0 +1,150 @@
+"""Mode `prior`: a mixture of Gaussians or a flow in place of N(0, I), fitted to the z of the training images.
+
+What the VAE decodes in training is drawn from q(z | x) of images, whose mixture is not quite N(0, I); an estimate of it
+as the prior closes the gap (Ex-PDE of the authors' code; their paper names flows).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from vaedm_jax.api import VAEDM
+from vaedm_jax.config.checks import check
+from vaedm_jax.config.settings import names
+from vaedm_jax.data import some
+from vaedm_jax.errors import UserError, one_of
+from vaedm_jax.models.flow import LAYERS, init_flow
+from vaedm_jax.models.prior import log_prob
+from vaedm_jax.modes.training_images import images_of
+from vaedm_jax.reporting import Progress
+from vaedm_jax.runtime.memory import check_fits
+from vaedm_jax.storage.writing import set_aside, write_arrays, write_csv
+
+KINDS = ("full", "diag", "flow")
+RIDGE = 1e-4  # is added to variances
+DRAWS = 8  # z of each image
+MOST = 2**16  # z that a mixture is fitted to, unless there are more images
+LEAST = 0.01  # nats of KL(q(z | x) || N(0, I)) that a latent has, on average over the images, if it is used
+# Of the flow: z a step; steps after which the held-out ones are looked at; Adam's rate.
+BATCH, LOOK, RATE = 256, 100, 1e-3
+
+
+def fit_prior(config: ConfigDict, workdir: Path) -> None:
+    """Write `prior.npz`, the one under which held-out z are likeliest, and `prior.csv`, which has all of them."""
+    check(config, to_train=False)
+    kinds, settings = names(config.prior.kinds), config.prior
+    for kind in kinds:
+        one_of("prior.kinds", kind, KINDS)
+    if set(kinds) - {"flow"}:
+        mixtures()
+    model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
+    model.check_vae()
+    data = images_of(config, model)
+    images, held_out = some(data.train, settings.images), model.posterior(some(data.test, settings.images))
+    draws = np.stack([model.posterior(images, first=i * len(images)) for i in range(DRAWS)])
+    used = used_latents(draws)
+    print(f"{len(used)} of {draws.shape[-1]} latents are used; the others stay N(0, 1)", flush=True)
+    train, chosen = draws[0], draws.reshape(-1, draws.shape[-1])[:, used]
+    rows, best = [row("N(0, I)", 0, {}, train, held_out)], {}
+    counts = [k for k in settings.components if k <= len(train) // 2]
+    most = max(counts, default=0)
+    check_fits(f"prior.components = {most}, each with a covariance matrix", 8 * most * len(used) ** 2)
+    tried = [(kind, k) for kind in kinds for k in ((LAYERS,) if kind == "flow" else counts)]
+    with Progress(len(tried), 0, "prior", noun="prior", unit="priors") as progress:
+        for i, (kind, k) in enumerate(tried):
+            if kind == "flow":
+                params = fit_flow(chosen, held_out[:, used], settings.steps, config.seed)
+            else:
+                params = fit_mixture(chosen[: max(MOST, len(train))], kind, k, config.seed)
+            params["used"] = np.float32(np.isin(np.arange(train.shape[1]), used))
+            rows.append(row(kind, k, params, train, held_out))
+            if rows[-1]["held_out"] == max(r["held_out"] for r in rows):
+                best = params
+            progress.update(i + 1)
+    print("log density of a z in nats; components (layers of a flow):")
+    for r in rows:
+        print(f"{r['kind']:8} {r['components']:3}: {r['train']:9.2f} of training, {r['held_out']:9.2f} held out")
+    if not best:
+        raise UserError("nothing makes the held-out z likelier than N(0, I) does; none is written")
+    file = workdir / "prior.npz"
+    set_aside(file, workdir / "prior.csv")
+    write_csv(workdir / "prior.csv", rows)
+    write_arrays(file, best | {"vae": np.array(model.vae_digest)})
+    print(f"the best: {file}, for --config.sample.prior={file}", flush=True)
+
+
+def used_latents(draws: np.ndarray) -> np.ndarray:
+    """Return the indices of the latents that are used: the others are N(0, 1) whatever the image is.
+
+    The KL divergence of each is that of Gaussians with the mean variance of q(z | x).
+
+    Args:
+      draws: K z of q(z | x) for each of N images, [K, N, D].
+
+    Raises:
+      UserError: none is used.
+    """
+    mean, variance, within = draws.mean((0, 1)), draws.var((0, 1)), draws.var(0, ddof=1).mean(0)
+    used = np.flatnonzero(0.5 * (mean**2 + variance - 1 - np.log(within)) > LEAST)
+    if not used.size:
+        raise UserError("this VAE uses none of its latents (with a lower vae.kl_weight it may), so N(0, I) fits")
+    return used
+
+
+def mixtures() -> Any:
+    """scikit-learn's class of mixtures; UserError where it is not installed."""
+    try:
+        from sklearn.mixture import GaussianMixture
+    except ImportError as error:
+        raise UserError(
+            "mixtures need scikit-learn: pip install scikit-learn; --config.prior.kinds=flow does without"
+        ) from error
+    return GaussianMixture
+
+
+def fit_mixture(z: np.ndarray, kind: str, components: int, seed: int) -> dict[str, np.ndarray]:
+    """By scikit-learn, as the parameters of `models.prior`."""
+    mixture = mixtures()(components, covariance_type=kind, reg_covar=RIDGE, random_state=seed).fit(z)
+    covariances = mixture.covariances_
+    if kind == "diag":
+        covariances = np.stack([np.diag(variances) for variances in covariances])
+    arrays = {"logits": np.log(mixture.weights_), "means": mixture.means_, "factors": np.linalg.cholesky(covariances)}
+    return {name: np.float32(a) for name, a in arrays.items()}
+
+
+def fit_flow(z: np.ndarray, held_out: np.ndarray, steps: int, seed: int) -> dict[str, np.ndarray]:
+    """Trained on z [N, D]; that of the step at which held-out z were likeliest."""
+    covariance = np.cov(z.T) + RIDGE * np.eye(z.shape[1])
+    key, start = jax.random.split(jax.random.key(seed))
+    params = init_flow(start, np.float32(z.mean(0)), np.float32(np.linalg.cholesky(covariance)))
+    adam = optax.adam(RATE)
+
+    def loss(params: Any, z: jax.Array, key: jax.Array) -> jax.Array:
+        return -log_prob(params, z[jax.random.randint(key, (BATCH,), 0, len(z))]).mean()
+
+    @jax.jit
+    def advance(params: Any, state: Any, z: jax.Array, keys: jax.Array) -> tuple[Any, Any]:
+        def step(both: Any, key: jax.Array) -> tuple[Any, None]:
+            updates, state = adam.update(jax.grad(loss)(both[0], z, key), both[1])
+            return (optax.apply_updates(both[0], updates), state), None
+
+        return jax.lax.scan(step, (params, state), keys)[0]
+
+    z, state, best, highest = jax.numpy.asarray(z), adam.init(params), params, -np.inf
+    for done in range(0, steps, LOOK):
+        keys = jax.random.split(jax.random.fold_in(key, done), min(LOOK, steps - done))
+        params, state = advance(params, state, z, keys)
+        if (reached := float(log_prob(params, held_out).mean())) > highest:
+            best, highest = params, reached
+    return {name: np.asarray(a) for name, a in best.items()}
+
+
+def row(kind: str, components: int, params: dict[str, Any], train: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
+    """Mean log densities."""
+    sides = {"train": train, "held_out": held_out}
+    means = {name: float(np.mean(log_prob(params, z))) for name, z in sides.items()}
+    return {"kind": kind, "components": components, **means}

@@ -1,0 +1,283 @@
+"""Mode `train`: stage 1, then stage 2, each from where it was left."""
+
+import hashlib
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vaedm_jax.api import VAEDM, Samples
+from vaedm_jax.conditioning.conditions import condition_of, has_vae
+from vaedm_jax.config import flatten, picture_chain
+from vaedm_jax.config.checks import check
+from vaedm_jax.data import Dataset, load, preview, some
+from vaedm_jax.diffusion.images import to_uint8
+from vaedm_jax.diffusion.process import FORMULATIONS
+from vaedm_jax.diffusion.target import TARGETS
+from vaedm_jax.errors import UserError, brief
+from vaedm_jax.evaluation.features import width
+from vaedm_jax.evaluation.judge import checked_spaces, judges, side, too_few
+from vaedm_jax.models import build_unet, build_vae
+from vaedm_jax.modes.drawing import cycled
+from vaedm_jax.reporting import grid, read_metrics, renew_report, sample_rows, save_png
+from vaedm_jax.runs import rundir
+from vaedm_jax.runtime import hosts
+from vaedm_jax.runtime.mesh import check_memory, make_mesh
+from vaedm_jax.storage.paths import shown
+from vaedm_jax.training.checkpoints import Checkpoints, check_place
+from vaedm_jax.training.loop import (
+    Begun,
+    abstract_state,
+    begin,
+    fit,
+    new_state,
+    newest_step,
+    restore_average,
+    total_steps,
+)
+from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
+from vaedm_jax.training.state import TrainState
+from vaedm_jax.training.step import held_out_figures
+
+MEASURED_BY = 512  # images of the training tell what a target must know of them
+STAGES = ("vae", "ddpm", "all")
+# What a network must share with the one that it begins from.
+ARCHITECTURE = {
+    "vae": ("vae.enc_block", "vae.dec_block", "vae.channels", "data.image_size"),
+    "ddpm": tuple(
+        f"ddpm.{name}"
+        for name in (
+            *"channels multipliers blocks attention heads patch z_conditioning scale_shift".split(),
+            *("prediction", "cond_noise"),
+        )
+    ),
+}
+
+
+def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
+    """Train what `stage` names; where there is no VAE, there is no first stage."""
+    config = config.copy_and_resolve_references()
+    rundir.keep_measured(config, workdir)
+    check(config)
+    mesh = make_mesh(config.mesh.model)
+    vae = has_vae(config.ddpm)
+    if stage == "vae" and not vae:
+        why, use = ("variant", "form1 or form2") if config.ddpm.variant == "uncond" else ("condition", "'vae'")
+        raise UserError(f"--stage=vae: ddpm.{why} = {config.ddpm[why]!r} has no VAE; use {use}, or --stage=ddpm")
+    build_unet(config), vae and build_vae(config)  # refuse what does not fit before the data is read
+    names = ("vae", "ddpm") if vae else ("ddpm",)
+    for name in names:
+        check_place(workdir / name / "checkpoints")
+        check_place(workdir / name / "best")
+    given = {name: given_params(name, config, workdir) for name in names}
+    data = load(config.data)
+    for name in names:
+        if len(data.train) < config[name].batch_size:
+            raise UserError(
+                f"{data.name} has {len(data.train)} images to train on, too few for a batch: {name}.batch_size = "
+                f"{config[name].batch_size}; give --config.{name}.batch_size at most that"
+            )
+    if vae and not config.vae.checkpoint:
+        check_order(config, workdir, stage, total_steps(config.vae, len(data.train)))
+    check_stages(config, workdir, mesh, data, given, stage)
+    images = data.identity
+    see_the_same(config, workdir, f"{data.name} { {**images, 'folder': ''} }")
+    with nullcontext() if jax.process_index() else rundir.alone(workdir):
+        left = rundir.claim(workdir, config, images, lambda: where_left(config, workdir, mesh, given, stage))
+        print(f"data: {data.name}, {len(data.train):,} images to train on, {len(data.test):,} held out", flush=True)
+        train_stages(config, workdir, mesh, data, given, stage, left)
+    print(f"the report is in {workdir / 'report.html'}", flush=True)
+
+
+def train_stages(
+    config: ConfigDict, workdir: Path, mesh: Mesh, data: Dataset, given: dict, stage: str, left: dict[str, Begun]
+) -> None:
+    """Train the stages that `given` has, and `stage` names; each begins with the parameters that are given for it.
+
+    Args:
+      left: see `where_left`.
+    """
+
+    def fitted(of: Stage) -> Any:
+        pictures = Pictures(of, data, config, workdir)
+        average = fit(of, data, config, workdir, mesh, pictures, given[of.name], left.pop(of.name, None)).average
+        renew_report(workdir)
+        return average
+
+    vae_params: Any = {}
+    if "vae" in given:
+        first, reuse = vae_stage(config), bool(config.vae.checkpoint)
+        if reuse and given["vae"]:
+            adopt(first, given["vae"], workdir, abstract_state(first, mesh, config.mesh.fsdp))
+        vae_params = restore_average(first, workdir, mesh, fsdp=config.mesh.fsdp) if reuse else fitted(first)
+    if stage != "vae":
+        measure(config, workdir, vae_params, data)
+        fitted(ddpm_stage(config, vae_params))
+
+
+def fitted_stages(config: ConfigDict, given: dict, stage: str) -> list[Stage]:
+    """The stages that are trained, or are done and read; the second has no parameters of the VAE yet."""
+    first = [vae_stage(config)] if "vae" in given and not config.vae.checkpoint else []
+    return [*first, *([ddpm_stage(config, {})] if stage != "vae" else [])]
+
+
+def check_stages(config: ConfigDict, workdir: Path, mesh: Mesh, data: Dataset, given: dict, stage: str) -> None:
+    """UserError for all that would refuse a stage later, be it the second. Nothing is read but what is small."""
+    for of in fitted_stages(config, given, stage):
+        total_steps(of.settings, len(data.train))
+        check_memory(abstract_state(of, mesh, config.mesh.fsdp), f"the state of the {of.name.upper()}")
+        read_metrics(workdir / of.name)
+        if of.name == "ddpm" and config.log.scored:
+            check_scored(config, data)
+
+
+def check_scored(config: ConfigDict, data: Dataset) -> None:
+    """UserError where the samples of the pictures could not be scored."""
+    space = checked_spaces(config.eval, config.data, data)[0]
+    n, D = min(config.log.scored, len(side(data, config.eval.split))), width(space, config.data.image_size)
+    if config.checkpoint.best == "fd" and (reason := too_few(space, D, n)):
+        raise UserError(f"checkpoint.best = 'fd', but there is {reason}")
+
+
+def where_left(config: ConfigDict, workdir: Path, mesh: Mesh, given: dict, stage: str) -> dict[str, Begun]:
+    """Where the stages that have begun were left, by name; UserError where one cannot go on from there.
+
+    A VAE that is taken from elsewhere is read too, if the directory has it already.
+    """
+    stages = [of for of in fitted_stages(config, given, stage) if newest_step(workdir / of.name) is not None]
+    if config.vae.checkpoint and "vae" in given and not given["vae"]:
+        restore_average(vae_stage(config), workdir, mesh, fsdp=config.mesh.fsdp)
+    return {of.name: begin(of, config, workdir, mesh) for of in stages}
+
+
+def measure(config: ConfigDict, workdir: Path, vae_params: Any, data: Dataset) -> None:
+    """Set what the target of the refiner must know of the images of the training; `workdir` keeps it.
+
+    It is rounded, so that another number of devices finds the same.
+    """
+    ddpm = config.ddpm
+    names = TARGETS[ddpm.prediction](ddpm).lacks(FORMULATIONS[ddpm.variant])
+    if not names:
+        return
+    model, x = VAEDM(config, vae_params, {}), some(data.train, MEASURED_BY)
+    for name in names:
+        centre = 0.5  # the middle of the range
+        if name == "sigma_r":
+            centre = model.decode(model.posterior(x)) if model.networks.vae else model.condition(x)
+        ddpm[name] = max(round(2 * float(np.sqrt(np.mean((x - centre) ** 2))), 4), 1e-4)
+        print(f"ddpm.{name} = {ddpm[name]}, measured on {len(x)} images", flush=True)
+    rundir.write_config(workdir, config)
+
+
+def see_the_same(config: ConfigDict, workdir: Path, images: str) -> None:
+    """UserError in all processes unless all have one configuration, one data set and one run directory."""
+    if hosts.alone():
+        return
+    seen = {
+        "another configuration": rundir.encode_config(config),
+        "other data": images,
+        f"another state of {workdir} (it must be a folder that all share)": str(
+            [newest_step(workdir / name) for name in ("vae", "ddpm")]
+        ),
+    }
+    for what, text in seen.items():
+        hosts.agree(hashlib.sha256(text.encode()).digest(), what)
+
+
+def check_order(config: ConfigDict, workdir: Path, stage: str, total: int) -> None:
+    """UserError where the second stage would be trained on a VAE that is not there, or that goes on changing."""
+    done = newest_step(workdir / "vae") or 0
+    if done >= total:
+        return
+    if stage == "ddpm":
+        raise UserError(
+            f"--stage=ddpm: the VAE in {shown(workdir)} has {done:,} of its {total:,} steps; train it first "
+            "(--stage=vae), or take that of another run (--config.vae.checkpoint=DIR)"
+        )
+    if newest_step(workdir / "ddpm"):
+        raise UserError(
+            f"the DDPM in {shown(workdir)} was trained on its VAE of {done:,} steps, which would change if it was "
+            f"trained to {total:,}; leave it (--config.vae.steps={done}), or begin anew in another --workdir"
+        )
+
+
+def given_params(name: str, config: ConfigDict, workdir: Path) -> Any | None:
+    """The parameters that a stage begins with where its settings name some, and it has no state of its own yet."""
+    source = (name == "vae" and config.vae.checkpoint) or config[name].init
+    if not source or newest_step(workdir / name) is not None:
+        return None
+    model = VAEDM.open(source)
+    theirs, ours = flatten(model.config), flatten(config)
+    of_z = ("vae.dec_block", "vae.channels") if name == "ddpm" and config.ddpm.z_conditioning else ()
+    differing = [key for key in (*ARCHITECTURE[name], *of_z) if theirs[key] != ours[key]]
+    if name == "ddpm" and model.networks.form.shown != FORMULATIONS[config.ddpm.variant].shown:
+        differing.append("ddpm.variant")
+    for key in differing:
+        raise UserError(
+            f"the {name.upper()} in {source} is of another architecture: {key} is {brief(repr(theirs[key]))} there and "
+            f"{brief(repr(ours[key]))} here"
+        )
+    if not model.params[name]:
+        raise UserError(f"{source} holds no trained {name.upper()}")
+    return model.params[name]
+
+
+def adopt(stage: Stage, params: Any, workdir: Path, like: TrainState) -> None:
+    """Save parameters as those of a stage that is not trained here, so that the directory goes on explaining itself."""
+    with closing(Checkpoints(workdir / stage.name / "checkpoints")) as checkpoints:
+        checkpoints.save(new_state(stage, like, jax.random.key(0), params))
+
+
+class Pictures:
+    """What is looked at during training: a grid of pictures, the loss on images held out, scores of some samples."""
+
+    def __init__(self, stage: Stage, data: Dataset, config: ConfigDict, workdir: Path):
+        self.stage, self.config, self.folder = stage, config, workdir / stage.name / "pictures"
+        self.test, self.shown = data.test, preview(data.test, config.log.images)
+        self.held_out = preview(data.test, stage.settings.batch_size)
+        self.figures = held_out_figures(stage, make_mesh(config.mesh.model))
+        self.judge = None
+        if config.log.scored and stage.name == "ddpm":
+            place = workdir / "evaluation" / "reference"
+            self.judge = judges(config.eval, config.data, data, make_mesh(), config.sample.batch_size, place)[0]
+
+    def __call__(self, step: int, average: Any) -> dict[str, float]:
+        rows = self.vae_rows(average) if self.stage.name == "vae" else self.ddpm_rows(average)
+        caption = f"{self.stage.name}, step {step:,}: " + ", ".join(dict.fromkeys(label for label, _ in rows))
+        picture = grid([images for _, images in rows], [label for label, _ in rows])
+        save_png(self.folder / f"step_{step:07d}.png", picture, caption)
+        figures = {f"held_out_{name}": value for name, value in self.figures(average, self.held_out).items()}
+        return figures | self.scores(average)
+
+    def scores(self, average: Any) -> dict[str, float]:
+        """`kid` and `fd` of some samples, where they are asked for."""
+        if not self.judge:
+            return {}
+        samples = self.samples(average, self.config.log.scored)
+        found = self.judge.scores(self.judge.add(None, to_uint8(samples.images)))
+        return {name: found[name] for name in ("kid", "fd") if found[name] is not None}
+
+    def vae_rows(self, average: Any) -> list[tuple[str, np.ndarray]]:
+        model = VAEDM(self.config, average, {})
+        half = self.shown[: max(1, len(self.shown) // 2)]
+        return [
+            ("held out", half),
+            ("reconstructed", model.reconstruct(half)),
+            ("from the prior", model.sample_x_hat(len(half))),
+        ]
+
+    def ddpm_rows(self, average: Any) -> list[tuple[str, np.ndarray]]:
+        n = self.config.log.images
+        held_out = cycled(self.test, 0, n) if condition_of(self.config.ddpm.condition) else None
+        return sample_rows(*self.samples(average, n), held_out=held_out)
+
+    def samples(self, average: Any, n: int) -> Samples:
+        """n samples, of what is left of held-out images where the condition is that."""
+        model = VAEDM(self.config, self.stage.frozen, average)
+        x_hat = model.condition(cycled(self.test, 0, n)) if model.networks.condition else None
+        chain, batch_size = picture_chain(self.config), self.config.sample.batch_size
+        return model.sample(n, chain=chain, batch_size=batch_size, x_hat=x_hat)

@@ -1,0 +1,23 @@
+"""The images that a model was trained on, which are loaded again to be compared with, encoded or measured."""
+
+from ml_collections import ConfigDict
+
+from vaedm_jax.api import VAEDM
+from vaedm_jax.config import data_of
+from vaedm_jax.data import Dataset, load
+from vaedm_jax.runs.identity import refuse_other_images
+
+
+def images_of(config: ConfigDict, *models: VAEDM) -> Dataset:
+    """Load the images that models were trained on, from where `data.path` of a configuration says that they lie now.
+
+    UserError where they are others than those that a model was trained on, unless `data.changed` allows it. Models of
+    which that is not known, such as files of weights of before, are taken as they are.
+    """
+    data = load(data_of(config, models[0].config))
+    known = {f"model {i} of {len(models)}": model.images for i, model in enumerate(models, 1) if model.images}
+    if known:
+        seen = data.identity
+        for who, images in known.items():
+            refuse_other_images(who if len(models) > 1 else "the model", images, seen, config.data.changed)
+    return data

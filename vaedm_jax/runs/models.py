@@ -1,0 +1,155 @@
+"""Files that hold a model: a run directory, a file of weights, a prior of z."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vaedm_jax.conditioning.conditions import has_vae
+from vaedm_jax.config import BEST_BY
+from vaedm_jax.errors import UserError
+from vaedm_jax.models import build_vae
+from vaedm_jax.models.prior import FORMS, expected
+from vaedm_jax.runs.identity import identity_in, trained_on
+from vaedm_jax.runs.rundir import decode_config, encode_config, read_config
+from vaedm_jax.storage import Array, Damaged, read_arrays
+from vaedm_jax.storage.damage import reading
+from vaedm_jax.storage.json_file import parse_json
+from vaedm_jax.storage.paths import path_of, regular_file, shown
+from vaedm_jax.storage.tensors import Tensors, read_tensors
+from vaedm_jax.storage.writing import write_whole
+from vaedm_jax.training.loop import restore_average
+from vaedm_jax.training.stages import ddpm_stage, parameter_shapes, vae_stage
+
+
+class Stored(NamedTuple):
+    """What a file or a run directory has of a model; see the attributes of `VAEDM`."""
+
+    config: ConfigDict
+    params: dict[str, Any]
+    images: dict[str, Any] | None
+
+
+def read_weights(file: str | Path) -> Stored:
+    """Return what `write_weights` wrote; UserError unless names and shapes are those of the model's networks."""
+    config, opened = weights(file)
+    params = unflatten_dict(opened.read(shapes_of(config, opened.shapes)), sep="/")
+    return Stored(config, params, identity_in(opened))
+
+
+def write_weights(file: str | Path, model: Stored, dtype: Any) -> None:
+    """Write parameters and configuration as one safetensors file, which is the whole model."""
+    flat = flatten_dict(jax.device_get(model.params), sep="/")
+    arrays = {name: np.asarray(a, dtype) for name, a in flat.items() if not isinstance(a, dict)}
+    metadata = {"config": encode_config(model.config), "format": "vaedm_jax 1"}
+    if model.images:  # but where they are concerns nobody else
+        metadata["images"] = json.dumps(model.images | {"folder": ""})
+    write_whole(path_of(file, "file"), safetensors.numpy.save(arrays, metadata))
+
+
+def shapes_of(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all parameters of a model's file, of the networks and the prior that it has some of.
+
+    Args:
+      config: the configuration in it. found: the shapes in it, by names such as `vae/mu/kernel`.
+    """
+    groups, wanted = {name.partition("/")[0] for name in found}, {}
+    if "vae" in groups:
+        wanted |= {f"vae/{name}": shape for name, shape in parameter_shapes(vae_stage(config)).items()}
+    if "ddpm" in groups:
+        wanted |= {f"ddpm/{name}": shape for name, shape in parameter_shapes(ddpm_stage(config, {})).items()}
+    if "prior" in groups and has_vae(config.ddpm):
+        prior = {name.removeprefix("prior/"): shape for name, shape in found.items() if name.startswith("prior/")}
+        wanted |= {f"prior/{name}": shape for name, shape in expected(prior, build_vae(config).z_dim).items()}
+    return wanted
+
+
+def read_run(workdir: Path, mesh: Mesh, best: bool = False) -> Stored:
+    """Return the model of a run directory, from its newest checkpoints; what is not trained yet is left empty.
+
+    Args:
+      best: take the DDPM's best checkpoint (`checkpoint.best`); UserError where none is kept.
+    """
+    config, vae = read_config(workdir), {}
+    if has_vae(config.ddpm):
+        vae = restore_average(vae_stage(config), workdir, mesh)
+        if vae is None:
+            raise UserError(f"{shown(workdir)} holds no trained VAE yet; train it first (--mode=train)")
+    ddpm = restore_average(ddpm_stage(config, vae), workdir, mesh, best)
+    if best and ddpm is None:
+        raise UserError(
+            f"{shown(workdir)} holds no best checkpoint of the DDPM; one is kept where it is trained with "
+            f"--config.checkpoint.best={BEST_BY[0]}"
+        )
+    return Stored(config, {"vae": vae, "ddpm": ddpm or {}}, trained_on(workdir))
+
+
+def read_prior(file: str | Path, z_dim: int, vae_digest: str) -> dict[str, np.ndarray]:
+    """Return the parameters that mode `prior` wrote; UserError where they were fitted to another VAE."""
+    file = regular_file(file, "sample.prior", "is not there; --mode=prior makes one")
+    arrays = {name: Array(np.float32, shape) for form in FORMS for name, shape in form.items()}
+    try:
+        prior = read_arrays(file, {"vae": Array(str)} | arrays, arrays, {"Z": z_dim})
+        digest = prior.pop("vae")
+        shapes = {name: a.shape for name, a in prior.items()}
+        if shapes != (right := expected(shapes, z_dim)):
+            raise Damaged(file, f"it has arrays of the shapes {shapes}, and should have {right}")
+    except Damaged as error:
+        raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote ({error.why})") from error
+    if digest != vae_digest:
+        raise UserError(f"sample.prior: {file} was fitted to another VAE; fit one to this (--mode=prior)")
+    return prior
+
+
+SHIPPED = Path(__file__).parents[1] / "weights"
+
+
+def label_of(name: str | Path) -> str:
+    """What a model or a prior is called: as its directory, or as its file."""
+    place = os.path.realpath(path_of(name, "model"))
+    return shown(Path(place).name).removesuffix(".safetensors").removesuffix(".npz")
+
+
+def shipped(name: str) -> Path:
+    """The file of weights of that name in the package."""
+    path = SHIPPED / f"{name}.safetensors"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
+        raise UserError(f"weights '{name}': no such file; weights in the package: {names}")
+    return path
+
+
+def model_at(name: str | Path) -> Path:
+    """Return the run directory, or the file of weights, of a name: a path, or a name in the package (UserError)."""
+    path = path_of(name, "weights")
+    if path.is_dir():
+        return path
+    if not set("/.~") & set(str(name)):
+        return shipped(str(name))
+    return regular_file(path, "weights", "is not there: no such file, nor a run directory")
+
+
+def weights(file: str | Path) -> tuple[ConfigDict, Tensors]:
+    """The configuration in a file that `VAEDM.save` wrote, and the file, opened; UserError where it is none."""
+    path = regular_file(file, "weights", "is not there: no such file, nor a run directory")
+    try:
+        opened = read_tensors(path)
+        with reading(path, "configuration"):
+            stored = parse_json(opened.metadata.get("config", ""))
+        return decode_config(path, stored), opened
+    except Damaged as error:
+        raise UserError(f"{path} is no file of weights that VAEDM.save wrote ({error.why})") from error
+
+
+def config_of(name: str | Path) -> ConfigDict:
+    """The configuration of what `VAEDM.open` opens, without its parameters."""
+    path = model_at(name)
+    return read_config(path) if path.is_dir() else weights(path)[0]

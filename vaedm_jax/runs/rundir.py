@@ -1,0 +1,200 @@
+"""A run directory explains itself: `config.json` in it says what it holds, and refuses what does not belong there.
+
+A file of weights does too: the configuration is inside.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, TypeVar
+
+from ml_collections import ConfigDict
+
+from vaedm_jax.config import FREE, MEASURED, TUNABLE, base_config, flatten, located
+from vaedm_jax.config.checks import check_values
+from vaedm_jax.errors import UserError, brief
+from vaedm_jax.runs.identity import IMAGES, refuse_other_images, trained_on
+from vaedm_jax.storage import Damaged, check_form, read_json, reading
+from vaedm_jax.storage.layout import FILE, is_run
+from vaedm_jax.storage.paths import path_of, shown
+from vaedm_jax.storage.writing import write_whole
+
+T = TypeVar("T")
+# What a setting means in a run, or a file of weights, that is older than the setting. All others mean their defaults.
+BEFORE: dict[str, Any] = {"seed_per_stage": False, "ddpm.scale_betas": False, "ddpm.allow_signal_at_T": True}
+BEFORE |= {"data.every_format": False}
+# Settings of a stage whose schedule follows the length of the whole run, with the values for which it does.
+FOLLOWS_LENGTH = {"ema_schedule": ("byol",), "decay": ("cosine", "linear")}
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The configuration of the run in a directory; settings that are newer than the run have their defaults."""
+    path = workdir / FILE
+    if not path.is_file():
+        what = f"holds no run ({FILE} is missing)" if workdir.is_dir() else "does not exist"
+        raise UserError(f"{shown(workdir)} {what}; name a run's directory, or begin one by --mode=train --config=FILE")
+    try:
+        return decode_config(path, read_json(path))
+    except Damaged as error:
+        raise UserError(
+            f"{path} is not the configuration of a run ({error.why}); restore it, or name another directory"
+        ) from error
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """Make it the configuration of the run in a directory."""
+    stored = located(config)
+    stored.data.changed = False  # it is asked for anew whenever they change
+    write_whole(workdir / FILE, encode_config(stored).encode())
+
+
+def encode_config(config: ConfigDict) -> str:
+    return config.to_json(indent=1)
+
+
+def decode_config(path: Path, stored: Any) -> ConfigDict:
+    """The configuration in a file, of the value that `encode_config` wrote there; `Damaged` where it is none."""
+    with reading(path, "configuration"):
+        check_form(stored, {"ddpm": {"variant": str}}, "")
+        config = base_config(stored["ddpm"]["variant"])
+        if unknown := sorted(flatten(stored).keys() - flatten(config).keys()):
+            raise UserError(f"this version knows no setting {shown(unknown[0][:60])}; a newer one has written it")
+        config.update_from_flattened_dict(BEFORE | flatten(stored))
+        check_values(config)
+    return config
+
+
+def keep_old_meaning(config: ConfigDict, workdir: Path) -> None:
+    """Set the settings of BEFORE that the run in `workdir` is older than to what they mean there, if there is a run.
+
+    So the file that began the run can be named again to continue it.
+    """
+    if (workdir / FILE).is_file():
+        old = read_config(workdir)
+        stored = flatten(read_json(workdir / FILE, dict))
+        config.update_from_flattened_dict({name: flatten(old)[name] for name in BEFORE if name not in stored})
+    keep_measured(config, workdir)
+
+
+def keep_measured(config: ConfigDict, workdir: Path) -> None:
+    """Set what `config` leaves to be measured (0) to what the run in `workdir` has measured, if there is a run."""
+    if (workdir / FILE).is_file():
+        old, new = flatten(read_config(workdir)), flatten(config)
+        config.update_from_flattened_dict({name: old[name] for name in MEASURED if not new[name]})
+
+
+def differences(old: ConfigDict, new: ConfigDict, allowed: tuple[str, ...]) -> dict[str, tuple]:
+    """Settings that differ and match none of the patterns, as {name: (old, new)}."""
+    a, b = flatten(old), flatten(new)
+    return {
+        key: (a[key], b[key])
+        for key in a
+        if plain(a[key]) != plain(b[key]) and not any(fnmatch(key, p) for p in allowed)
+    }
+
+
+def plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def refuse_another(workdir: Path, config: ConfigDict, moved: bool = True) -> ConfigDict:
+    """The configuration of the run in a directory; UserError where `config` is that of another, or there is none.
+
+    `moved`: the folder of its images may be another one.
+    """
+    old = read_config(workdir)
+    elsewhere = ("data.path",) if moved and old.data.path and config.data.path else ()
+    found = differences(old, config, FREE + TUNABLE + elsewhere)
+    # With no average in the checkpoints none can be gone on with, nor can one be left out.
+    found |= {key: v for key, v in differences(old, config, FREE).items() if "ema_decay" in key and not all(v)}
+    if found:
+        changes = [(key, brief(repr(a)), brief(repr(b))) for key, (a, b) in found.items()]
+        listed = "; ".join(f"{key} was {a}, is now {b}" for key, a, b in changes[:4])
+        more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+        raise UserError(
+            f"{shown(workdir)} holds another run: {listed}{more}. Name another --workdir, or undo the change"
+        )
+    return old
+
+
+def claim(workdir: Path, config: ConfigDict, images: Any = None, last: Callable[[], T] = lambda: None) -> T:
+    """Make the directory this configuration's, or refuse it where it holds another run (UserError).
+
+    Args:
+      images: tells those that are trained on from others: their folder may be another where they are the same.
+      last: what else may refuse, after the directory has been compared and before it is changed; what it returns comes
+        back.
+    """
+    old = None
+    if (workdir / FILE).exists():
+        known, seen = trained_on(workdir), images or {}
+        same_folder = located(read_config(workdir)).data.path == located(config).data.path
+        old = refuse_another(workdir, config, moved=bool(known) or same_folder)
+        refuse_other_images(shown(workdir), known, seen, config.data.changed)
+    found = last()
+    if old:
+        for key, (a, b) in differences(old, config, FREE).items():
+            print(f"note: {key} was {brief(a)}, from here on it is {brief(b)}")
+        for text in rescheduled(workdir, old, config):
+            print(f"note: {text}")
+    write_config(workdir, config)
+    if images is not None:
+        write_whole(workdir / IMAGES, json.dumps(images).encode())
+    return found
+
+
+def refuse_inside(workdir: Path, config: ConfigDict) -> None:
+    """UserError where a directory that is no run yet lies among images that are read: its pictures would be too."""
+    place = Path(os.path.realpath(workdir))
+    for setting, written in (("data.path", config.data.path), ("restore.files", config.restore.files)):
+        if not written:
+            continue
+        root = Path(os.path.realpath(path_of(written, setting)))
+        if root in (place, *place.parents) and not is_run(place):
+            raise UserError(
+                f"--workdir={shown(workdir)} lies in {setting} = {shown(root)}, so that its pictures would be read as "
+                "images; name a directory elsewhere"
+            )
+
+
+def rescheduled(workdir: Path, old: ConfigDict, new: ConfigDict) -> Iterator[str]:
+    """Yield what changes in the stages that have begun where a schedule follows their length, and that is another."""
+    for name in ("vae", "ddpm"):
+        before, after = (config[name].steps or f"{config[name].epochs:g} epochs" for config in (old, new))
+        begun = before != after and any((workdir / name / "checkpoints").glob("[0-9]*"))
+        for setting in (s for s, values in FOLLOWS_LENGTH.items() if begun and new[name][s] in values):
+            yield (
+                f"{name}.{setting} = {new[name][setting]!r} follows the length of the whole run, which was {before} "
+                f"and is now {after}; from here on it is that of the new length"
+            )
+
+
+@contextmanager
+def alone(workdir: Path) -> Iterator[None]:
+    """While one training writes to a directory, another is refused (UserError), as is a directory that cannot be used.
+
+    The lock is the kernel's, and ends with the process, however that ends. A file system without locks refuses nobody.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=workdir).close()
+    except OSError as error:
+        raise UserError(f"--workdir={shown(workdir)} cannot be written to: {error.strerror}") from error
+    place = os.open(workdir, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another training writes to {shown(workdir)}; wait for it, or name another --workdir"
+            ) from error
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(place)
