@@ -4,7 +4,6 @@ import json
 import math
 import shlex
 import time
-from fnmatch import fnmatch
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ from PIL import Image
 
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, trained_fixture  # noqa: F401
 from tests.tiny import tiny_config
-from vaedm_jax.config import base_config, bounds, flatten
+from vaedm_jax.config import base_config, flatten, settings
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import some
-from vaedm_jax.diffusion import chain
+from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError, in_range
 from vaedm_jax.main import main
 from vaedm_jax.models.blocks import parse_blocks, parse_channels
@@ -35,17 +34,13 @@ def numeric(value) -> bool:
 NUMBERS = {n: v for n, v in SETTINGS.items() if numeric(v if isinstance(v, tuple) else (v,))}
 
 
-def of_chain(name: str) -> bool:
-    return name.removeprefix("sample.") in chain.Chain.__dataclass_fields__ and name.startswith("sample.")
-
-
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_has_a_finite_upper_bound_and_its_default_is_within(name):
-    table = chain.RANGES if of_chain(name) else bounds.RANGES
-    short = name.removeprefix("sample.") if of_chain(name) else name
-    found = [r for r in table if any(fnmatch(short, pattern) for pattern in r.names)]
-    assert len(found) == 1 and math.isfinite(found[0].high)
-    in_range(name, NUMBERS[name], found[0].low, found[0].high)
+    section, _, short = name.partition(".")
+    of_chain = section == "sample" and short in Chain.__dataclass_fields__
+    found = Chain.__dataclass_fields__[short].metadata["range"] if of_chain else settings.SETTINGS[name].range
+    assert math.isfinite(found.high)
+    in_range(name, NUMBERS[name], found.low, found.high)
 
 
 def hostile(name: str) -> list[str]:

@@ -10,8 +10,8 @@ import pytest
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM, models
+from vaedm_jax.config import flatten
 from vaedm_jax.config.checks import check
-from vaedm_jax.config.settings import flatten
 from vaedm_jax.data import load
 from vaedm_jax.errors import UserError
 from vaedm_jax.modes import convert, train

@@ -2,9 +2,8 @@
 
 import math
 import numbers
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from typing import Any, NamedTuple
 
 
@@ -15,17 +14,13 @@ class UserError(Exception):
 
 
 class Range(NamedTuple):
-    """From where to where numbers may be.
+    """The values that a number may have: from `low` to `high`, both included; whole numbers where `low` is whole.
 
-    Attributes:
-      low, high: both are allowed; whole numbers are asked for where `low` is whole.
-      names: of the settings, as `fnmatch` takes them.
-      why: what stands against more than `high`, where that does not go without saying.
+    `why` says why it must not be higher, where that is not plain.
     """
 
     low: float
     high: float
-    names: tuple[str, ...]
     why: str = ""
 
 
@@ -59,14 +54,6 @@ def in_range(name: str, value: Any, low: float, high: float = math.inf, why: str
             wanted = f"at most {high:,}, since {why}"
         shown = repr(number) if isinstance(number, str) else number
         raise UserError(f"{name} = {brief(value)}: {brief(shown)} should be {what}, {wanted}")
-
-
-def in_ranges(values: Mapping[str, Any], ranges: Iterable[Range]) -> None:
-    """UserError names the first of some settings, {name: value}, that lies outside of its range."""
-    for low, high, patterns, why in ranges:
-        for name, value in values.items():
-            if any(fnmatch(name, pattern) for pattern in patterns):
-                in_range(name, value, low, high, why)
 
 
 class RunError(Exception):

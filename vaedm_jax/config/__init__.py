@@ -1,7 +1,6 @@
 """Every setting: its default, its meaning, the values it may have, and which settings exclude each other."""
 
-from vaedm_jax.config.settings import (
-    BEST_BY,
+from vaedm_jax.config.build import (
     FREE,
     MEASURED,
     TUNABLE,
@@ -15,11 +14,13 @@ from vaedm_jax.config.settings import (
     published_config,
     small_config,
 )
+from vaedm_jax.config.settings import BEST_BY, SETTINGS
 
 __all__ = [
     "BEST_BY",
     "FREE",
     "MEASURED",
+    "SETTINGS",
     "TUNABLE",
     "base_config",
     "chain_of",

@@ -1,34 +1,32 @@
 """Settings that cannot be, by themselves or together, refused before anything is loaded or compiled."""
 
-from fnmatch import fnmatch
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from vaedm_jax.conditioning.conditions import condition_of, has_vae
-from vaedm_jax.config import BEST_BY, chain_of, flatten, picture_chain
-from vaedm_jax.config.bounds import check_held, check_ranges
+from vaedm_jax.config.build import chain_of, flatten, picture_chain
+from vaedm_jax.config.settings import SETTINGS, Choice, Number
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import schedule_of
-from vaedm_jax.diffusion.target import TARGETS
-from vaedm_jax.errors import UserError, in_range, naming, one_of
+from vaedm_jax.errors import UserError, brief, in_range, naming, one_of
+from vaedm_jax.runtime.memory import check_fits
 
 MOST_SIGNAL = 0.01  # alpha_bar at T of a schedule that is trained with, unless more is asked for
-# What may be chosen by name; those of `sample` that are a chain's are in chain.py.
-CHOICES: dict[str, tuple[str, ...]] = {
-    "ddpm.variant": tuple(FORMULATIONS),
-    "*.precision": ("float32", "bfloat16"),
-    "*.ema_schedule": ("constant", "byol"),
-    "*.decay": ("constant", "cosine", "linear"),
-    "ddpm.prediction": tuple(TARGETS),
-    "ddpm.weighting": ("mse", "min_snr"),
-    "ddpm.t_sampling": ("uniform", "lognormal"),
-    "checkpoint.best": ("", *BEST_BY),
-    "sample.files": ("npz", "png"),
-    "eval.split": ("train", "held_out"),
-}
+MOST_ENTRIES, MOST_CHARACTERS = 1000, 10_000  # of a tuple; of a text
+# Settings by whose product so many images are held in memory at once.
+HELD = (
+    ("vae.batch_size",),
+    ("ddpm.batch_size",),
+    ("sample.batch_size",),
+    ("log.images",),
+    ("log.scored",),
+    ("figures.columns",),
+    ("figures.z", "figures.x_T"),
+)
 
 
 def check(config: ConfigDict, to_train: bool = True, to_run: bool = True) -> None:
@@ -56,17 +54,44 @@ def check(config: ConfigDict, to_train: bool = True, to_run: bool = True) -> Non
 
 
 def check_values(config: ConfigDict) -> None:
-    """UserError names the first setting whose value is none that it may have, whatever the others are."""
-    settings = flatten(config)
-    check_ranges(settings)
-    for pattern, allowed in CHOICES.items():
-        for name in (name for name in settings if fnmatch(name, pattern)):
-            one_of(name, settings[name], allowed)
+    """UserError names the first setting that has a value outside of its own range or list, or one that is too long."""
+    values = flatten(config)
+    for name, value in values.items():
+        check_length(name, value)
+        setting = SETTINGS[name]
+        if isinstance(setting, Number):
+            in_range(name, value, *setting.range)
+        elif isinstance(setting, Choice):
+            one_of(name, value, setting.allowed)
+    last = config.sample.seed + config.eval.seeds - 1
+    in_range("last seed (sample.seed + eval.seeds - 1)", last, 0, 2**32 - 1)
     condition_of(config.ddpm.condition)
     if not config.ddpm.multipliers:
         raise UserError("ddpm.multipliers = (): there must be at least one, that of the first level's width")
     with naming("sample."):
         chain_of(config.sample)
+
+
+def check_length(name: str, value: Any) -> None:
+    """UserError where a setting has no value, or a text or a tuple that is too long."""
+    if value is None:
+        raise UserError(f"{name} = None: it must have a value")
+    if isinstance(value, str):
+        in_range(f"length of {name}", len(value), 0, MOST_CHARACTERS, "no path and no list of names is longer")
+        if "\0" in value:
+            raise UserError(f"{name} = {brief(repr(value))}: the character 0 is in no name")
+    if isinstance(value, tuple):
+        in_range(f"length of {name}", len(value), 0, MOST_ENTRIES, "each entry has a part in a network or a table")
+
+
+def check_held(settings: Mapping[str, Any]) -> None:
+    """UserError names the first settings by which the memory of this machine does not hold the images at once."""
+    size = settings["data.image_size"]
+    for names in HELD:
+        given = " and ".join(f"{name} = {settings[name]:,}" for name in names)
+        check_fits(
+            f"{given}, images of {size} x {size} pixels", math.prod(settings[n] for n in names) * 3 * size**2 * 4
+        )
 
 
 def check_schedule(ddpm: Any) -> None:

@@ -1,7 +1,7 @@
 """A reverse chain as a choice of sampler, steps and start."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from vaedm_jax.diffusion.images import draw, fold
 from vaedm_jax.diffusion.schedule import MOST_STEPS, VARIANCES, WHY_STEPS, Schedule, respace
 from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps, warm_step
 from vaedm_jax.diffusion.target import Predict
-from vaedm_jax.errors import Range, in_ranges, one_of
+from vaedm_jax.errors import Range, in_range, one_of
 
 Array = np.ndarray | jax.Array
 # (chain, its schedule, the full schedule) -> table
@@ -26,16 +26,8 @@ SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
     "ipndm": lambda c, s, full: solvers.ipndm(s),
     "heun": lambda c, s, full: solvers.heun(s, full, c.churn, c.churn_min, c.churn_max, c.churn_noise),
 }
-RANGES = (
-    Range(1, MOST_STEPS, ("steps",), WHY_STEPS),
-    Range(0, MOST_STEPS - 1, ("t_start",), WHY_STEPS),
-    Range(0, MOST_STEPS, ("cond_noise",), WHY_STEPS),
-    Range(0.0, 1.0, ("eta", "dynamic")),
-    Range(
-        0.0, 1e6, ("temperature", "z_temperature", "guidance", "churn", "churn_noise"), "images of more are noise alone"
-    ),
-    Range(0.0, 1e30, ("churn_min", "churn_max"), "float32 holds no square of more"),
-)
+NOISE_ALONE, SQUARES = "images of more are noise alone", "float32 holds no square of more"
+# The settings of a sampler of its own.
 OPTIONS = {
     "ddpm": ("variance",),
     "ddim": ("eta", "clip_eps"),
@@ -43,46 +35,43 @@ OPTIONS = {
 }
 
 
+def number(default: float, low: float, high: float, why: str = "") -> Any:
+    """Return a field that is a number of a range; see `Range`."""
+    return field(default=default, metadata={"range": Range(low, high, why)})
+
+
 @dataclass(frozen=True)
 class Chain:
-    """How to sample.
+    """How to sample."""
 
-    Attributes:
-      sampler: one of SAMPLERS, with the settings that OPTIONS name.
-      steps, start, spacing, t_start: which steps, and from where; see `spacing.timesteps`.
-      clip, dynamic: of the estimates of the clean image; see `samplers.limit`.
-      temperature: by which the noise that the chain begins with is multiplied. z_temperature: and that of z.
-      shared: all images have one noise, at the start and on the way. guidance: see `Networks.predict`.
-      cond_noise: steps of the chain by which what the network is shown of x_hat is noised; see `process.augment`.
-      variance: of ddpm, one of VARIANCES. eta, clip_eps: of ddim. churn...: of heun, see `solvers.heun`.
-    """
-
-    sampler: str = "ddpm"
-    steps: int = 1000
-    start: str = "noise"
-    spacing: str = "even"
-    t_start: int = 500
-    clip: bool = True
-    dynamic: float = 0.0
-    temperature: float = 1.0
-    z_temperature: float = 1.0
-    shared: bool = False
-    guidance: float = 0.0
-    cond_noise: int = 0
-    variance: str = "fixedsmall"
-    eta: float = 0.0
-    clip_eps: bool = True
-    churn: float = 0.0
-    churn_min: float = 0.0
-    churn_max: float = 1e9
-    churn_noise: float = 1.0
+    sampler: str = "ddpm"  # one of SAMPLERS
+    steps: int = number(1000, 1, MOST_STEPS, WHY_STEPS)
+    start: str = "noise"  # from T; "truncated": the last steps of the chain; "warm": from x_hat, noised to t_start
+    spacing: str = "even"  # or "uniform", "quadratic", "logsnr", "karras"; see `spacing.timesteps`
+    t_start: int = number(500, 0, MOST_STEPS - 1, WHY_STEPS)  # of a warm start; 0: see `spacing.warm_step`
+    clip: bool = True  # estimates of the clean image are clipped to [-1, 1]
+    dynamic: float = number(0.0, 0.0, 1.0)  # the quantile of dynamic thresholding; see `samplers.limit`
+    temperature: float = number(1.0, 0.0, 1e6, NOISE_ALONE)  # factor of the noise that the chain starts from
+    z_temperature: float = number(1.0, 0.0, 1e6, NOISE_ALONE)  # factor of z, about 0 or the means of the prior
+    shared: bool = False  # all images have the same noise, at the start and in every step
+    guidance: float = number(0.0, 0.0, 1e6, NOISE_ALONE)  # w, for a refiner trained with cond_dropout; two evaluations
+    cond_noise: int = number(0, 0, MOST_STEPS, WHY_STEPS)  # x_hat is noised by so many steps before it is shown
+    variance: str = "fixedsmall"  # of ddpm; or "fixedlarge"
+    eta: float = number(0.0, 0.0, 1.0)  # of ddim
+    clip_eps: bool = True  # of ddim: eps follows from the clipped x_0; False: as predicted (the authors' code)
+    churn: float = number(0.0, 0.0, 1e6, NOISE_ALONE)  # of heun: more is more random; EDM's S_churn
+    churn_min: float = number(0.0, 0.0, 1e30, SQUARES)  # S_tmin
+    churn_max: float = number(1e9, 0.0, 1e30, SQUARES)  # S_tmax
+    churn_noise: float = number(1.0, 0.0, 1e6, NOISE_ALONE)  # S_noise
 
     def __post_init__(self):
         one_of("sampler", self.sampler, SAMPLERS)
         one_of("start", self.start, STARTS)
         one_of("spacing", self.spacing, SPACINGS)
         one_of("variance", self.variance, VARIANCES)
-        in_ranges({f.name: getattr(self, f.name) for f in fields(self)}, RANGES)
+        for f in fields(self):
+            if "range" in f.metadata:
+                in_range(f.name, getattr(self, f.name), *f.metadata["range"])
 
     @property
     def changes(self) -> dict[str, Any]:

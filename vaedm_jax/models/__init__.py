@@ -1,5 +1,6 @@
 """The two networks, and the one place that builds them from a configuration."""
 
+from dataclasses import fields
 from typing import Any
 
 import jax
@@ -21,8 +22,7 @@ def build_vae(config: Any) -> VAE:
                 check_ladder(vae.enc_block, vae.dec_block)
         except UserError as error:
             raise UserError(f"vae.{name}, vae.channels: {error}") from error
-    how = {name: vae[name] for name in ("precision", "remat", "packed")}
-    return VAE(vae.enc_block, vae.dec_block, vae.channels, **how)
+    return VAE(**chosen(VAE, vae))
 
 
 def build_unet(config: Any) -> UNet:
@@ -45,18 +45,17 @@ def build_unet(config: Any) -> UNet:
                 f"ddpm.channels, ddpm.multipliers: a width of {width} must be divisible by its 32 norm groups and by "
                 f"ddpm.heads = {ddpm.heads}"
             )
-    return UNet(
-        channels=ddpm.channels,
-        multipliers=tuple(ddpm.multipliers),
-        blocks=ddpm.blocks,
-        attention=tuple(ddpm.attention),
-        heads=ddpm.heads,
-        dropout=ddpm.dropout,
-        scale_shift=ddpm.scale_shift,
-        patch=ddpm.patch,
-        precision=ddpm.precision,
-        remat=ddpm.remat,
-    )
+    return UNet(**chosen(UNet, ddpm))
+
+
+# Fields of a network that say how it is computed or trained, not what it is.
+COMPUTATION = ("precision", "remat", "packed", "dropout")
+
+
+def chosen(network: type[VAE] | type[UNet], section: Any) -> dict[str, Any]:
+    """Return the settings of a section of the configuration that are fields of a network."""
+    values = {field.name: section[field.name] for field in fields(network) if field.name in section}
+    return {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in values.items()}
 
 
 def apply(network: VAE | UNet, params: Any, *inputs: Any, **how: Any) -> Any:

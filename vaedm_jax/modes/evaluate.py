@@ -12,9 +12,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import chain_of, flatten
+from vaedm_jax.config import chain_of, flatten, names
 from vaedm_jax.config.checks import check
-from vaedm_jax.config.settings import names
 from vaedm_jax.data import Dataset
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.diffusion.images import to_uint8

@@ -13,9 +13,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vaedm_jax.conditioning.conditions import has_vae
-from vaedm_jax.config import chain_of
+from vaedm_jax.config import chain_of, names
 from vaedm_jax.config.checks import check
-from vaedm_jax.config.settings import names
 from vaedm_jax.data import load
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import Progress

@@ -13,8 +13,8 @@ import optax
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
+from vaedm_jax.config import names
 from vaedm_jax.config.checks import check
-from vaedm_jax.config.settings import names
 from vaedm_jax.data import some
 from vaedm_jax.errors import UserError, one_of
 from vaedm_jax.models.flow import LAYERS, init_flow

@@ -14,6 +14,7 @@ from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.conditioning.conditions import condition_of, has_vae
 from vaedm_jax.config import flatten, picture_chain
 from vaedm_jax.config.checks import check
+from vaedm_jax.config.settings import SECTIONS
 from vaedm_jax.data import Dataset, load, preview, some
 from vaedm_jax.diffusion.images import to_uint8
 from vaedm_jax.diffusion.process import FORMULATIONS
@@ -21,7 +22,7 @@ from vaedm_jax.diffusion.target import TARGETS
 from vaedm_jax.errors import UserError, brief
 from vaedm_jax.evaluation.features import width
 from vaedm_jax.evaluation.judge import checked_spaces, judges, side, too_few
-from vaedm_jax.models import build_unet, build_vae
+from vaedm_jax.models import COMPUTATION, VAE, UNet, build_unet, build_vae, chosen
 from vaedm_jax.modes.drawing import cycled
 from vaedm_jax.reporting import grid, read_metrics, renew_report, sample_rows, save_png
 from vaedm_jax.runs import rundir
@@ -45,15 +46,12 @@ from vaedm_jax.training.step import held_out_figures
 
 MEASURED_BY = 512  # images of the training tell what a target must know of them
 STAGES = ("vae", "ddpm", "all")
-# What a network must share with the one that it begins from.
+# Settings that a network must share with the one that it begins from.
 ARCHITECTURE = {
-    "vae": ("vae.enc_block", "vae.dec_block", "vae.channels", "data.image_size"),
-    "ddpm": tuple(
-        f"ddpm.{name}"
-        for name in (
-            *"channels multipliers blocks attention heads patch z_conditioning scale_shift".split(),
-            *("prediction", "cond_noise"),
-        )
+    "vae": ("data.image_size", *(f"vae.{name}" for name in chosen(VAE, SECTIONS["vae"]) if name not in COMPUTATION)),
+    "ddpm": (
+        *(f"ddpm.{name}" for name in chosen(UNet, SECTIONS["ddpm"]) if name not in COMPUTATION),
+        *("ddpm.z_conditioning", "ddpm.prediction", "ddpm.cond_noise"),
     ),
 }
 

@@ -61,7 +61,7 @@ class Bound(NamedTuple):
 
 
 # Fields of a network that leave its images as they are: how it is computed, how it was trained, and Flax's own.
-WITHOUT_EFFECT = ("remat", "packed", "dropout", "parent", "name")
+WITHOUT_EFFECT = (*(name for name in models.COMPUTATION if name != "precision"), "parent", "name")
 
 
 def meaning(part: Any) -> Any:

@@ -1,0 +1,145 @@
+"""Configurations: the defaults, what a configuration file begins with, and what is read out of a configuration."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vaedm_jax.config.settings import SECTIONS, TOP, Choice, Number, Section
+from vaedm_jax.config.trust import check_borrowed
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.process import FORMULATIONS
+from vaedm_jax.errors import one_of
+from vaedm_jax.storage.paths import path_of
+
+# What may differ when a run directory is used again. All else makes another model.
+FREE = (
+    "*.steps",
+    "*.epochs",
+    "*.microbatches",
+    "*.precision",
+    "*.remat",
+    "*.packed",
+    "ddpm.allow_signal_at_T",
+    "mesh.*",
+    "xla.*",
+    "log.*",
+    "restore.*",
+    "figures.*",
+    "explore.*",
+    "plan.*",
+    "checkpoint.*",
+    "sample.*",
+    "eval.*",
+    "data.tfds_dir",
+    "data.archive",
+    "data.workers",
+    "data.max_pixels",
+    "data.changed",
+    "prepare.*",
+    "prior.*",
+)
+# What may be changed on purpose in the middle of a run; a note says so, and the run goes on.
+TUNABLE = (
+    *("*.learning_rate", "*.decay", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout", "ddpm.cond_dropout"),
+    *("ddpm.weighting", "ddpm.min_snr", "ddpm.t_*"),
+)
+# What training measures where it is 0, of x_hat and of the images.
+MEASURED = ("ddpm.sigma_r", "ddpm.sigma_data")
+
+
+def base_config(variant: str = "form1") -> ConfigDict:
+    """Return the defaults; the networks and the optimisation are the paper's for CIFAR-10 (appendix E).
+
+    Args:
+      variant: `uncond` (a plain DDPM), `form1` or `form2` (the paper's Formulations 1 and 2).
+    """
+    one_of("variant", variant, FORMULATIONS)
+    c = ConfigDict(defaults(TOP) | {name: defaults(section) for name, section in SECTIONS.items()})
+    c.ddpm.variant = variant
+    return c.lock()
+
+
+def defaults(section: Section) -> dict[str, Any]:
+    """Return the default of each setting of a section."""
+    return {name: s.default if isinstance(s, Number | Choice) else s for name, s in section.items()}
+
+
+def published_config(variant: str = "form1") -> ConfigDict:
+    """The defaults of what the authors of the method published, where their files do not tell it."""
+    c = base_config(variant).unlock()
+    c.ddpm.heads, c.ddpm.ema_schedule, c.data.flip = 8, "constant", True
+    c.ddpm.scale_betas = False
+    c.sample.variance, c.sample.clip_eps = "fixedlarge", False
+    return c.lock()
+
+
+def small_config(variant: str = "form1") -> ConfigDict:
+    """Networks for images of 32 x 32 on a CPU with two cores: a VAE of 1.6 M and a U-Net of 4.5 M parameters.
+
+    The U-Net works on 2 x 2 patches.
+    """
+    c = base_config(variant).unlock()
+    c.vae.enc_block = "32d2,32t16,16d2,16t8,8x1,8d2,8t4,4x1,4d4,4t1,1x1"
+    c.vae.dec_block = "1x1,1u4,1t4,4x1,4u2,4t8,8x2,8u2,8t16,16x1,16u2,16t32,32x1"
+    c.vae.channels = "32:16,16:64,8:128,4:256,1:64"
+    c.vae.batch_size, c.vae.steps, c.vae.learning_rate = 32, 4000, 5e-4
+    c.vae.ema_decay = 0.999
+
+    c.ddpm.channels, c.ddpm.multipliers, c.ddpm.blocks, c.ddpm.patch = 64, (1, 2, 2), 1, 2
+    c.ddpm.batch_size, c.ddpm.steps, c.ddpm.learning_rate = 32, 12800, 1e-3
+    c.ddpm.warmup, c.ddpm.dropout = 500, 0.0
+    c.ddpm.ema_decay, c.ddpm.ema_schedule = 0.999, "constant"
+
+    c.log.pictures, c.checkpoint.every = 500, 500
+    c.sample.sampler, c.sample.start, c.sample.steps = "unipc2", "warm", 5
+    if variant == "uncond":
+        c.sample.sampler, c.sample.start, c.sample.steps = "ddpm", "noise", 50
+    c.sample.nearest = True
+    return c.lock()
+
+
+def data_of(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
+    """The data section that a model was trained with; `data.path` of `config` says where its folder lies now.
+
+    UserError where the model's configuration, which was read from a file, names what a file may not (`trust`).
+    """
+    section = trained.data.copy_and_resolve_references()
+    named = {f"data.{name}" for name, value in section.items() if value == config.data[name]}
+    check_borrowed(flatten({"data": section}), "the model's configuration", named)
+    if section.path and config.data.path:
+        section.path = config.data.path
+    return section
+
+
+def located(config: ConfigDict) -> ConfigDict:
+    """Return the configuration with absolute paths to its data, so that it means the same wherever it is read."""
+    config = config.copy_and_resolve_references()
+    for name in ("path", "archive", "tfds_dir"):
+        written = config.data[name]
+        if written and "://" not in written:  # tfds also reads from gs://
+            config.data[name] = str(path_of(written, f"data.{name}"))
+    return config
+
+
+def chain_of(settings: Any, **changes: Any) -> Chain:
+    """The chain of a `sample` section."""
+    return Chain(**{name: getattr(settings, name) for name in Chain.__dataclass_fields__} | changes)
+
+
+def picture_chain(config: ConfigDict) -> Chain:
+    """The chain of the pictures on the way, which is shorter and takes any number of steps."""
+    return chain_of(config.sample, steps=config.log.sample_steps, spacing="even")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"ddpm.batch_size": 128, ...}`."""
+    flat = {}
+    for key, value in config.items():
+        is_section = isinstance(value, ConfigDict | dict)
+        flat |= flatten(value, f"{prefix}{key}.") if is_section else {prefix + key: value}
+    return flat
+
+
+def names(text: str) -> list[str]:
+    """The names of a list that is separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
