@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vaedm_jax.diffusion import process, samplers, schedule, spacing, target
+from vaedm_jax.diffusion import prediction, process, samplers, schedule, spacing
 from vaedm_jax.interop import names
 from vaedm_jax.models.unet import UNet
 from vaedm_jax.models.vae import VAE, kl_divergence
@@ -72,7 +72,7 @@ def process_array(name: str, d: dict[str, np.ndarray]) -> jax.Array | np.ndarray
     formulation, *rest = name.split("/")
     form, x_hat = process.FORMULATIONS[formulation], d["xhat"]
     shift = x_hat if form.shifted else 0.0
-    predict = target.predictor(target.Eps(), form, golden_predictor, x_hat)
+    predict = prediction.predictor(prediction.Eps(), form, golden_predictor, x_hat)
     if rest == ["x_t"]:
         return process.q_sample(full, d["x0"], d["t"], d["eps"]) + shift
     if rest[1] == "post_logvar":

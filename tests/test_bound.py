@@ -9,9 +9,9 @@ from scipy.stats import norm
 from tests.tiny import by_noise, random_params, tiny_config
 from vaedm_jax.api import VAEDM
 from vaedm_jax.diffusion.bound import HALF, chain_terms, level_log_likelihood
+from vaedm_jax.diffusion.prediction import Eps, predictor
 from vaedm_jax.diffusion.process import FORMULATIONS, at
 from vaedm_jax.diffusion.schedule import linear_schedule
-from vaedm_jax.diffusion.target import Eps, predictor
 from vaedm_jax.errors import UserError
 from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.stages import ddpm_stage, vae_stage

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.tiny import by_noise
 from vaedm_jax.diffusion import samplers, spacing
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain, run_chain
+from vaedm_jax.diffusion.prediction import Eps, from_eps, noise_loss, predictor
 from vaedm_jax.diffusion.process import FORMULATIONS, level_of, q_sample
 from vaedm_jax.diffusion.schedule import VARIANCES, linear_schedule, respace
-from vaedm_jax.diffusion.target import Eps, from_eps, noise_loss, predictor
 
 T = 1000
 FULL = linear_schedule(T)
@@ -310,7 +310,7 @@ def test_chains_that_draw_other_images_have_other_labels():
 def test_a_chain_says_where_it_begins_and_what_it_evaluates(chain, guidance):
     seen, _ = visited(chain, silent, keys(1), (1, 1, 1))
     chain = replace(chain, guidance=guidance)
-    told = chain.told(FULL)
+    told = chain.describe(FULL)
     steps = (len(seen) + 1) // 2 if chain.sampler == "heun" else len(seen)
     assert chain.name(FULL).split("_")[2] == str(steps) and f" {steps} step" in told
     begins = re.search(r"from (?:noise at )?t = ([\d.]+)|from noise", told)[1]

@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec
 
 from vaedm_jax import models
 from vaedm_jax.config import base_config
-from vaedm_jax.models.unet import Attention, Heads, UpConv
+from vaedm_jax.models.layers import Heads, UpConv
+from vaedm_jax.models.unet import Attention
 from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.flops import count_flops
 

@@ -31,7 +31,7 @@ def full_after(size: int):
 
 
 def assert_told(error, place):
-    message, status = failures.told(error)
+    message, status = failures.describe_error(error)
     assert status == 1 and "\n" not in message
     assert message.startswith(str(place)) and "free some space, and the same command continues" in message
 
@@ -76,4 +76,4 @@ def test_a_full_disk_is_known_by_what_a_library_says_of_it(number):
     words = f"write() failed: {os.strerror(number)}; at byte 20"
     for error in (RuntimeError(words), ValueError(words), OSError(number, os.strerror(number))):
         assert_told(error, "disk")
-    assert failures.told(RuntimeError("something else")) is None
+    assert failures.describe_error(RuntimeError("something else")) is None

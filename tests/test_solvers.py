@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 
 from tests.test_diffusion import ALPHA_BAR, FULL, SHAPE, keys, stand_in, visited
 from tests.tiny import by_noise, in_float64
-from vaedm_jax.diffusion import samplers, solvers, spacing, target
+from vaedm_jax.diffusion import prediction, samplers, solvers, spacing
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain, run_chain
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import respace
@@ -320,7 +320,9 @@ def test_nfe_is_the_number_of_calls_of_the_network(sampler, steps):
 def test_formulation_2_needs_no_solver_of_its_own(sampler):
     """With x = u + x_hat shown, a predictor that takes x_hat off again gives the unshifted chain's images."""
     chain, x_hat = Chain(sampler, 5), jnp.full((2, *SHAPE), 0.4)
-    shifted = target.predictor(target.Eps(), FORMULATIONS["form2"], lambda x, t, x_hat: stand_in(x - x_hat, t), x_hat)
+    shifted = prediction.predictor(
+        prediction.Eps(), FORMULATIONS["form2"], lambda x, t, x_hat: stand_in(x - x_hat, t), x_hat
+    )
     got, want = (
         run_chain(chain.arrays(FULL), predict, keys(2), SHAPE, x_hat) for predict in (shifted, by_noise(stand_in))
     )

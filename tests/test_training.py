@@ -10,7 +10,7 @@ import pytest
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import models
-from vaedm_jax.models.unet import dropout
+from vaedm_jax.models.layers import dropout
 from vaedm_jax.runtime.mesh import in_batches, make_mesh
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import create_state, ema_decay, optimizer

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaedm_jax.models.unet import UpConv, softmax
+from vaedm_jax.models.layers import UpConv, softmax
 
 
 def test_the_convolution_at_twice_the_size_is_that_of_the_image_laid_out_twice():

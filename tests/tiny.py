@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.config import base_config
-from vaedm_jax.diffusion.target import Predict, from_eps
+from vaedm_jax.diffusion.prediction import Predict, from_eps
 from vaedm_jax.training.stages import Stage
 
 

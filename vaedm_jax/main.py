@@ -60,14 +60,14 @@ def run(argv: list[str]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run a command and return the exit status: 0, or that of `failures.told`."""
+    """Run a command and return the exit status: 0, or that of `failures.describe_error`."""
     if hasattr(sys.stdout, "reconfigure"):  # a name may hold what cannot be printed
         sys.stdout.reconfigure(errors="backslashreplace")
     quiet_logs()
     try:
         run(argv)
     except (Exception, KeyboardInterrupt) as error:
-        if (told := failures.told(error)) is None:
+        if (told := failures.describe_error(error)) is None:
             raise
         message, status = told
         line = " ".join(part.strip() for part in message.splitlines())

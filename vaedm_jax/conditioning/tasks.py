@@ -77,7 +77,7 @@ class Conditioned:
             truth = truth[:, :H, :W]
             return principal_variance(2 * (self.lift(self.corrupt(truth)) - truth))
 
-        return chain.placed(full, variance)
+        return chain.with_t_start(full, variance)
 
     def x_T(self, damaged: Images, seed: int = 0) -> None:
         return None

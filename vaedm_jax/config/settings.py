@@ -9,8 +9,8 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.prediction import TARGETS
 from vaedm_jax.diffusion.process import FORMULATIONS
-from vaedm_jax.diffusion.target import TARGETS
 from vaedm_jax.errors import Range
 from vaedm_jax.models.published import VAES
 

@@ -1,11 +1,11 @@
-"""The diffusion process: pure functions of arrays and of a `predict(u_t, level)` callable.
+"""The diffusion process: pure functions of arrays and of a callable `predict(u_t, level)`.
 
 One chain serves the unconditional DDPM and both formulations of VAEDM. For t >= 1 it runs on u_t = x_t - s, where s
 is x_hat in Formulation 2 and 0 otherwise; u_0 = x_0 (eq. 14 adds x_hat at t = 1, not before). Then
 q(u_t | x_0) = N(sqrt(alpha_bar_t) x_0, (1 - alpha_bar_t) I) in all three, and the shift enters in one place only:
-the network is shown u_t + s. The paper counts t from 1; here, as in all code, steps are counted from 0. What the
-network gives, and the clean image and the noise that follow from it, are in target.py.
+the network is shown u_t + s. The paper counts t from 1; the code counts from 0. `prediction.py` has
+what the network predicts, and the clean image and the noise that follow from it.
 
-Letters, as in the paper: beta_t, alpha_t = 1 - beta_t, alpha_bar_t their running product, T the number of steps, eps
+Names, as in the paper: beta_t, alpha_t = 1 - beta_t, alpha_bar_t their running product, T the number of steps, eps
 the noise, x_0 the clean image, x_hat the VAE's image, z its latent. Images are [B, H, W, C] in [-1, 1] in this room.
 """

@@ -1,4 +1,4 @@
-"""A reverse chain as a choice of sampler, steps and start."""
+"""A reverse chain: which sampler, how many steps, from where."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
@@ -9,9 +9,9 @@ import numpy as np
 
 from vaedm_jax.diffusion import samplers, solvers
 from vaedm_jax.diffusion.images import draw, fold
+from vaedm_jax.diffusion.prediction import Predict
 from vaedm_jax.diffusion.schedule import MOST_STEPS, VARIANCES, WHY_STEPS, Schedule, respace
 from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps, warm_step
-from vaedm_jax.diffusion.target import Predict
 from vaedm_jax.errors import Range, in_range, one_of
 
 Array = np.ndarray | jax.Array
@@ -27,7 +27,7 @@ SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
     "heun": lambda c, s, full: solvers.heun(s, full, c.churn, c.churn_min, c.churn_max, c.churn_noise),
 }
 NOISE_ALONE, SQUARES = "images of more are noise alone", "float32 holds no square of more"
-# The settings of a sampler of its own.
+# The settings that only one sampler uses.
 OPTIONS = {
     "ddpm": ("variance",),
     "ddim": ("eta", "clip_eps"),
@@ -36,7 +36,7 @@ OPTIONS = {
 
 
 def number(default: float, low: float, high: float, why: str = "") -> Any:
-    """Return a field that is a number of a range; see `Range`."""
+    """Return a field that is a number in a range; see `Range`."""
     return field(default=default, metadata={"range": Range(low, high, why)})
 
 
@@ -75,16 +75,16 @@ class Chain:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The settings that are not the defaults: what names a chain, also where later settings are added."""
+        """The settings that differ from the defaults. They identify a chain, also when settings are added later."""
         found = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         if self.spacing in ("uniform", "quadratic") and (self.start == "warm" or self.steps == 1):
-            found["begins"] = "at its start"  # earlier versions did not: their images are not taken for those of this
+            found["begins"] = "at its start"  # earlier versions began elsewhere, so their images must not be reused
         return found
 
     def name(self, full: Schedule) -> str:
-        """Return a short name, fit for a file, that chains which draw other images do not share: `ddim_warm500_10`.
+        """Return a short name for files, such as `ddim_warm500_10`. Chains that draw different images differ in it.
 
-        Its number is that of the steps that are run; where more were asked for, that stands behind the spacing.
+        The last number is that of the steps that are run. If more were asked for, that number follows the spacing.
         """
         changes, count = self.changes, len(self.schedule(full).t)
 
@@ -104,10 +104,10 @@ class Chain:
         words = ("-".join(filter(None, sampler)), "-".join(filter(None, (start, spacing))), str(count), others)
         return "_".join(filter(None, words))
 
-    def told(self, full: Schedule) -> str:
-        """Return in words what is run, such as `heun, 5 steps from noise, 9 evaluations`.
+    def describe(self, full: Schedule) -> str:
+        """Return a description, such as `heun, 5 steps from noise, 9 evaluations`.
 
-        Where pure noise is taken for u at another step than T - 1, it says at which: `from noise at t = 800`.
+        If the chain starts from pure noise at another step than T - 1, it names the step: `from noise at t = 800`.
         """
         t, nfe = self.schedule(full).t, self.nfe(full)
         noise = "noise" if t[-1] == full.t[-1] else f"noise at t = {t[-1]:g}"
@@ -116,26 +116,26 @@ class Chain:
         return f"{self.sampler}, {steps} from {start}" + (f", {nfe:,} evaluations" if nfe != len(t) else "")
 
     def within(self, nfe: int) -> "Chain":
-        """The same with the most steps that take at most so many evaluations, but with one step at least."""
+        """Return the chain with as many steps as `nfe` evaluations allow, but at least one."""
         rows = nfe // 2 if self.guidance else nfe
         return replace(self, steps=max(1, (rows + 1) // 2 if self.sampler == "heun" else rows))
 
-    def placed(self, full: Schedule, variance: Callable[[], float]) -> "Chain":
-        """The same; a warm start whose t_start is 0 begins where the error of x_hat asks for; see `warm_step`."""
+    def with_t_start(self, full: Schedule, variance: Callable[[], float]) -> "Chain":
+        """Return the chain with the t_start of `warm_step`, if it is a warm start without one."""
         if self.start != "warm" or self.t_start:
             return self
         return replace(self, t_start=warm_step(full, variance(), self.steps))
 
     def nfe(self, full: Schedule) -> int:
-        """Evaluations of the network for an image; guidance takes two at a time."""
+        """Return the number of evaluations of the network for an image; guidance doubles it."""
         return self.table(full).nfe * (2 if self.guidance else 1)
 
     def schedule(self, full: Schedule) -> Schedule:
-        """The steps of the T-step schedule that the chain visits. UserError if they cannot be had."""
+        """Return the steps of the T-step schedule that the chain visits; UserError if there are no such steps."""
         return respace(full, timesteps(full, self.start, self.spacing, self.steps, self.t_start))
 
     def table(self, full: Schedule) -> samplers.Table:
-        """What the chain does."""
+        """Return the coefficients of the chain."""
         return SAMPLERS[self.sampler](self, self.schedule(full), full)
 
     def arrays(self, full: Schedule) -> "ChainArrays":
@@ -143,8 +143,8 @@ class Chain:
         schedule, warm = self.schedule(full), self.start == "warm"
         return ChainArrays(
             table=self.table(full).trimmed(),
-            root=np.sqrt(schedule.alpha_bar[-1]) if warm else np.array(0.0),
-            rest=np.sqrt(1 - schedule.alpha_bar[-1]) if warm else np.array(1.0),
+            of_x_hat=np.sqrt(schedule.alpha_bar[-1]) if warm else np.array(0.0),
+            of_noise=np.sqrt(1 - schedule.alpha_bar[-1]) if warm else np.array(1.0),
             temperature=np.array(self.temperature),
             z_temperature=np.array(self.z_temperature),
             clip=np.array(self.clip),
@@ -156,20 +156,20 @@ class Chain:
 
 
 class ChainArrays(NamedTuple):
-    """A chain as the arrays that a compiled program is given.
+    """A chain as arrays, the input of a compiled program.
 
-    A program is compiled for the number of rows of the table and for what is None. Chains that differ in the values
-    alone share it.
+    A program is compiled for the number of rows of the table, and for which entries are None. Chains that differ only
+    in values share it.
 
     Attributes:
-      table: trimmed; see `samplers.Table`.
-      root, rest: u at the first step is root x_hat + rest noise. They are 0 and 1 where the chain starts from noise.
-      dynamic, guidance: None where they are off. The others are scalars; see `Chain`.
+      table: a trimmed table; see `samplers.Table`.
+      of_x_hat, of_noise: the chain starts at u = of_x_hat x_hat + of_noise noise: at 0 x_hat + 1 noise, if not warm.
+      dynamic, guidance: None if they are off. The others are scalars; see `Chain`.
     """
 
     table: samplers.Table
-    root: Array
-    rest: Array
+    of_x_hat: Array
+    of_noise: Array
     temperature: Array
     z_temperature: Array
     clip: Array
@@ -187,16 +187,16 @@ def run_chain(
     x_hat: jax.Array | None = None,
     x_T: jax.Array | None = None,
 ) -> jax.Array:
-    """Return images u_0 [B, H, W, C], in [-1, 1] where the chain is clipped.
+    """Run a chain and return the images u_0 [B, H, W, C], in [-1, 1] if the chain is clipped.
 
     Args:
-      keys: [B]; image i depends on keys[i] (and x_hat[i]) alone.
+      keys: [B]; image i depends only on keys[i] (and x_hat[i]).
       shape: (H, W, C).
-      x_hat: [B, H, W, C] in [-1, 1], where a warm start begins.
-      x_T: [B, H, W, C], the noise that the chain begins with; by default it is drawn.
+      x_hat: [B, H, W, C] in [-1, 1], which a warm start needs.
+      x_T: [B, H, W, C], the noise that the chain starts from; by default it is drawn.
     """
     u = chain.temperature * (draw(keys, 0, shape) if x_T is None else x_T)
     if x_hat is not None:
-        u = chain.root * x_hat + chain.rest * u
+        u = chain.of_x_hat * x_hat + chain.of_noise * u
     noise = samplers.noise_from_keys(fold(keys, 1), shape)
     return samplers.reverse(predict, chain.table, u, noise, chain.clip, chain.dynamic)

@@ -1,6 +1,6 @@
-"""Images as arrays: the ranges of their values, and the random numbers that belong to each of them.
+"""Images as arrays: the ranges of their values, and their random numbers.
 
-Every image has a key of its own, so that what is drawn for it depends on neither the batch nor the devices.
+Every image has its own key, so its noise depends on neither the batch size nor the devices.
 """
 
 from functools import partial
@@ -13,43 +13,44 @@ from vaedm_jax.errors import UserError
 
 
 def fold(keys: jax.Array, i: int) -> jax.Array:
-    """The i-th of the keys that follow from each key."""
+    """Return the i-th key that is derived from each of the keys [B]."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
 
 
 def draw(keys: jax.Array, i: int, shape: tuple[int, ...]) -> jax.Array:
-    """Standard normal noise [B, *shape], the i-th draw of each key."""
+    """Return standard normal noise [B, *shape]: the i-th draw of each of the keys [B]."""
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)
 
 
 def to_unit(images: jax.Array) -> jax.Array:
-    """uint8 images in [0, 1], which is what the VAE sees."""
+    """Convert uint8 images to floats in [0, 1], which the VAE sees."""
     return images.astype(jnp.float32) / 255
 
 
 def to_symmetric(x: jax.Array) -> jax.Array:
-    """Images in [0, 1] in [-1, 1], which is what the DDPM sees."""
+    """Map images from [0, 1] to [-1, 1], which the DDPM sees."""
     return 2 * x - 1
 
 
 def sample_keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
-    """The key of every sample, from the seed and its index."""
+    """Return the keys [B] of samples of a seed, by their indices [B]."""
     return jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(indices)
 
 
 def condition_keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
-    """The keys of what images lose by chance, by index [B]."""
+    """Return the keys [B] of what a condition takes from images at random, by their indices [B]."""
     return fold(sample_keys(seed, indices), 2)
 
 
 def to_uint8(images) -> np.ndarray:
-    """Floats in [0, 1] of any shape as uint8 in 0 ... 255, clipped and rounded; NaN is 0. uint8 passes as is.
+    """Convert floats in [0, 1] of any shape to uint8, clipped and rounded; NaN becomes 0. uint8 is returned unchanged.
 
-    Raises UserError for any other integers, whose range nobody can know.
+    Raises:
+      UserError: for other integers, whose range is unknown.
     """
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind in "bui":
-        raise UserError(f"a picture of {images.dtype}: must be uint8, or floats in [0, 1]")
+        raise UserError(f"images of type {images.dtype}: must be uint8, or floats in [0, 1]")
     return np.rint(255 * np.clip(np.nan_to_num(images.astype(np.float32)), 0, 1)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The forward process on u, its posterior, and the three variants."""
+"""The three variants, the forward process on u, and its posterior."""
 
 from typing import NamedTuple
 
@@ -10,10 +10,15 @@ from vaedm_jax.diffusion.schedule import Schedule
 
 
 class Formulation(NamedTuple):
-    """The two bits that tell the variants apart."""
+    """What distinguishes the variants: two booleans.
 
-    shown: bool  # the network is shown x_hat, concatenated to its input
-    shifted: bool  # the chain is shifted by x_hat
+    Attributes:
+      shown: whether the network is shown x_hat, concatenated to its input.
+      shifted: whether the chain is shifted by x_hat.
+    """
+
+    shown: bool
+    shifted: bool
 
 
 FORMULATIONS = {
@@ -24,34 +29,35 @@ FORMULATIONS = {
 
 
 def at(table: np.ndarray, index: jax.Array) -> jax.Array:
-    """Entries of a host table [N] in float32, shaped [B, 1, 1, 1] to multiply images with; index is [B] or a scalar."""
+    """Return entries of a table [N] as float32 [B, 1, 1, 1], to multiply images with; index is [B] or a scalar."""
     return jnp.asarray(table, jnp.float32)[jnp.reshape(index, (-1, 1, 1, 1))]
 
 
 class Level(NamedTuple):
-    """How much noise there is in u: `t` [B] is what the network is told; `root` and `rest` multiply images.
+    """The noise level of images: u = sqrt_alpha_bar x_0 + sqrt_one_minus_alpha_bar eps.
 
-    root = sqrt(alpha_bar) and rest = sqrt(1 - alpha_bar), with u = root x_0 + rest eps.
+    Attributes:
+      t: [B], the step that the network is told. The two factors broadcast against images [B, H, W, C].
     """
 
     t: jax.Array
-    root: jax.Array
-    rest: jax.Array
+    sqrt_alpha_bar: jax.Array
+    sqrt_one_minus_alpha_bar: jax.Array
 
 
 def level_of(schedule: Schedule, index: jax.Array, B: int) -> Level:
-    """Return the level of B images at a step of the schedule, or at one for each: index is a scalar or [B]."""
+    """Return the noise level of B images at one step of the schedule, or at one for each: index is a scalar or [B]."""
     t = jnp.broadcast_to(jnp.asarray(schedule.t)[index], (B,))
     return Level(t, at(np.sqrt(schedule.alpha_bar), index), at(np.sqrt(1 - schedule.alpha_bar), index))
 
 
 def q_sample(schedule: Schedule, x_0: jax.Array, index: jax.Array, eps: jax.Array) -> jax.Array:
-    """u_t ~ q(u_t | x_0), eq. 15 less x_hat: sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps."""
+    """Return u_t ~ q(u_t | x_0) = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps: eq. 15 without x_hat."""
     return at(np.sqrt(schedule.alpha_bar), index) * x_0 + at(np.sqrt(1 - schedule.alpha_bar), index) * eps
 
 
 def augment(schedule: Schedule, x_hat: jax.Array, k: jax.Array, noise: jax.Array) -> jax.Array:
-    """Return x_hat [B, H, W, C], noised by the first k [B] steps of the chain; as it is where k is 0.
+    """Add the noise of the first k [B] steps of the chain to x_hat [B, H, W, C]; k = 0 leaves it unchanged.
 
     This is the conditioning augmentation of cascaded diffusion (arXiv 2106.15282, section 4).
     """
@@ -60,12 +66,12 @@ def augment(schedule: Schedule, x_hat: jax.Array, k: jax.Array, noise: jax.Array
 
 
 def nearest_step(schedule: Schedule, log_sigma: jax.Array) -> jax.Array:
-    """Return the steps [B] at which log (rest / root) is nearest to what is given, [B]."""
+    """Return the steps [B] whose log sigma is nearest to `log_sigma` [B]; sigma = sqrt((1 - alpha_bar) / alpha_bar)."""
     table = -schedule.log_snr
     return jnp.searchsorted(jnp.asarray((table[1:] + table[:-1]) / 2, log_sigma.dtype), log_sigma)
 
 
 def posterior_mean(schedule: Schedule, x_0: jax.Array, u_t: jax.Array, index: jax.Array) -> jax.Array:
-    """The mean of q(u_{t-1} | u_t, x_0), eq. 17 without kappa x_hat."""
+    """Return the mean of q(u_{t-1} | u_t, x_0): eq. 17 without kappa x_hat."""
     of_x_0, of_u_t = schedule.posterior_mean()
     return at(of_x_0, index) * x_0 + at(of_u_t, index) * u_t

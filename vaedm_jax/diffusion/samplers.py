@@ -1,12 +1,12 @@
-"""Reverse chains: a sampler is a table of coefficients, and one `lax.scan` runs any of them.
+"""Reverse chains: a sampler is a table of coefficients, and one `lax.scan` runs all of them.
 
-Every row of a table is one evaluation of the network at u, which gives eps and the clean image x_0 (`target.py`):
+Each row of a table is one evaluation of the network at u, which gives eps and the clean image x_0 (`prediction.py`):
 
     base <- p u + q base + sum_k r_k x_0[k]
     u    <- a base + sum_k b_k x_0[k] + sum_k c_k eps[k] + sigma noise
 
-where [k] is the estimate of k evaluations ago. The first line is the identity for all but those that go back: Heun's
-second evaluation starts from where its first one did, and UniPC's corrector mends the step that led to u.
+where [k] is the estimate of k evaluations ago. Most samplers do not need the first line: base is u. Two go back.
+Heun's second evaluation repeats the step of the first. UniPC's corrector repeats the step that led to u.
 """
 
 from collections.abc import Callable
@@ -17,24 +17,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaedm_jax.diffusion.images import draw
+from vaedm_jax.diffusion.prediction import Predict
 from vaedm_jax.diffusion.process import Level
 from vaedm_jax.diffusion.schedule import Schedule
-from vaedm_jax.diffusion.target import Predict
 
 
 class Table(NamedTuple):
-    """One row for each evaluation in the order of execution: arrays [N], r, b and c [N, K]; float64 on the host.
+    """The coefficients of a sampler, a row for each evaluation, in the order of execution; float64 on the host.
 
-    Columns that have no effect may be None; see `trimmed`.
+    All columns are arrays [N], but r, b and c are [N, K]. Columns without effect may be None; see `trimmed`.
 
     Attributes:
-      t, root, rest: the step that the network is told, sqrt(alpha_bar) and sqrt(1 - alpha_bar) there.
-      follow: 1 where eps is what follows from the clipped x_0, 0 where it is used as it was predicted.
+      t, sqrt_alpha_bar, sqrt_one_minus_alpha_bar: the noise level of u; see `process.Level`.
+      follow: 1 where eps is computed from the clipped x_0, 0 where it is used as predicted.
     """
 
     t: np.ndarray
-    root: np.ndarray
-    rest: np.ndarray
+    sqrt_alpha_bar: np.ndarray
+    sqrt_one_minus_alpha_bar: np.ndarray
     p: np.ndarray
     q: np.ndarray
     r: np.ndarray
@@ -50,15 +50,17 @@ class Table(NamedTuple):
         return len(self.t)
 
     def trimmed(self) -> "Table":
-        """Return the table with None for columns without effect: `sigma` where no noise is added, p, q and r where no
-        row goes back. A compiled program has no operations for them."""
+        """Return the table with None for columns without effect, so that a compiled program has no operations for them.
+
+        These are sigma if no row adds noise, and p, q and r if no row goes back.
+        """
         noiseless, onward = not np.any(self.sigma), not (np.any(self.q) or np.any(self.r))
         without = ({"sigma": None} if noiseless else {}) | ({"p": None, "q": None, "r": None} if onward else {})
         return self._replace(**without)
 
 
 def blank(t: np.ndarray, alpha_bar: np.ndarray, K: int = 1) -> Table:
-    """A table for evaluations at some levels that draws the clean image at once: u <- x_0."""
+    """Return a table for evaluations at some noise levels whose rows all give the clean image: u <- x_0."""
     zero, none = np.zeros(len(t)), np.zeros((len(t), K))
     return Table(
         np.asarray(t, np.float64), np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar),
@@ -68,7 +70,7 @@ def blank(t: np.ndarray, alpha_bar: np.ndarray, K: int = 1) -> Table:
 
 
 def _single_step(schedule: Schedule, **columns: np.ndarray) -> Table:
-    """A table from columns [N] in the schedule's order; the last step that is executed adds no noise."""
+    """Return a table of columns [N] in the order of the schedule; the last row that is executed adds no noise."""
     table = blank(schedule.t[::-1], schedule.alpha_bar[::-1])
     for name, column in columns.items():
         old = getattr(table, name)
@@ -78,16 +80,16 @@ def _single_step(schedule: Schedule, **columns: np.ndarray) -> Table:
 
 
 def ddpm(schedule: Schedule, variance: str = "fixedsmall") -> Table:
-    """Ancestral sampling, Algorithm 2: the posterior's mean at the predicted x_0, with one of VARIANCES."""
+    """Return ancestral sampling (Algorithm 2): the posterior mean of the predicted x_0, with one of VARIANCES."""
     of_x_0, of_u_t = schedule.posterior_mean()
     return _single_step(schedule, a=of_u_t, b=of_x_0, sigma=np.exp(0.5 * schedule.log_variance(variance)))
 
 
 def ddim(schedule: Schedule, eta: float = 0.0, clip_eps: bool = True) -> Table:
-    """DDIM (arXiv 2010.02502, eq. 12 and 16): deterministic for eta = 0; eta = 1 has the posterior's variance.
+    """Return DDIM (arXiv 2010.02502, eq. 12 and 16): deterministic for eta = 0; eta = 1 has the posterior variance.
 
     Args:
-      clip_eps: where x_0 is clipped, eps is what follows from it. False: as predicted, as in the authors' code.
+      clip_eps: compute eps from the clipped x_0. False: use the predicted eps, as the authors' code does.
     """
     sigma = eta * np.sqrt(schedule.posterior_variance)
     c = np.sqrt(1 - schedule.alpha_bar_prev - sigma**2)
@@ -96,17 +98,17 @@ def ddim(schedule: Schedule, eta: float = 0.0, clip_eps: bool = True) -> Table:
 
 
 def noise_from_keys(keys: jax.Array, shape: tuple[int, ...]) -> Callable[[jax.Array], jax.Array]:
-    """Return a function j -> noise [B, *shape] of step j; that of image i depends on keys[i] and j alone."""
+    """Return a function j -> noise [B, *shape] of step j. The noise of image i depends only on keys[i] and j."""
     return lambda j: draw(keys, j, shape)
 
 
 def limit(x_0: jax.Array, clip: bool | jax.Array = True, dynamic: float | jax.Array | None = None) -> jax.Array:
-    """Return estimates of clean images [B, H, W, C], limited to [-1, 1].
+    """Limit estimates of clean images [B, H, W, C] to [-1, 1].
 
     Args:
-      clip: False leaves them as they are.
-      dynamic: a quantile. Each image is clipped to this quantile of its absolute values, if that is over 1, and divided
-        by it (dynamic thresholding: Imagen, arXiv 2205.11487, section 2.3), in place of the clipping at 1.
+      clip: False returns them unchanged.
+      dynamic: use dynamic thresholding instead (Imagen, arXiv 2205.11487, section 2.3): each image is clipped to this
+        quantile of its absolute values and divided by it, if it is over 1.
     """
     if dynamic is None:
         most = jnp.where(clip, 1, jnp.inf).astype(x_0.dtype)
@@ -127,10 +129,10 @@ def reverse(
     """Run the chain from u [B, H, W, C] at the table's first step down to u_0, which is the image.
 
     Args:
-      table: a trimmed one.
-      noise: j -> the noise of the j-th step that is executed, broadcast against u.
-      clip, dynamic: of the estimates of x_0 before they are used; see `limit`.
-      past: base, and the K estimates x_0 and eps before the first row, newest first, for a table that begins midway.
+      table: a trimmed table.
+      noise: j -> the noise of the j-th row; it broadcasts against u.
+      clip, dynamic: how to limit the estimates of x_0; see `limit`.
+      past: for a table that starts in the middle of a chain: base, and the K earlier x_0 and eps, newest first.
     """
     blanks = (jnp.zeros_like(u),) * table.b.shape[1]
     rows = jax.tree.map(lambda column: jnp.asarray(column, u.dtype), table)
@@ -140,9 +142,9 @@ def reverse(
 
     def step(carry: Any, row: tuple[Table, jax.Array]) -> tuple[Any, None]:
         (u, (base, x_0s, epss)), (r, j) = carry, row
-        x_0, eps = predict(u, Level(jnp.full(u.shape[:1], r.t), r.root, r.rest))
+        x_0, eps = predict(u, Level(jnp.full(u.shape[:1], r.t), r.sqrt_alpha_bar, r.sqrt_one_minus_alpha_bar))
         x_0 = limit(x_0, clip, dynamic)
-        eps += r.follow * ((u - r.root * x_0) / r.rest - eps)
+        eps += r.follow * ((u - r.sqrt_alpha_bar * x_0) / r.sqrt_one_minus_alpha_bar - eps)
         x_0s, epss = (x_0, *x_0s[:-1]), (eps, *epss[:-1])
         base = u if r.q is None else r.p * u + r.q * base + mix(r.r, x_0s)
         u = r.a * base + mix(r.b, x_0s) + mix(r.c, epss)

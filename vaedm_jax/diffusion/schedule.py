@@ -1,11 +1,11 @@
-"""The noise schedule, whole or at some of its steps. All in float64 on the host."""
+"""The noise schedule, with all T steps or with some of them, in float64 on the host."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
 VARIANCES = ("fixedsmall", "fixedlarge")
-GIVEN_FOR = 1000  # steps that the betas of settings are given for
+GIVEN_FOR = 1000  # the number of steps that the betas of the settings refer to
 MOST_BETA = 0.999  # larger betas are clipped to it
 MOST_STEPS, WHY_STEPS = 100_000, "tables in memory have an entry for each step of a chain"
 
@@ -14,9 +14,9 @@ class Schedule(NamedTuple):
     """A chain of N steps, all arrays [N], from the least noise to the most.
 
     Attributes:
-      t: the step of the T-step chain that each is; it is what the network is told, and may lie between two.
+      t: the step of the T-step chain, which the network is told; it may lie between two steps.
       alpha_bar: the share of the image's variance that is left after the step.
-      alpha_bar_prev: that after the step before it in this chain; 1 at the first.
+      alpha_bar_prev: alpha_bar after the previous step of this chain; 1 at the first step.
     """
 
     t: np.ndarray
@@ -29,32 +29,32 @@ class Schedule(NamedTuple):
 
     @property
     def posterior_variance(self) -> np.ndarray:
-        """beta-tilde of eq. 18: the variance of q(u_{t-1} | u_t, x_0); 0 at the first step."""
+        """The variance of q(u_{t-1} | u_t, x_0), beta-tilde of eq. 18; 0 at the first step."""
         return (1 - self.alpha_bar_prev) / (1 - self.alpha_bar) * self.beta
 
     @property
     def log_snr(self) -> np.ndarray:
-        """lambda_t = log(sqrt(alpha_bar_t / (1 - alpha_bar_t))), half the logarithm of the signal-to-noise ratio."""
+        """Half the log signal-to-noise ratio: lambda_t = log sqrt(alpha_bar_t / (1 - alpha_bar_t))."""
         return 0.5 * np.log(self.alpha_bar / (1 - self.alpha_bar))
 
     def position(self, log_snr: np.ndarray) -> np.ndarray:
-        """Where in the chain a log_snr is had, as a position that `respace` takes."""
+        """Return the positions in the chain at which it has some values of log_snr, for `respace`."""
         log_alpha_bar = -np.logaddexp(0, -2 * np.asarray(log_snr))
         return np.interp(-log_alpha_bar, -np.log(self.alpha_bar), np.arange(len(self.t)))
 
     def posterior_mean(self) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients of x_0 and u_t in the mean of q(u_{t-1} | u_t, x_0).
+        """Return the coefficients of x_0 and of u_t in the mean of q(u_{t-1} | u_t, x_0).
 
-        Eq. 17 prints sqrt(alpha_bar_t) in the second for sqrt(alpha_t).
+        Eq. 17 of the paper has a misprint in the second: sqrt(alpha_bar_t) should be sqrt(alpha_t).
         """
         of_x_0 = np.sqrt(self.alpha_bar_prev) * self.beta / (1 - self.alpha_bar)
         of_u_t = np.sqrt(1 - self.beta) * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
         return of_x_0, of_u_t
 
     def log_variance(self, variance: str) -> np.ndarray:
-        """Log-variance of the reverse step: `fixedsmall` is the posterior's (the paper), `fixedlarge` is beta_t.
+        """Return the log-variances of the reverse steps.
 
-        The first entry, where the posterior's is log 0, is the posterior's at index 1, as in the DDPM paper's code.
+        `fixedsmall` is the variance of the posterior (the paper), `fixedlarge` is beta_t. The first entry would be log 0. It is the posterior's at index 1 instead, as in the DDPM paper's code.
         """
         values = {"fixedsmall": self.posterior_variance, "fixedlarge": self.beta}[variance].copy()
         values[0] = self.posterior_variance[min(1, len(self.t) - 1)] or self.beta[0]
@@ -62,26 +62,26 @@ class Schedule(NamedTuple):
 
 
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
-    """Return the paper's schedule: beta rises linearly over the T steps, to MOST_BETA at most."""
+    """Return the paper's schedule: beta rises linearly over T steps, and is clipped to MOST_BETA."""
     alpha_bar = np.cumprod(1 - np.minimum(np.linspace(beta_1, beta_T, T, dtype=np.float64), MOST_BETA))
     return respace(Schedule(np.arange(T), alpha_bar, alpha_bar), np.arange(T))
 
 
 def betas_of(settings: Any) -> tuple[int, float, float]:
-    """Return what `linear_schedule` takes, of settings T, beta_1, beta_T, and `scale_betas`: for any T as for 1,000."""
+    """Return T, beta_1 and beta_T for `linear_schedule`; `scale_betas` multiplies the betas by 1000 / T."""
     scale = GIVEN_FOR / settings.T if settings.scale_betas else 1.0
     return settings.T, scale * settings.beta_1, scale * settings.beta_T
 
 
 def schedule_of(settings: Any) -> Schedule:
-    """Return the schedule of settings; see `betas_of`."""
+    """Return the schedule of a `ddpm` section of the configuration."""
     return linear_schedule(*betas_of(settings))
 
 
 def respace(schedule: Schedule, positions: np.ndarray) -> Schedule:
-    """The chain that visits only some positions (ascending) of `schedule`: same marginals, betas recomputed.
+    """Return the chain that visits only some positions (ascending) of a schedule: same marginals, new betas.
 
-    Between two steps log alpha_bar is interpolated linearly in t, as DPM-Solver does (arXiv 2206.00927, appendix D).
+    Between two steps log alpha_bar is interpolated linearly in t, as in DPM-Solver (arXiv 2206.00927, appendix D).
     """
     low = np.floor(positions).astype(int)
     share, high = positions - low, np.minimum(low + 1, len(schedule.t) - 1)

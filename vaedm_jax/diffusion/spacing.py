@@ -1,4 +1,4 @@
-"""Which of the T steps a shorter chain visits."""
+"""Spacings: which of the T steps a shorter chain visits."""
 
 import math
 
@@ -9,7 +9,7 @@ from vaedm_jax.errors import UserError
 
 
 def uniform(T: int, n: int) -> np.ndarray:
-    """`range(0, T, s)` for the integer stride s that gives exactly n steps."""
+    """Return `range(0, T, s)` for the integer stride s that gives exactly n steps; UserError if none does."""
     stride = math.ceil(T / n)
     if len(range(0, T, stride)) != n:
         near = sorted({len(range(0, T, s)) for s in (stride - 1, stride) if s})
@@ -21,22 +21,22 @@ def uniform(T: int, n: int) -> np.ndarray:
 
 
 def quadratic(T: int, n: int) -> np.ndarray:
-    """Distinct values of `int(linspace(0, sqrt(0.8 T), n)**2)`: denser at little noise, up to 0.8 T, may be under n."""
+    """Return the distinct values of `int(linspace(0, sqrt(0.8 T), n)**2)`, at most n, denser at little noise."""
     return np.unique((np.linspace(0, np.sqrt(0.8 * T), n) ** 2).astype(int))
 
 
 def even(T: int, n: int) -> np.ndarray:
-    """n steps from 0 to T - 1, as even as integers allow."""
+    """Return n steps from 0 to T - 1, as even as integers allow."""
     return np.round(np.linspace(0, T - 1, n)).astype(int) if n > 1 else np.array([T - 1])
 
 
 def log_snr(low: float, high: float, n: int) -> np.ndarray:
-    """n levels evenly spread in log_snr (DPM-Solver, arXiv 2206.00927, section 3.4)."""
+    """Return n values of log_snr, evenly spaced (DPM-Solver, arXiv 2206.00927, section 3.4)."""
     return np.linspace(high, low, n) if n > 1 else np.array([low])
 
 
 def karras(low: float, high: float, n: int, rho: float = 7.0) -> np.ndarray:
-    """n levels evenly spread in sigma**(1 / rho), sigma = exp(-log_snr) (EDM, arXiv 2206.00364, eq. 5)."""
+    """Return n values of log_snr, evenly spaced in exp(-log_snr)**(1 / rho) (EDM, arXiv 2206.00364, eq. 5)."""
     return -rho * np.log(np.linspace(np.exp(-high / rho), np.exp(-low / rho), n)) if n > 1 else np.array([low])
 
 
@@ -55,18 +55,21 @@ STEPS = {"even": even, "uniform": uniform, "quadratic": quadratic}  # (T, n) -> 
 STEPS_FROM = {"even": lambda t_start, n: even(t_start + 1, n), "uniform": uniform_from, "quadratic": quadratic_from}
 LEVELS = {"logsnr": log_snr, "karras": karras}  # (log_snr at the start, at the end, n) -> log_snr
 SPACINGS = (*STEPS, *LEVELS)
-RULE_OF = 256  # images of the training are enough for the rule of `warm_step`
+RULE_OF = 256  # training images that `warm_step` needs the error of
 STARTS = ("noise", "truncated", "warm")
 
 
 def timesteps(full: Schedule, start: str, spacing: str, n: int, t_start: int) -> np.ndarray:
-    """The positions in `full`, ascending, that a chain of n steps visits; LEVELS give some between its steps.
+    """Return the positions in `full`, ascending, that a chain of n steps visits. They may lie between its steps.
 
     Args:
-      start: `noise`: from pure noise at T, respaced; `truncated`: the last n of the T steps, with pure noise taken
-        for u_{n-1}; `warm`: from the noised x_hat at t_start, the steps spread over t_start ... 0.
-      spacing: one of SPACINGS; `truncated` has none. From noise `uniform` and `quadratic` begin below T - 1, as
-        published, with pure noise taken for u there. One step is taken where the chain begins.
+      start: `noise`: pure noise at T, and n steps spread over the chain. `truncated`: pure noise as u_{n-1}, and the
+        last n of the T steps. `warm`: x_hat, noised to t_start, and n steps spread over t_start ... 0.
+      spacing: one of SPACINGS; `truncated` has none. From noise, `uniform` and `quadratic` start below T - 1, as
+        published, with pure noise as u there. A single step is the first of the chain.
+
+    Raises:
+      UserError: the chain has no such steps.
     """
     T = len(full.t)
     if not 1 <= n <= T:
@@ -86,31 +89,33 @@ def timesteps(full: Schedule, start: str, spacing: str, n: int, t_start: int) ->
 
 
 def principal_variance(error: np.ndarray) -> float:
-    """Return what `warm_step` wants to know of errors [N, ...] of images in [-1, 1]: tr(S^2) / tr(S), S = E[e e^T].
+    """Return tr(S^2) / tr(S), S = E[e e^T], of the errors e [N, ...] of images in [-1, 1]; see `warm_step`.
 
-    For two errors that are independent of each other E[(e_i . e_j)^2] = tr(S^2), whatever N is. The square of an error
-    with itself is much larger, so these pairs are left out. An error that all images share counts too. UserError where
-    there are fewer than two.
+    For two independent errors E[(e_i . e_j)^2] = tr(S^2), for any N. Pairs of an error with itself are left out, since
+    their products are much larger. S is not centred: an error that all images share counts.
+
+    Raises:
+      UserError: there are fewer than two errors.
     """
     n, error = len(error), error.reshape(len(error), math.prod(error.shape[1:]))
     if n < 2:
-        raise UserError(f"t_start = 0: the rule needs two images of the training at least, and has {n}; give a t_start")
+        raise UserError(f"t_start = 0: the rule needs at least two training images, and there are {n}; give a t_start")
     gram = np.float64(error @ error.T)
     total, own = np.trace(gram) / n, np.sum(np.diag(gram) ** 2)
     return float((np.sum(gram**2) - own) / (n * (n - 1)) / total) if total else 0.0
 
 
 def warm_step(full: Schedule, variance: float, n: int) -> int:
-    """Where a warm start of n steps should begin: the first t with n alpha_bar_t / (1 - alpha_bar_t) variance <= 1.
+    """Return the step at which a warm start of n steps should begin: the first t with n snr_t variance <= 1.
 
-    Noise hides the error of x_hat from the network, which has to find anew what x_hat lacks. In a direction where x_0
-    varies by `variance` about x_hat, the exact chain from q(u_t | x_0 = x_hat) ends with less than that by a share of
-    about snr_t variance, and n steps of DDIM add an error of the order of 1 / n, which grows with t: the rule makes the
-    two equal (docs/samplers.md has it beside a sweep).
+    snr_t = alpha_bar_t / (1 - alpha_bar_t). The noise at t_start hides the error of x_hat from the network, which must
+    then find what x_hat lacks. Two errors are balanced. (1) In a direction in which x_0 varies by `variance` about
+    x_hat, the exact chain from q(u_t | x_0 = x_hat) loses a share of about snr_t variance of that variance. (2) n steps
+    of DDIM have an error of the order 1 / n, which grows with t. docs/samplers.md compares the rule with a sweep.
 
     Args:
-      variance: that of the principal directions of x_0 - x_hat, images in [-1, 1], each weighted by its share of the
-        whole: the sum of their squares over their sum.
+      variance: the mean of the variances of the principal directions of x_0 - x_hat, images in [-1, 1], each weighted
+        by itself: the sum of their squares over their sum. See `principal_variance`.
     """
     enough = n * full.alpha_bar / (1 - full.alpha_bar) * variance <= 1
     return max(int(np.argmax(enough)) if enough.any() else len(full.t) - 1, n - 1)

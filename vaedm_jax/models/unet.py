@@ -11,25 +11,9 @@ from itertools import repeat
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
 
+from vaedm_jax.models.layers import Dense, Heads, Norm, UpConv, conv, dropout, softmax, zeros
 from vaedm_jax.models.patches import depth_to_space, space_to_depth
-
-dense_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # as in the DDPM paper's code
-Dense = partial(nn.Dense, kernel_init=dense_init)
-zeros = nn.initializers.zeros_init()
-
-
-def conv(features: int, name: str, kernel: int = 3, stride: int = 1, kernel_init=dense_init) -> nn.Conv:
-    pad = (kernel - 1) // 2  # on both sides: with a stride, "SAME" would pad one side only
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        stride,
-        padding=((pad, pad), (pad, pad)),
-        kernel_init=kernel_init,
-        name=name,
-    )
 
 
 def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
@@ -38,52 +22,6 @@ def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
     frequency = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / half)
     angle = t.astype(jnp.float32)[:, None] * frequency[None]
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
-
-
-def dropout(x: jax.Array, rate: float, words: jax.Array) -> jax.Array:
-    """x [B, H, W, C] with zeros in a share `rate` of its places and the others scaled up, by two words [B, 2], uint32.
-
-    The bits of a place in an image are a hash of it and of the image's words (triple32 of
-    https://github.com/skeeto/hash-prospector). Those of Threefry take a sixth of a train step on a TPU, since each
-    gradient draws them anew.
-    """
-    first, second = (words[:, i].reshape(-1, 1, 1, 1) for i in range(2))
-    bits = jax.lax.iota(jnp.uint32, x[0].size).reshape(1, *x.shape[1:]) + first
-    bits = ((bits ^ (bits >> 17)) * jnp.uint32(0xED5AD4BB)) ^ second
-    bits = (bits ^ (bits >> 11)) * jnp.uint32(0xAC4C1B51)
-    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x31848BAB)
-    kept = (bits ^ (bits >> 14)) > jnp.uint32(rate * (2**32 - 1))
-    return jnp.where(kept, x / max(1 - rate, 1e-9), 0)
-
-
-class Norm(nn.Module):
-    """Group normalisation (arXiv 1803.08494) of images [B, ..., C], in float32 at least.
-
-    Each channel of an image is multiplied by a number, and another is added: two sums over its pixels are all that
-    either way needs.
-    """
-
-    groups: int = 32
-    epsilon: float = 1e-5
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        B, *pixels, C = x.shape
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        params = self.param("scale", nn.initializers.ones, (C,)), self.param("bias", zeros, (C,))
-        # Behind a barrier, since XLA would else not add up the sums of images, but the pixels of all images once more.
-        each = [jnp.broadcast_to(a.astype(wide), (B, *[1] * len(pixels), C)) for a in params]
-        scale, bias = jax.lax.optimization_barrier(each)
-
-        def mean(a: jax.Array) -> jax.Array:
-            """Over the pixels of an image and the channels of a group, for each channel."""
-            a = a.mean(range(1, x.ndim - 1)).reshape(B, self.groups, -1).mean(-1)
-            return jnp.repeat(a, C // self.groups, axis=-1).reshape(scale.shape)
-
-        h = x.astype(wide)
-        mu = mean(h)
-        factor = scale * jax.lax.rsqrt(jnp.maximum(mean(h * h) - mu * mu, 0) + self.epsilon)
-        return (h * factor + (bias - mu * factor)).astype(x.dtype)
 
 
 class ResBlock(nn.Module):
@@ -111,73 +49,6 @@ class ResBlock(nn.Module):
         return skip + h
 
 
-class UpConv(nn.Module):
-    """A 3x3 convolution of x at twice its size (nearest neighbour), with the parameters of `nn.Conv`.
-
-    Of the nine pixels that it looks at, four are the same as others: four 2x2 convolutions at the size of x, one for
-    each pixel of a square, take 4/9 of the operations.
-    """
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", dense_init, (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", zeros, (self.features,))
-        x, kernel, bias = promote_dtype(x, kernel, bias)
-
-        def seen(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-            """The weights of two neighbours, for the first and for the second pixel of a pair."""
-            a, b, c = jnp.split(kernel, 3, axis)
-            return jnp.concatenate([a, b + c], axis), jnp.concatenate([a + b, c], axis)
-
-        def part(kernel: jax.Array, r: int, s: int) -> jax.Array:
-            pad = (1 - r, r), (1 - s, s)
-            return jax.lax.conv_general_dilated(x, kernel, (1, 1), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-        B, H, W, _ = x.shape
-        parts = [part(k, r, s) for r, rows in enumerate(seen(kernel, 0)) for s, k in enumerate(seen(rows, 1))]
-        h = jnp.stack(parts) + bias.reshape(1, 1, 1, 1, -1)
-        h = h.reshape(2, 2, B, H, W, self.features).transpose(2, 3, 0, 4, 1, 5)
-        return h.reshape(B, 2 * H, 2 * W, self.features)
-
-
-class Heads(nn.Module):
-    """q, k and v [B, N, heads, C / heads] of x [B, N, C], with the parameters of a `nn.Dense` of 3 C features.
-
-    Those of a head lie side by side, head after head. Three products leave nothing to be put together for the gradient.
-    """
-
-    heads: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> list[jax.Array]:
-        C = x.shape[-1]
-        kernel = self.param("kernel", dense_init, (C, 3 * C))
-        bias = self.param("bias", zeros, (3 * C,))
-        x, kernel, bias = promote_dtype(x, kernel, bias)
-        kernel = kernel.reshape(C, self.heads, 3, C // self.heads)
-        bias = bias.reshape(1, 1, self.heads, 3, C // self.heads)
-        return [jnp.einsum("bnc,chd->bnhd", x, kernel[:, :, i]) + bias[:, :, :, i] for i in range(3)]
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def softmax(logits: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The softmax of logits [..., N], rounded to a dtype.
-
-    The gradient follows from what is rounded. So a compiler need not keep the logits, which are wider, for it.
-    """
-    return nn.softmax(logits).astype(dtype)
-
-
-@softmax.defjvp
-def softmax_jvp(dtype: jnp.dtype, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    (change,) = tangents
-    weights = softmax(*primals, dtype)
-    wide = weights.astype(change.dtype)
-    return weights, (wide * (change - jnp.sum(wide * change, axis=-1, keepdims=True))).astype(dtype)
-
-
 class Attention(nn.Module):
     """Self-attention over all positions.
 
@@ -200,7 +71,7 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """F(x_t, t; x_hat, z, k), which is what `diffusion/target.py` makes of it.
+    """F(x_t, t; x_hat, z, k), which is what `diffusion/prediction.py` makes of it.
 
     Attributes:
       channels: width of the first level; multipliers: width of every level over it.

@@ -41,7 +41,7 @@ def placed(model: VAEDM, chains: Iterable[Chain], train: Callable[[], Source]) -
         return model.error_variance(some(train(), RULE_OF))
 
     full, known = model.networks.full_schedule, model.networks.has_x_hat
-    return [chain.placed(full, error) if known else chain for chain in chains]
+    return [chain.with_t_start(full, error) if known else chain for chain in chains]
 
 
 def origin(model: VAEDM, source: Callable[[], Source]) -> Source | None:

@@ -18,7 +18,7 @@ def restored(model: VAEDM, task: Task, chain: Chain, damaged: Images, seed: int 
 def told_of(model: VAEDM, chain: Chain) -> str:
     """Return in words the chains of `ways`."""
     chains = dict.fromkeys((replace(chain, start="noise"), chain))
-    return " and ".join(chain.told(model.networks.full_schedule) for chain in chains)
+    return " and ".join(chain.describe(model.networks.full_schedule) for chain in chains)
 
 
 def ways(

@@ -52,7 +52,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         return drawing.stored(model, settings.n, settings.seed, chain, settings.batch_size, kept, source)
 
     first = draw_all(parts(), settings.n)
-    how = chain.told(full)
+    how = chain.describe(full)
     shown = others(model, first.images, data, train)
     rows = sample_rows(*first, columns=16, **shown)
     picture = grid([images for _, images in rows], [label for label, _ in rows])

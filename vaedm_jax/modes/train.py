@@ -17,8 +17,8 @@ from vaedm_jax.config.checks import check
 from vaedm_jax.config.settings import SECTIONS
 from vaedm_jax.data import Dataset, load, preview, some
 from vaedm_jax.diffusion.images import to_uint8
+from vaedm_jax.diffusion.prediction import TARGETS
 from vaedm_jax.diffusion.process import FORMULATIONS
-from vaedm_jax.diffusion.target import TARGETS
 from vaedm_jax.errors import UserError, brief
 from vaedm_jax.evaluation.features import width
 from vaedm_jax.evaluation.judge import checked_spaces, judges, side, too_few

@@ -14,7 +14,7 @@ LESS_MEMORY = (
 )
 
 
-def told(error: BaseException) -> tuple[str, int] | None:
+def describe_error(error: BaseException) -> tuple[str, int] | None:
     """The line and the status; None where the error is a defect, whose traceback is wanted.
 
     1: the run cannot go on. 2: bad input. 130: Ctrl-C. After 143 (SIGTERM) and 75 (another process has ended) the same

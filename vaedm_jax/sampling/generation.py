@@ -13,9 +13,9 @@ from vaedm_jax.conditioning.conditions import Condition, condition_of, has_vae
 from vaedm_jax.diffusion.bound import chain_terms
 from vaedm_jax.diffusion.chain import ChainArrays, run_chain
 from vaedm_jax.diffusion.images import condition_keys, draw, fold, sample_keys, to_symmetric, to_unit
+from vaedm_jax.diffusion.prediction import TARGETS, Eps, Estimate, Predict, Target, from_eps, predictor
 from vaedm_jax.diffusion.process import FORMULATIONS, Formulation, Level, augment
 from vaedm_jax.diffusion.schedule import Schedule, betas_of, linear_schedule
-from vaedm_jax.diffusion.target import TARGETS, Eps, Estimate, Predict, Target, from_eps, predictor
 from vaedm_jax.models.prior import divergence
 from vaedm_jax.models.prior import draw as draw_z
 

@@ -13,9 +13,9 @@ from flax.traverse_util import flatten_dict
 from vaedm_jax import models
 from vaedm_jax.conditioning.conditions import condition_of, has_vae
 from vaedm_jax.diffusion.images import draw, fold, to_symmetric, to_unit
+from vaedm_jax.diffusion.prediction import TARGETS, Predictor, noise_loss, predictor, training_loss
 from vaedm_jax.diffusion.process import FORMULATIONS, augment, nearest_step
 from vaedm_jax.diffusion.schedule import schedule_of
-from vaedm_jax.diffusion.target import TARGETS, Predictor, noise_loss, predictor, training_loss
 from vaedm_jax.models.vae import kl_divergence
 
 Figures = dict[str, jax.Array]

@@ -10,10 +10,10 @@ from tests.test_solvers import best_eps, predictor
 from tests.tiny import by_noise, in_float64
 from vaedm_jax.diffusion.bound import chain_terms
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain, run_chain
+from vaedm_jax.diffusion.prediction import Eps, Residual, V, noise_loss, training_loss
+from vaedm_jax.diffusion.prediction import predictor as refiner
 from vaedm_jax.diffusion.process import FORMULATIONS, Level, augment, level_of, nearest_step, q_sample
 from vaedm_jax.diffusion.schedule import linear_schedule, respace
-from vaedm_jax.diffusion.target import Eps, Residual, V, noise_loss, training_loss
-from vaedm_jax.diffusion.target import predictor as refiner
 
 SIGMA_R, SIGMA_DATA = 0.25, 0.66
 RESIDUAL = Residual(SIGMA_R, SIGMA_DATA)
@@ -161,7 +161,15 @@ def test_the_training_loss_is_0_where_the_network_gives_what_it_is_asked_for(cas
     eps = jnp.asarray(np.random.default_rng(1).standard_normal((3, 1, 1, 1)))
     level = level_of(FULL, t, 3)
     u = q_sample(FULL, x_0, t, eps)
-    want = formulas(target, form, np.asarray(u), np.asarray(x_0), np.asarray(eps), level.root, level.rest)[1]
+    want = formulas(
+        target,
+        form,
+        np.asarray(u),
+        np.asarray(x_0),
+        np.asarray(eps),
+        level.sqrt_alpha_bar,
+        level.sqrt_one_minus_alpha_bar,
+    )[1]
     predict = refiner(target, FORMULATIONS[form], lambda *_: want, jnp.asarray(X_HAT))
     np.testing.assert_allclose(training_loss(FULL, predict, x_0, t, eps), np.zeros(3), atol=1e-8)
 

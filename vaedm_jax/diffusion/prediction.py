@@ -1,14 +1,14 @@
-"""What the network is asked for, and what follows from it: the clean image x_0 and its noise eps.
+"""What the network predicts, and the clean image x_0 and the noise eps that follow from it.
 
-With a = root, s = rest and u = a x_0 + s eps, the network gives one of
+With a = sqrt(alpha_bar), s = sqrt(1 - alpha_bar) and u = a x_0 + s eps, the network predicts one of
 
     eps       eps                                                       (the paper, Algorithm 1)
     v         a eps - s x_0                                             (Salimans and Ho, arXiv 2202.00512)
     residual  (s (x_0 - x_hat) / sigma - a sigma eps) / r               (EDM, arXiv 2206.00364, table 1, about x_hat)
 
 where sigma is the root mean square of x_0 - x_hat, and r**2 = s**2 + (a sigma)**2. EDM's coefficients are multiplied
-out here, so that nothing is divided by a small number: c_in = a / r, c_out = s sigma / r, c_skip = (a sigma / r)**2.
-At T the clean image that follows from `residual` is x_hat itself.
+out, so that nothing is divided by a small number: c_in = a / r, c_out = s sigma / r, c_skip = (a sigma / r)**2.
+At T the clean image of `residual` is x_hat.
 """
 
 from collections.abc import Callable
@@ -23,26 +23,26 @@ from vaedm_jax.diffusion.schedule import Schedule
 
 
 class Estimate(NamedTuple):
-    """The clean image and its noise, [B, H, W, C] both, with u = root x_0 + rest eps."""
+    """Estimates of the clean image and of the noise in u, [B, H, W, C] both."""
 
     x_0: jax.Array
     eps: jax.Array
 
 
-Predict = Callable[[jax.Array, Level], Estimate]  # all that samplers and the bound know of a network
+Predict = Callable[[jax.Array, Level], Estimate]  # (u, its noise level); samplers and the bound know no more
 
 
 def from_eps(u: jax.Array, level: Level, eps: jax.Array) -> Estimate:
-    """Return the noise of u, and the clean image that follows from it (eq. 18)."""
-    return Estimate((u - level.rest * eps) / level.root, eps)
+    """Return the estimate that follows from eps (eq. 18)."""
+    return Estimate((u - level.sqrt_one_minus_alpha_bar * eps) / level.sqrt_alpha_bar, eps)
 
 
 class About(NamedTuple):
-    """What a target knows of the images beforehand.
+    """What is known of images before they are refined.
 
     Attributes:
       centre: x_hat [B, H, W, C], or 0.
-      sigma: the deviation from it, where the target asks for it: [B, 1, 1, 1] or a scalar.
+      sigma: the root mean square of x_0 - centre, [B, 1, 1, 1] or a scalar; only `residual` uses it.
     """
 
     centre: Any
@@ -51,56 +51,56 @@ class About(NamedTuple):
 
 @dataclass(frozen=True)
 class Eps:
-    """The noise. An error of it is rest / root times as large in x_0, 157 times at T."""
+    """The network predicts the noise. An error is s / a times as large in x_0: 157 times at T."""
 
     def about(self, form: Formulation, x_hat: jax.Array | None, blank: Any) -> About:
-        """Return what is known of images whose x_hat is `x_hat`, or 0 where it is `blank` (a bool, or [B])."""
+        """Return what is known of images with this x_hat; `blank` (a bool or [B]) marks those without."""
         return About(x_hat if form.shifted else 0.0)
 
     def lacks(self, form: Formulation) -> list[str]:
-        """Return the settings that it needs, and that are not known: training measures them."""
+        """Return the names of the settings that are needed and missing; training measures them."""
         return []
 
     def shown(self, u: jax.Array, level: Level, about: About) -> jax.Array:
-        """Return what the network is shown of u."""
+        """Return the input of the network."""
         return u + about.centre
 
     def estimate(self, u: jax.Array, level: Level, output: jax.Array, about: About) -> Estimate:
-        """Return what follows from what the network gives."""
+        """Return the estimate that follows from the output of the network."""
         return from_eps(u, level, output)
 
     def wanted(self, x_0: jax.Array, eps: jax.Array, level: Level, about: About) -> jax.Array:
-        """Return what the network should give."""
+        """Return the output that the network is trained to give."""
         return eps
 
     def gain(self, level: Level, about: About) -> jax.Array:
-        """Return how large an error of 1 is in x_0."""
-        return level.rest / level.root
+        """Return how large an error of 1 in the output is in x_0."""
+        return level.sqrt_one_minus_alpha_bar / level.sqrt_alpha_bar
 
 
 @dataclass(frozen=True)
 class V(Eps):
-    """The velocity, whose error is at most as large in x_0."""
+    """The network predicts the velocity. An error is at most as large in x_0."""
 
     def estimate(self, u: jax.Array, level: Level, output: jax.Array, about: About) -> Estimate:
         _, a, s = level
         return Estimate(a * u - s * output, s * u + a * output)
 
     def wanted(self, x_0: jax.Array, eps: jax.Array, level: Level, about: About) -> jax.Array:
-        return level.root * eps - level.rest * x_0
+        return level.sqrt_alpha_bar * eps - level.sqrt_one_minus_alpha_bar * x_0
 
     def gain(self, level: Level, about: About) -> jax.Array:
-        return level.rest
+        return level.sqrt_one_minus_alpha_bar
 
 
 @dataclass(frozen=True)
 class Residual:
-    """What x_hat lacks, or the whole image where there is no x_hat: mean 0 and variance 1 in and out.
+    """The network predicts what x_hat lacks, or the image if there is no x_hat. Input and output have mean square 1.
 
-    The shift of Formulation 2 would cancel. So it is one model with Formulation 1.
+    The shift of Formulation 2 would cancel, so Formulations 1 and 2 are the same model.
 
     Attributes:
-      sigma_r: root mean square of x_0 - x_hat, images in [-1, 1]. sigma_data: that of x_0.
+      sigma_r: root mean square of x_0 - x_hat, images in [-1, 1]; sigma_data: of x_0.
     """
 
     sigma_r: float
@@ -109,14 +109,14 @@ class Residual:
     def about(self, form: Formulation, x_hat: jax.Array | None, blank: Any) -> About:
         if not form.shown:
             return About(0.0, self.sigma_data)
-        # Where the image is blank, it is the data's own deviation about 0.
+        # A blank image says nothing of x_0, which then varies about 0.
         return About(x_hat, jnp.where(jnp.reshape(blank, (-1, 1, 1, 1)), self.sigma_data, self.sigma_r))
 
     def lacks(self, form: Formulation) -> list[str]:
         return [name for name in (("sigma_r",) * form.shown + ("sigma_data",)) if not getattr(self, name)]
 
     def shown(self, u: jax.Array, level: Level, about: About) -> jax.Array:
-        return (u - level.root * about.centre) / self.r(level, about)
+        return (u - level.sqrt_alpha_bar * about.centre) / self.r(level, about)
 
     def estimate(self, u: jax.Array, level: Level, output: jax.Array, about: About) -> Estimate:
         (_, a, s), (centre, sigma), r = level, about, self.r(level, about)
@@ -128,15 +128,15 @@ class Residual:
         return (s * (x_0 - centre) / sigma - a * sigma * eps) / self.r(level, about)
 
     def gain(self, level: Level, about: About) -> jax.Array:
-        return level.rest * about.sigma / self.r(level, about)
+        return level.sqrt_one_minus_alpha_bar * about.sigma / self.r(level, about)
 
     def r(self, level: Level, about: About) -> jax.Array:
-        """Return the deviation of u - root x_hat."""
-        return jnp.sqrt(level.rest**2 + (level.root * about.sigma) ** 2)
+        """Return the root mean square of u - a x_hat."""
+        return jnp.sqrt(level.sqrt_one_minus_alpha_bar**2 + (level.sqrt_alpha_bar * about.sigma) ** 2)
 
 
 Target = Eps | V | Residual
-# From a `ddpm` section of the configuration.
+# ddpm.prediction -> a function that makes the target of a `ddpm` section.
 TARGETS: dict[str, Callable[[Any], Target]] = {
     "eps": lambda ddpm: Eps(),
     "v": lambda ddpm: V(),
@@ -145,14 +145,14 @@ TARGETS: dict[str, Callable[[Any], Target]] = {
 
 
 class Predictor(NamedTuple):
-    """A `Predict` of a network: `network(shown, t)`, and what its target knows of the images."""
+    """A network as a `Predict`: `network(input, t)`, its target, and what is known of the images."""
 
     network: Callable[[jax.Array, jax.Array], jax.Array]
     target: Target
     about: About
 
     def output(self, u: jax.Array, level: Level) -> jax.Array:
-        """Return what the network gives."""
+        """Return the output of the network."""
         return self.network(self.target.shown(u, level, self.about), level.t)
 
     def __call__(self, u: jax.Array, level: Level) -> Estimate:
@@ -168,18 +168,18 @@ def predictor(
     blank: Any = False,
     **conditions: Any,
 ) -> Predictor:
-    """Return `network(x_t, t, x_hat, **conditions)` as a function of u [B, H, W, C] and its level.
+    """Return `network(x_t, t, x_hat, **conditions)` as a function of u [B, H, W, C] and its noise level.
 
     Args:
-      x_hat: [B, H, W, C], which shifts the chain, or what the target is about; zeros where it is `blank`.
-      shown: what the network is shown in place of x_hat, where it is another; see `process.augment`.
+      x_hat: [B, H, W, C]; zeros for images that are `blank`.
+      shown: shown to the network in place of x_hat; see `process.augment`.
     """
     image = (x_hat if shown is None else shown) if form.shown else None
     return Predictor(lambda x_t, t: network(x_t, t, image, **conditions), target, target.about(form, x_hat, blank))
 
 
 def noise_loss(schedule: Schedule, predict: Predict, x_0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
-    """Return the mean squared error of the noise of each image, [B]: a measure that all targets have in common."""
+    """Return the mean squared error of eps of each image, [B], which is comparable between targets."""
     estimate = predict(q_sample(schedule, x_0, t, eps), level_of(schedule, t, len(x_0)))
     return jnp.mean((estimate.eps - eps) ** 2, axis=(1, 2, 3))
 
@@ -187,15 +187,18 @@ def noise_loss(schedule: Schedule, predict: Predict, x_0: jax.Array, t: jax.Arra
 def training_loss(
     schedule: Schedule, predict: Predictor, x_0: jax.Array, t: jax.Array, eps: jax.Array, min_snr: float = 0.0
 ) -> jax.Array:
-    """Return the mean squared error of what the network gives for each image, [B]; of `eps`, Algorithm 1, line 6.
+    """Return the mean squared error of the output for each image, [B]; for `eps` it is line 6 of Algorithm 1.
 
     Args:
-      min_snr: where not 0, gamma of min-SNR-gamma (arXiv 2303.09556): the squared error of x_0 has the weight
-        min(snr, gamma), with snr = (root / rest)**2. For `eps` it is min(snr, gamma) / snr, and / (snr + 1) for `v`.
+      min_snr: if not 0, the gamma of min-SNR-gamma (arXiv 2303.09556): the squared error of x_0 is weighted by
+        min(snr, gamma), snr = (a / s)**2. For `eps` this is min(snr, gamma) / snr, for `v` min(snr, gamma) / (snr + 1).
     """
     level, about = level_of(schedule, t, len(x_0)), predict.about
     error = predict.output(q_sample(schedule, x_0, t, eps), level) - predict.target.wanted(x_0, eps, level, about)
     error = error**2
     if min_snr:
-        error *= jnp.minimum((level.root / level.rest) ** 2, min_snr) * predict.target.gain(level, about) ** 2
+        error *= (
+            jnp.minimum((level.sqrt_alpha_bar / level.sqrt_one_minus_alpha_bar) ** 2, min_snr)
+            * predict.target.gain(level, about) ** 2
+        )
     return jnp.mean(error, axis=(1, 2, 3))
