@@ -54,7 +54,8 @@ class Schedule(NamedTuple):
     def log_variance(self, variance: str) -> np.ndarray:
         """Return the log-variances of the reverse steps.
 
-        `fixedsmall` is the variance of the posterior (the paper), `fixedlarge` is beta_t. The first entry would be log 0. It is the posterior's at index 1 instead, as in the DDPM paper's code.
+        `fixedsmall` is the variance of the posterior (the paper), `fixedlarge` is beta_t. The first entry would be
+        log 0. It is the posterior's at index 1 instead, as in the DDPM paper's code.
         """
         values = {"fixedsmall": self.posterior_variance, "fixedlarge": self.beta}[variance].copy()
         values[0] = self.posterior_variance[min(1, len(self.t) - 1)] or self.beta[0]
