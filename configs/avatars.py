@@ -1,11 +1,12 @@
-"""Faces that are drawn by number, 8,192 of which are embedded, sized as `emoji.py` for a CPU with two cores.
+"""Faces that are drawn from numbers, with the networks of `emoji.py`, which are small enough for two CPU cores.
 
     python -m vaedm_jax.main --config=configs/avatars.py --workdir=runs/avatars --mode=train
 
-More of them, or larger ones, are drawn at the first use (docs/data.md): --config.data.avatars=50000
+The package contains 8,192 faces. More, or larger ones, are drawn at the first use: --config.data.avatars=50000
+(docs/data.md).
 
-The refiner predicts what x_hat lacks (docs/training.md), and so needs few steps from noise; form2, which has no such
-target, predicts eps as in the paper.
+The refiner predicts what x_hat lacks (docs/training.md), so it needs only few steps from noise. form2 does not have
+this target, and predicts eps as in the paper.
 """
 
 from vaedm_jax.config import small_config

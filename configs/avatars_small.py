@@ -1,8 +1,9 @@
-"""The drawn faces of `avatars.py` within ten minutes on a CPU with two cores, by smaller networks (0.4 M and 1.2 M).
+"""The faces of `avatars.py` in ten minutes on two CPU cores, with networks of 0.4 M and 1.2 M parameters.
 
    python -m vaedm_jax.main --config=configs/avatars_small.py --workdir=runs/small --mode=train
 
-Batches are as small as learns most in a minute. After so short a training `ddpm` leaves less grain than other samplers.
+The batch size is the one that learns most in a minute. After such a short training, samples of `ddpm` are less grainy
+than those of other samplers.
 """
 
 from vaedm_jax.config import small_config

@@ -3,9 +3,9 @@
     python -m vaedm_jax.main --config=configs/celeba_64.py --config.data.path=img_align_celeba \
         --workdir=runs/celeba_64 --mode=train
 
-The VAE has 14,011,907 parameters, the U-Net (conditioned on x_hat) 82,644,099: those of the published checkpoint.
-That file has no length of training but a limit of 5,000 epochs; here it is 300 epochs of the VAE, and 500,000 steps
-of the U-Net, as the DDPM paper took for CelebA-HQ at 256 x 256. A batch is 16 on each of eight cores there.
+The VAE has 14,011,907 parameters, and the U-Net (conditioned on x_hat) has 82,644,099, as in the published checkpoint.
+Their file sets only a limit of 5,000 epochs. This one trains the VAE for 300 epochs and the U-Net for 500,000 steps,
+as the DDPM paper did for CelebA-HQ at 256 x 256. Their batch size is 16 on each of eight cores.
 """
 
 from vaedm_jax.config import published_config

@@ -3,9 +3,9 @@
     python -m vaedm_jax.main --config=configs/celeba_hq_256.py --config.data.path=CelebAMask-HQ \
         --workdir=runs/celeba_hq_256 --mode=train
 
-The VAE has 32,632,579 parameters, the U-Net (conditioned on x_hat) 113,676,675: those of the published checkpoint.
-That file has no length of training but a limit of 5,000 epochs; here it is 300 epochs of the VAE, and 500,000 steps
-of the U-Net, as the DDPM paper took for CelebA-HQ at 256 x 256. A batch is 8 on each of eight cores there.
+The VAE has 32,632,579 parameters, and the U-Net (conditioned on x_hat) 113,676,675, as in the published checkpoint.
+Their file sets only a limit of 5,000 epochs. This one trains the VAE for 300 epochs and the U-Net for 500,000 steps,
+as the DDPM paper did for CelebA-HQ at 256 x 256. Their batch size is 8 on each of eight cores.
 """
 
 from vaedm_jax.config import published_config

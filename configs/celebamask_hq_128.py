@@ -1,10 +1,11 @@
-"""CelebAMask-HQ at 128 x 128 as in the paper (appendix E); where it is silent, as in the authors' code.
+"""CelebAMask-HQ at 128 x 128, as in the paper (appendix E), with missing details from the authors' code.
 
     python -m vaedm_jax.main --config=configs/celebamask_hq_128.py --config.data.path=CelebAMask-HQ \
         --workdir=runs/celebamask_hq_128 --mode=train
 
-A VAE of 21,098,275 parameters for 180 epochs of batches of 40, then a U-Net of 113,676,675 (conditioned on x_hat) for
-250 epochs of 64. The paper took 0.74 s a step of the U-Net. All 30,000 images but the last of the split are trained on.
+The VAE has 21,098,275 parameters, and is trained for 180 epochs with batches of 40. The U-Net (conditioned on x_hat)
+has 113,676,675, and is trained for 250 epochs with batches of 64. A step of the U-Net took the paper's authors 0.74 s.
+All of the 30,000 images are trained on, except the one that is always held out.
 """
 
 from vaedm_jax.config import base_config

@@ -1,9 +1,10 @@
-"""CIFAR-10 as in the paper (appendix E); where it is silent, as in the DDPM paper and the authors' code.
+"""CIFAR-10, as in the paper (appendix E), with missing details from the DDPM paper and the authors' code.
 
     python -m vaedm_jax.main --config=configs/cifar10.py --workdir=runs/cifar10 --mode=train
 
-A VAE of 9,243,107 parameters for 500 epochs of batches of 128, then a U-Net of 35,749,763 (conditioned on x_hat) for
-1,000 epochs of 128. The paper took 0.2 s a step of the U-Net on a TPU v2-8. The defaults are this recipe.
+The VAE has 9,243,107 parameters, and is trained for 500 epochs with batches of 128. The U-Net (conditioned on x_hat)
+has 35,749,763, and is trained for 1,000 epochs with batches of 128. A step of the U-Net took the paper's authors 0.2 s
+on a TPU v2-8. The default settings are those of this recipe.
 """
 
 from vaedm_jax.config import base_config

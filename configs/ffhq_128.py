@@ -3,9 +3,9 @@
     python -m vaedm_jax.main --config=configs/ffhq_128.py --config.data.path=ffhq \
         --workdir=runs/ffhq_128 --mode=train
 
-The VAE has 21,098,275 parameters, the U-Net (conditioned on x_hat) 87,903,747.
-That file has no length of training but a limit of 5,000 epochs; here it is 1,000 epochs of the VAE, and 500,000 steps
-of the U-Net, as the DDPM paper took for CelebA-HQ at 256 x 256.
+The VAE has 21,098,275 parameters, and the U-Net (conditioned on x_hat) has 87,903,747.
+Their file sets only a limit of 5,000 epochs. This one trains the VAE for 1,000 epochs and the U-Net for 500,000 steps,
+as the DDPM paper did for CelebA-HQ at 256 x 256.
 """
 
 from vaedm_jax.config import published_config

@@ -126,7 +126,7 @@ def quick() -> Iterator[None]:
             yield count.value
 
     with contextlib.ExitStack() as stack:
-        for name in ("bound_terms", "decode", "encode", "generate", "posterior", "shown_of"):
+        for name in ("bound_terms", "decode", "encode", "generate", "posterior", "shown_x_hat", "draw_prior"):
             stack.enter_context(patch.object(api, name, traced(getattr(api, name))))
         stack.enter_context(patch.object(train, "fit", lambda *_: SimpleNamespace(average={})))
         stack.enter_context(patch.object(prepare, "work", work))

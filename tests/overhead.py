@@ -29,15 +29,15 @@ def seconds(work) -> float:
 def main() -> None:
     model, indices = VAEDM.from_pretrained("emoji"), jnp.arange(B)
     x = jax.random.normal(jax.random.key(0), (B, 32, 32, 3))
-    level = level_of(model.networks.full_schedule, 500, B)
-    network = jax.jit(lambda params: model.networks.predict(params, None, x, None)(x, level))
+    level = level_of(model.schedule, 500, B)
+    network = jax.jit(lambda params: model.engine.networks.predict(params, None, x, None)(x, level))
     seconds(lambda: network(model.params))
     for chain in CHAINS:
-        full = model.networks.full_schedule
+        full = model.schedule
         nfe = chain.nfe(full)
 
         def sample(chain=chain, full=full):
-            return generate(model.networks, chain.arrays(full), model.params, 0, indices)
+            return generate(model.engine.networks, chain.arrays(full), model.params, 0, indices)
 
         def separate(nfe=nfe):
             return [network(model.params) for _ in range(nfe)]

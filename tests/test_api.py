@@ -8,14 +8,14 @@ import pytest
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM
-from vaedm_jax.api import silent
 from vaedm_jax.config import chain_of
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import Level
 from vaedm_jax.errors import UserError
 from vaedm_jax.runtime.mesh import make_mesh
-from vaedm_jax.sampling.generation import generate, networks_of
-from vaedm_jax.sampling.inputs import between
+from vaedm_jax.sampling.generation import generate
+from vaedm_jax.sampling.inputs import path_between
+from vaedm_jax.sampling.networks import networks_of
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 CONFIG = tiny_config(**{"sample.steps": 3})
@@ -23,7 +23,7 @@ CONFIG = tiny_config(**{"sample.steps": 3})
 ROUNDING = 157 * 1e-6
 
 VAE = random_params(vae_stage(CONFIG), 1)
-VAE_WIDTH = VAEDM(CONFIG, VAE, {}).networks.vae.z_dim
+VAE_WIDTH = VAEDM(CONFIG, VAE, {}).engine.networks.vae.z_dim
 DDPM = random_params(ddpm_stage(CONFIG, VAE), 2)
 SHAPE = (16, 16, 3)
 
@@ -78,6 +78,24 @@ def test_chains_of_as_many_rows_share_one_compiled_program(model):
     for settings in ({"steps": 4}, {"sampler": "ddim"}, {"sampler": "unipc2"}, {"dynamic": 0.9}):
         assert sample(**settings) == 1, settings
     assert sample(dynamic=0.8) == 0
+
+
+def test_nothing_is_moved_to_the_devices_unasked(model, images):
+    """JAX refuses implicit transfers: parameters, chains and batches are placed explicitly, once."""
+    with jax.transfer_guard("disallow"):
+        np.testing.assert_array_equal(model.sample(11, seed=5).images, images)
+        model.interpolate(images[0], images[1], n=3)
+        model.reconstruct(images)
+        model.sample_x_hat(3)
+        model.bound(images[:2])
+
+
+def test_a_model_offers_what_a_user_calls_and_nothing_else(model):
+    offered = {name for name in dir(model) if not name.startswith("_")}
+    loading = {"open", "from_pretrained", "from_checkpoint", "from_run", "save", "with_precision", "with_prior"}
+    drawing = {"sample", "refine", "interpolate", "chain", "sample_z", "sample_x_hat"}
+    images = {"encode", "posterior", "decode", "reconstruct", "condition", "error_variance", "bound"}
+    assert offered == loading | drawing | images | {"config", "params", "schedule", "images", "engine"}
 
 
 def test_another_seed_gives_other_images(model, images):
@@ -200,7 +218,7 @@ def test_guidance_goes_from_the_blank_condition_past_the_shown_one(variant, pred
     }
     config = tiny_config(variant, **{f"ddpm.{name}": value for name, value in settings.items()})
     ddpm = random_params(ddpm_stage(config, VAE), 2)
-    networks = VAEDM(config, VAE, ddpm).networks
+    networks = VAEDM(config, VAE, ddpm).engine.networks
     rng = np.random.default_rng(0)
     u, x_hat, z = (np.float32(rng.standard_normal((2, *shape))) for shape in (SHAPE, SHAPE, (VAE_WIDTH,)))
     t = np.array([10.0, 800.0])
@@ -223,7 +241,7 @@ def test_guidance_goes_from_the_blank_condition_past_the_shown_one(variant, pred
 
 
 def test_guidance_counts_two_evaluations_and_needs_a_refiner_that_knows_both(model):
-    chain, full = Chain("ddim", 10, guidance=1.0), model.networks.full_schedule
+    chain, full = Chain("ddim", 10, guidance=1.0), model.schedule
     assert chain.nfe(full) == 20 and chain.within(20) == chain and chain.within(1).steps == 1
     with pytest.raises(UserError, match="cond_dropout"):
         model.sample(1, chain=chain)
@@ -248,15 +266,15 @@ def test_an_interpolation_runs_from_one_end_to_the_other_with_one_noise(model):
 
 def test_a_spherical_path_keeps_the_norm_and_a_linear_one_is_straight():
     a, b = np.array([[3.0, 0.0], [0.0, 0.0]]), np.array([[0.0, 3.0], [0.0, 0.0]])
-    circle, line = (between(a, b, 7, path) for path in ("spherical", "linear"))
+    circle, line = (path_between(a, b, 7, path) for path in ("spherical", "linear"))
     np.testing.assert_allclose(np.linalg.norm(circle, axis=(1, 2)), 3, rtol=1e-6)
     np.testing.assert_allclose(circle[2], [[3 * np.cos(np.pi / 6), 3 * np.sin(np.pi / 6)], [0, 0]], rtol=1e-6)
     np.testing.assert_allclose(line[3], (a + b) / 2)
-    np.testing.assert_array_equal(between(a, a, 3, "spherical"), np.float32([a, a, a]))
+    np.testing.assert_array_equal(path_between(a, a, 3, "spherical"), np.float32([a, a, a]))
 
 
 def test_the_largest_seed_has_its_own_images(model):
-    a, b = (model.sample(1, seed, progress=silent).images for seed in (2**32 - 1, 2**31))
+    a, b = (model.sample(1, seed, progress=False).images for seed in (2**32 - 1, 2**31))
     assert (a != b).any()
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(np.uint32(2**31)), 0), 0)
     np.testing.assert_allclose(model.sample_z(1, 2**31)[0], jax.random.normal(key, (VAE_WIDTH,)), rtol=1e-6)
@@ -357,4 +375,4 @@ def test_what_is_kept_of_a_model_is_told_by_what_changes_its_images(model):
     assert elsewhere[0] != elsewhere[1] == meaning() == meaning("float32"), "a CPU has float32 anyway"
     assert "remat" not in repr(meaning()) and "precision" not in repr(meaning()), "defaults are left out"
     other = VAEDM(CONFIG, VAE, jax.tree.map(lambda a: a + 1, DDPM))
-    assert other.fingerprint != model.fingerprint == VAEDM(CONFIG, VAE, DDPM).fingerprint
+    assert other.fingerprint != model.engine.fingerprint == VAEDM(CONFIG, VAE, DDPM).fingerprint

@@ -151,7 +151,7 @@ BROKEN_OFF = """
 import shutil, sys
 from pathlib import Path
 from tests.test_checkpoints import state_at
-from vaedm_jax import hosts
+from vaedm_jax.runtime import hosts
 from vaedm_jax.errors import RunError
 from vaedm_jax.training.checkpoints import Checkpoints
 folder = Path(sys.argv[1])
@@ -163,7 +163,7 @@ try:
     checkpoints.close()
 except RunError as error:
     print(error)
-    hosts.leave(error.status)
+    hosts.exit_process(error.status)
 """
 
 

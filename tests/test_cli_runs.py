@@ -72,7 +72,7 @@ def test_a_directory_that_another_process_trains_in_or_that_cannot_be_written_is
         other.stdout.readline()
         refused(f"{train}{tmp_path}", f"another training writes to {tmp_path}", "another --workdir")
         other.communicate(b"\n")
-    with rundir.alone(tmp_path):
+    with rundir.lock(tmp_path):
         pass
     refused(f"{train}/proc/run", "--workdir=/proc/run cannot be written to")
 
@@ -167,7 +167,7 @@ def test_what_the_device_or_another_process_ends_is_told_in_a_line(run, monkeypa
         raise jax.errors.JaxRuntimeError(error)
 
     monkeypatch.setitem(MODES, "train", fail)
-    monkeypatch.setattr(hosts, "alone", lambda: status == 1)
+    monkeypatch.setattr(hosts, "is_single", lambda: status == 1)
     assert main(["main", f"--workdir={run}"]) == status
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1 and all(word in printed for word in words)

@@ -11,10 +11,10 @@ from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, r
 from tests.tiny import tiny_config
 from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM
-from vaedm_jax.diffusion.images import to_uint8
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import MODES, main
 from vaedm_jax.modes.train import STAGES
+from vaedm_jax.reporting import to_uint8
 from vaedm_jax.reporting.pictures import read_caption
 from vaedm_jax.runs import rundir
 

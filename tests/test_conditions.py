@@ -12,7 +12,6 @@ from scipy.ndimage import gaussian_filter
 from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM, models
-from vaedm_jax.api import silent
 from vaedm_jax.conditioning.conditions import Blur, Downsample, Grayscale, Mask, condition_of
 from vaedm_jax.conditioning.tasks import Conditioned
 from vaedm_jax.diffusion.chain import Chain
@@ -41,7 +40,7 @@ def test_a_tinted_photograph_is_shown_in_grey_and_keeps_only_its_luma():
     tinted = np.clip(grey + np.float32([0.1, 0, -0.1]), 0, 1)
     shown = np.asarray(Grayscale().lift(tinted))
     np.testing.assert_array_equal(shown, shown[..., :1].repeat(3, axis=-1))
-    agreeing = Grayscale().agree(0.3 + 0.4 * TRUTH, 0.3 + 0.4 * tinted)
+    agreeing = Grayscale().make_consistent(0.3 + 0.4 * TRUTH, 0.3 + 0.4 * tinted)
     np.testing.assert_allclose(Grayscale().corrupt(agreeing), 0.3 + 0.4 * shown, atol=1e-5)
 
 
@@ -77,7 +76,7 @@ def test_what_agrees_has_lost_the_same_and_is_nearer_to_the_truth(condition):
     truth = 0.3 + 0.4 * TRUTH
     guess = np.float32(np.clip(truth + 0.05 * RNG.standard_normal(truth.shape), 0, 1))
     damaged = condition.corrupt(truth, KEYS)
-    agreeing = np.asarray(condition.agree(guess, damaged))
+    agreeing = np.asarray(condition.make_consistent(guess, damaged))
     np.testing.assert_allclose(condition.corrupt(agreeing, KEYS), damaged, atol=1e-6)
     assert (psnr(agreeing, truth) > psnr(guess, truth)).all()
 
@@ -138,7 +137,7 @@ def test_a_model_samples_from_what_it_is_given_and_has_no_z():
 def test_what_is_known_stands_in_what_either_chain_gives_back():
     task, truth = Conditioned(Mask(0.5), "mask0.5"), TRUTH[:3, :, :16]
     damaged = task.corrupt(truth)
-    found = ways(model_of("mask0.5"), task, Chain("ddim", 2, start="warm"), truth, progress=silent)
+    found = ways(model_of("mask0.5"), task, Chain("ddim", 2, start="warm"), truth, progress=False)
     assert list(found) == ["x̂", "from noise", "from t = 500"]
     hole = (damaged == np.float32(128 / 255)).all(axis=-1, keepdims=True)
     for made in found.values():

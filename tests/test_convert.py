@@ -78,14 +78,14 @@ def test_what_is_imported_computes_the_published_outputs(tmp_path, configuration
     model = imported(write(tmp_path / "a.ckpt", state), configuration, f"--config.ddpm.heads={c['num_heads']}")
     ddpm = model.config.ddpm
     assert (ddpm.T, ddpm.beta_1, ddpm.beta_T) == (500, 2e-4, 0.01)
-    np.testing.assert_allclose(model.networks.full_schedule.beta, state["target_network.betas"], rtol=1e-5)
+    np.testing.assert_allclose(model.schedule.beta, state["target_network.betas"], rtol=1e-5)
     assert ddpm.variant == ("uncond" if unet == "unet_uncond" else "form1")
     assert (ddpm.channels, ddpm.blocks, ddpm.multipliers) == (c["model_channels"], 1, tuple(c["channel_mult"]))
     assert (ddpm.attention, ddpm.scale_shift) == ((2,), c.get("use_scale_shift_norm", False))
     if unet != "unet_zcond":
         inputs = [arrays.get(name) for name in ("x", "t", "low_res")]
         with jax.default_matmul_precision("highest"):
-            close(models.apply(model.networks.unet, model.params["ddpm"], *inputs), arrays["y"])
+            close(models.apply(model.engine.networks.unet, model.params["ddpm"], *inputs), arrays["y"])
     if unet == "unet_attn8":
         vae = golden("vae")[1]
         with jax.default_matmul_precision("highest"):
@@ -130,7 +130,7 @@ def test_the_hyper_parameters_of_a_file_say_what_its_vae_is(tmp_path, monkeypatc
     monkeypatch.setattr(torch_file, "read", lambda path: content)
     (tmp_path / "vae.ckpt").touch()
     model = imported(tmp_path / "vae.ckpt")
-    assert model.config.vae.enc_block == c["enc_block"] and model.networks.vae.z_dim == 24
+    assert model.config.vae.enc_block == c["enc_block"] and model.engine.networks.vae.z_dim == 24
 
 
 def test_what_a_file_would_run_is_not_run_and_is_reported(tmp_path, configuration, capsys):
@@ -157,7 +157,7 @@ def test_what_is_exported_and_imported_again_is_the_same_bit_for_bit(tmp_path, c
     assert tensors.keys() == {key for key in state if key.startswith(("target_network.decoder.", "vae."))}
     for key, array in tensors.items():
         np.testing.assert_array_equal(array, state[key])
-    assert model.fingerprint  # of weights that can be hashed, and hence sampled and stored
+    assert model.engine.fingerprint  # of weights that can be hashed, and hence sampled and stored
 
 
 def test_training_begins_from_what_was_imported(tmp_path, configuration):
@@ -183,7 +183,7 @@ def test_what_cannot_be_imported_is_refused(tmp_path, refused, configuration):
     refused(f"{begin}/absent.ckpt", "absent.ckpt is not there")
     refused(f"{begin}/torn.ckpt", "torn.ckpt: cannot be read as a file of torch.save", "torn")
     (tmp_path / "notes.txt").write_text("PyTorch's weights are elsewhere.")
-    refused(f"{begin}/notes.txt", "notes.txt: cannot be read as a file of torch.save (it does not begin as one)")
+    refused(f"{begin}/notes.txt", "notes.txt: cannot be read as a file of torch.save", "header")
     refused(begin, f"{tmp_path} is a folder")
     refused(f"{begin}/other.ckpt", "neither a U-Net", "fc.weight")
     refused(f"{begin}/alone.ckpt {configuration}", "there is no VAE", "alone.ckpt,VAE.ckpt")

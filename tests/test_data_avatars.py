@@ -111,11 +111,11 @@ def test_a_file_of_faces_is_read_where_nothing_can_draw_them(without, tmp_path):
     "about, changes, words",
     [
         ({}, dict(image_size=64), ["32 pixels", "image_size = 64"]),
-        ({}, dict(avatars=7), ["6 avatars to train", "7"]),
+        ({}, dict(avatars=7), ["6 avatars", "7"]),
         ({"recipe": "other"}, {}, ["other versions"]),
-        ({"train": 7}, {}, ["no file of avatars"]),
-        ({"size": 10**9}, {}, ["no file of avatars"]),
-        ({"names": 1}, {}, ["no file of avatars", "names"]),
+        ({"train": 7}, {}, ["file of avatars"]),
+        ({"size": 10**9}, {}, ["file of avatars"]),
+        ({"names": 1}, {}, ["file of avatars", "names"]),
     ],
 )
 def test_a_file_of_other_faces_is_refused_in_one_line(about, changes, words, tmp_path):
@@ -153,7 +153,7 @@ def test_faces_that_the_memory_does_not_hold_are_read_from_disk(monkeypatch, tmp
 def test_drawn_faces_are_those_of_the_package_and_number_and_processes_do_not_matter(monkeypatch, tmp_path):
     monkeypatch.setattr(avatars, "BLOCK_BYTES", 16 * 32 * 32 * 3)
     monkeypatch.setattr(avatars, "FEW", 0)
-    by_one, by_two = (avatars.drawn({"train": 40, "test": 2}, 32, processes) for processes in (1, 2))
+    by_one, by_two = (avatars.draw({"train": 40, "test": 2}, 32, processes) for processes in (1, 2))
     assert by_one.keys() == by_two.keys() and len(by_one["train_ends"]) == 3
     for name, array in by_one.items():
         np.testing.assert_array_equal(by_two[name], array)
@@ -178,7 +178,7 @@ def test_larger_faces_have_the_same_bits_everywhere_and_show_the_same(size, expe
 def test_drawn_faces_are_kept_and_found_again(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     first = loaded(avatars=3, image_size=48)
-    monkeypatch.setattr(avatars, "drawn", None)
+    monkeypatch.setattr(avatars, "draw", None)
     again = loaded(avatars=3, image_size=48)
     np.testing.assert_array_equal(first.train, again.train)
     assert again.train.shape == (3, 48, 48, 3) and len(again.test) == 1
@@ -187,7 +187,7 @@ def test_drawn_faces_are_kept_and_found_again(monkeypatch, tmp_path):
 @drawing
 def test_a_file_that_cannot_be_written_is_an_error_before_anything_is_drawn(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(avatars, "drawn", None)
+    monkeypatch.setattr(avatars, "draw", None)
     message = load_error(source="avatars", avatars=2, image_size=33, archive=str(tmp_path / "file" / "a.npz"))
     assert "cannot be written" in message
 
@@ -197,7 +197,7 @@ def test_drawing_that_is_stopped_leaves_nothing_behind(monkeypatch, tmp_path):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(avatars, "drawn", stopped)
+    monkeypatch.setattr(avatars, "draw", stopped)
     with pytest.raises(KeyboardInterrupt):
         loaded(avatars=2, image_size=33, archive=str(tmp_path / "a.npz"))
     assert not list(tmp_path.iterdir())

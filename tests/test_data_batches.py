@@ -108,7 +108,7 @@ def test_without_flip_nothing_is_mirrored():
 @pytest.mark.parametrize("make", [data.pipeline, data.batches])
 def test_fewer_images_than_a_batch_takes_is_an_error(make):
     assert make(numbered(4), 4, 0, False) is not None
-    with pytest.raises(UserError, match="too few images for a batch: 3, and a batch takes 4"):
+    with pytest.raises(UserError, match=r"too few images for a batch: .*3.* 4"):
         make(numbered(3), 4, 0, False)
 
 

@@ -79,7 +79,7 @@ def damaged(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "how, said",
     [
-        ("missing", "is not there"),
+        ("missing", "not exist"),
         ("torn", "is damaged"),
         ("no archive", "is damaged"),
         ("incomplete", "data_batch_4.bin"),

@@ -16,7 +16,6 @@ from tests.tiny_features import means
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of, picture_chain
 from vaedm_jax.data import load
-from vaedm_jax.diffusion.images import to_uint8
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.features import space
 from vaedm_jax.evaluation.judge import judges
@@ -24,7 +23,9 @@ from vaedm_jax.evaluation.moments import Moments
 from vaedm_jax.evaluation.scores import frechet_distance, kernel_distance, precision_recall
 from vaedm_jax.main import main
 from vaedm_jax.modes.train import Pictures, check_scored
+from vaedm_jax.reporting import to_uint8
 from vaedm_jax.runtime.mesh import make_mesh
+from vaedm_jax.sampling.engine import Engine
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FEATURES = "--config.eval.features=tests.tiny_features:means"
@@ -123,7 +124,7 @@ def test_the_scores_are_those_of_the_images_that_the_model_draws(fresh):
 def test_a_killed_evaluation_continues_where_it_was(fresh, trained, tmp_path, monkeypatch, capsys):
     assert evaluate(fresh) == 0
     other = shutil.copytree(trained, tmp_path / "other" / "fresh")
-    drawn, batches = [], VAEDM.batches
+    drawn, batches = [], Engine.sample_batches
 
     def stopping(self, n, seed, first, chain, *how):
         if len(drawn) == 3:
@@ -131,7 +132,7 @@ def test_a_killed_evaluation_continues_where_it_was(fresh, trained, tmp_path, mo
         drawn.append((chain.steps, first))
         return batches(self, n, seed, first, chain, *how)
 
-    monkeypatch.setattr(VAEDM, "batches", stopping)
+    monkeypatch.setattr(Engine, "sample_batches", stopping)
     assert evaluate(other) == 130
     assert drawn == [(2, 0), (2, 8), (3, 0)]
     drawn.append(None)  # lets it go on
@@ -201,7 +202,7 @@ def test_starts_are_compared_and_a_number_says_where_a_warm_one_begins(weights, 
 
 def test_too_few_images_for_the_frechet_distance_give_none_and_it_is_said(fresh, capsys):
     assert evaluate(fresh, "--config.eval.n=6", "--config.eval.steps=2") == 0
-    assert "no FD-tests.tiny_features:means, whose covariance of 6 features" in capsys.readouterr().out
+    assert "no FD-tests.tiny_features:means: a covariance of 6 features" in capsys.readouterr().out
     (row,) = table(fresh)
     assert row["fd_" + MEANS] == "" and float(row["kid_" + MEANS])
 
@@ -221,7 +222,7 @@ def test_too_few_images_for_the_frechet_distance_give_none_and_it_is_said(fresh,
         (["--config.eval.split=all"], ["eval.split = 'all'", "train, held_out"]),
         (["--config.eval.features=resnet"], ["eval.features = 'resnet'", "MODULE:FUNCTION"]),
         (["--config.eval.features=no.such:f"], ["no.such:f", "ModuleNotFoundError"]),
-        (["--config.eval.features=tests.tiny_features:number"], ["number", "no function"]),
+        (["--config.eval.features=tests.tiny_features:number"], ["number", "not a function"]),
         (["--config.eval.features=tests.tiny_features:undefined"], ["undefined", "not finite"]),
         (["--config.eval.features=tests.tiny_features:pixels"], ["pixels", "[2, D]"]),
         (["--config.eval.features=tests.tiny_features:fails"], ["fails", "the function fails"]),
@@ -284,7 +285,7 @@ def test_training_scores_a_few_samples_on_its_way(tmp_path):
     config = tiny_config("uncond", **{"log.scored": 12, "eval.features": "tests.tiny_features:means"})
     stage, data = ddpm_stage(config, {}), load(config.data)
     params = random_params(stage)
-    figures = Pictures(stage, data, config, tmp_path)(4, params)
+    figures = Pictures(stage, data, config, tmp_path)(4, params, lambda: None)
     images = VAEDM(config, {}, params).sample(12, chain=picture_chain(config), batch_size=8).images
     (judge,) = judges(config.eval, config.data, data, make_mesh(), 8, tmp_path / "evaluation" / "reference")
     scores = judge.scores(judge.add(None, to_uint8(images)))

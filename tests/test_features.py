@@ -157,7 +157,7 @@ def test_no_feature_is_dead_nor_a_copy_of_others(of, space):
     ids=list(LABELS),
 )
 def test_held_out_images_are_classified_as_the_documentation_says(name, least):
-    held = train_classifier.labelled(name)[1]
+    held = train_classifier.load_labelled(name)[1]
     found = train_classifier.accuracies(name, load(name), *held)
     assert (np.array(found) > least).all()
     assert SHIPPED[name].stat().st_size < 1e6
@@ -172,7 +172,7 @@ def test_the_training_command_writes_what_load_reads(name, tmp_path, capsys):
 
 
 def test_training_learns_and_repeats_itself():
-    images, labels = train_classifier.labelled("emoji")[0]
+    images, labels = train_classifier.load_labelled("emoji")[0]
     chosen = np.concatenate([np.flatnonzero(labels[:, 0] == k)[:40] for k in (3, 7)])  # flags and smileys
     few = images[chosen], labels[chosen]
     first, second = (train_classifier.train("emoji", *few, steps=100, batch_size=16, seed=0) for _ in range(2))

@@ -151,8 +151,9 @@ def test_processes_that_see_other_data_are_refused_before_anything_is_compiled(t
 
 def test_the_first_leaves_when_the_others_have_said_all_that_they_had_to():
     code = (
-        "import sys, time; from vaedm_jax import hosts; hosts.join(sys.argv[1]); k = hosts.jax.process_index()\n"
-        "hosts.meet('begin'); time.sleep(3 * k); hosts.part(); print('left'); hosts.leave(143)"
+        "import sys, time; from vaedm_jax.runtime import hosts\n"
+        "hosts.join(sys.argv[1]); k = hosts.jax.process_index()\n"
+        "hosts.wait_for_all('begin'); time.sleep(3 * k); hosts.disconnect(); print('left'); hosts.exit_process(143)"
     )
     where = place()
     commands = [[sys.executable, "-c", code, f"{k}/2@{where}"] for k in range(2)]

@@ -18,8 +18,8 @@ import pytest
 from tests.cli_fixtures import cache, trained_fixture  # noqa: F401
 from tests.processes import ended, lines, start, wait_for, weights
 from vaedm_jax.api import VAEDM
-from vaedm_jax.diffusion.images import to_uint8
 from vaedm_jax.main import main
+from vaedm_jax.reporting import to_uint8
 
 
 def killed_and_whole(folder: Path, kills: int, steps: int, seed: int = 0) -> None:

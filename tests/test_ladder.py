@@ -83,7 +83,9 @@ def test_z_of_the_posterior_are_those_of_the_images_and_a_prior_is_fitted_to_the
     model = VAEDM(config, random_params(vae_stage(config), 1), {})
     z, mu = np.stack([model.posterior(IMAGES, seed) for seed in range(300)]), model.encode(IMAGES)
     first = z[..., :4]  # the others depend on it
-    logvar = models.apply(model.networks.vae, model.params["vae"], IMAGES / np.float32(255), method="encode")[1][:, :4]
+    logvar = models.apply(model.engine.networks.vae, model.params["vae"], IMAGES / np.float32(255), method="encode")[1][
+        :, :4
+    ]
     np.testing.assert_allclose(((first - mu[:, :4]) * np.exp(-logvar / 2)).mean(0), 0, atol=0.25)
     np.testing.assert_allclose(first.std(0), np.exp(logvar / 2), rtol=0.2)
     np.testing.assert_array_equal(model.posterior(IMAGES[1:], 5, first=1), z[5, 1:])

@@ -17,10 +17,12 @@ from vaedm_jax.data import Dataset
 from vaedm_jax.errors import RunError, Stopped
 from vaedm_jax.reporting import read_metrics
 from vaedm_jax.runtime.mesh import make_mesh
+from vaedm_jax.training import loop
 from vaedm_jax.training.checkpoints import Checkpoints
 from vaedm_jax.training.log import Log
 from vaedm_jax.training.loop import abstract_state, fit, restore_average
 from vaedm_jax.training.stages import Stage
+from vaedm_jax.training.stop import Stop
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 4, 4, 3), np.uint8)
 DATA = Dataset("noise", IMAGES, IMAGES)
@@ -46,7 +48,7 @@ def make(steps: int, nan_at: int = 0, best: str = "") -> tuple[Stage, object]:
     return Stage("ddpm", config.ddpm, init, loss, lambda *_: {}, {}), config
 
 
-def train(workdir: Path, steps: int, on_picture=lambda step, average: {}, **changes):
+def train(workdir: Path, steps: int, on_picture=lambda step, average, poll: {}, **changes):
     stage, config = make(steps, **changes)
     return fit(stage, DATA, config, workdir, make_mesh(), on_picture)
 
@@ -117,10 +119,11 @@ def send_in_checkpoint(patch, step: int, number: int) -> None:
 def test_a_request_to_stop_saves_in_every_phase_and_the_next_run_continues(tmp_path, number, phase, at, saved):
     seen = []
 
-    def on_picture(step, average):
+    def on_picture(step, average, poll):
         if phase == "picture" and step == at and not seen:
             seen.append("begun")
             send(number)
+            poll()  # as between batches
         seen.append(step)
         return {"quality": step}
 
@@ -135,6 +138,23 @@ def test_a_request_to_stop_saves_in_every_phase_and_the_next_run_continues(tmp_p
     assert {line["step"] for line in read_metrics(tmp_path / "stopped" / "ddpm") if "quality" in line} == {4, 8, 12}
 
 
+def test_no_step_moves_anything_between_host_and_devices_unasked(tmp_path, monkeypatch):
+    """JAX refuses implicit transfers while the loop runs: batches, metrics and pictures are moved explicitly."""
+
+    class Guarded(Stop):
+        def __enter__(self):
+            self.guard = jax.transfer_guard("disallow")
+            self.guard.__enter__()
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            super().__exit__(*error)
+            self.guard.__exit__(*error)
+
+    monkeypatch.setattr(loop, "Stop", Guarded)
+    assert int(train(tmp_path, 12).step) == 12
+
+
 def test_a_request_in_the_last_step_is_not_forgotten(tmp_path, monkeypatch):
     send_in_checkpoint(monkeypatch, 12, signal.SIGINT)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
@@ -146,7 +166,7 @@ def test_a_request_in_the_last_step_is_not_forgotten(tmp_path, monkeypatch):
 
 def test_what_is_evaluated_on_the_way_is_written_down(tmp_path):
     seen = []
-    train(tmp_path, 10, lambda step, average: seen.append(step) or {"quality": step / 2})
+    train(tmp_path, 10, lambda step, average, poll: seen.append(step) or {"quality": step / 2})
     assert seen == [4, 8, 10]
     lines = [(line["step"], line["quality"]) for line in read_metrics(tmp_path / "ddpm") if "quality" in line]
     assert lines == [(4, 2), (8, 4), (10, 5)]
@@ -154,11 +174,11 @@ def test_what_is_evaluated_on_the_way_is_written_down(tmp_path):
 
 def best_of(workdir: Path, steps: int, figures: dict[int, float]) -> tuple[int, float]:
     """The step and the figure of the best state, after training with these figures at the pictures' steps."""
-    train(workdir, steps, lambda step, average: {"held_out_loss": figures[step]}, best="held_out_loss")
+    train(workdir, steps, lambda step, average, poll: {"held_out_loss": figures[step]}, best="held_out_loss")
     with closing(Checkpoints(workdir / "ddpm" / "best")) as checkpoints:
         state = checkpoints.restore(abstract_state(make(steps)[0], make_mesh()))
         assert_same(state, train(workdir / "whole" / str(state.step), int(state.step)))
-        return int(state.step), checkpoints.figures["held_out_loss"]
+        return int(state.step), checkpoints.metrics["held_out_loss"]
 
 
 def test_the_best_state_stays_when_later_ones_are_worse(tmp_path):
@@ -168,7 +188,7 @@ def test_the_best_state_stays_when_later_ones_are_worse(tmp_path):
 
 
 def test_without_the_setting_no_best_state_is_kept(tmp_path):
-    train(tmp_path, 4, lambda step, average: {"held_out_loss": 1.0})
+    train(tmp_path, 4, lambda step, average, poll: {"held_out_loss": 1.0})
     assert not (tmp_path / "ddpm" / "best").exists()
     assert restore_average(make(4)[0], tmp_path, make_mesh(), best=True) is None
 

@@ -14,7 +14,7 @@ from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: 
 from tests.tiny import tiny_config
 from vaedm_jax.main import main
 from vaedm_jax.models import count
-from vaedm_jax.modes.plan import Program, duration, largest, not_stored, programs, step
+from vaedm_jax.modes.plan import Program, duration, largest, lower_train_step, not_stored, programs
 from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.runtime.targets import TARGETS, Cost, compile_for, devices_of, exchanges, roofline
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
@@ -46,7 +46,7 @@ def test_collectives_are_counted_with_their_bytes(model):
 def test_a_data_parallel_step_exchanges_its_gradients():
     config = tiny_config("uncond")
     stage = ddpm_stage(config, {})
-    cost = compile_for(lambda: step(stage, make_mesh(), config, 8))
+    cost = compile_for(lambda: lower_train_step(stage, make_mesh(), config, 8))
     parameters = count(jax.eval_shape(stage.init, jax.random.key(0)))
     assert 1 <= cost.exchanged / (4 * parameters) < 1.1
 
@@ -106,6 +106,6 @@ def test_what_is_computed_anew_takes_less_of_a_tpu(name):
         config = tiny_config("uncond", **{"ddpm.blocks": 3, "ddpm.attention": (1,), f"{name}.remat": remat})
         stage = vae_stage(config) if name == "vae" else ddpm_stage(config, {})
         with not_stored():
-            return compile_for(lambda: step(stage, mesh, config, 1024)).temporary
+            return compile_for(lambda: lower_train_step(stage, mesh, config, 1024)).temporary
 
     assert temporary(remat=True) < 0.7 * temporary(remat=False)

@@ -122,10 +122,10 @@ def drawn(model: VAEDM, images: np.ndarray) -> list[np.ndarray]:
     """The z that the bound draws of each image, and mean and variance of q(z | x) there, in float64."""
     noise = jax.vmap(
         lambda i: jax.random.normal(
-            jax.random.fold_in(jax.random.fold_in(jax.random.key(0), i), 0), (model.networks.vae.z_dim,)
+            jax.random.fold_in(jax.random.fold_in(jax.random.key(0), i), 0), (model.engine.networks.vae.z_dim,)
         )
     )(np.arange(len(images)))
-    vae, x = model.networks.vae, np.float32(images) / 255
+    vae, x = model.engine.networks.vae, np.float32(images) / 255
     _, z, mu, logvar = vae.apply({"params": model.params["vae"]}, x, noise, method="reconstruct")
     return [np.float64(z), np.float64(mu), np.exp(np.float64(logvar))]
 
@@ -141,7 +141,9 @@ def bounded(request):
 
 def with_gaussian(model: VAEDM, deviation: float) -> VAEDM:
     params = model.params
-    return VAEDM(model.config, params["vae"], params["ddpm"], prior=gaussian(model.networks.vae.z_dim, deviation))
+    return VAEDM(
+        model.config, params["vae"], params["ddpm"], prior=gaussian(model.engine.networks.vae.z_dim, deviation)
+    )
 
 
 def test_a_standard_normal_as_a_mixture_of_one_gives_the_closed_form(bounded):
@@ -153,7 +155,7 @@ def test_a_standard_normal_as_a_mixture_of_one_gives_the_closed_form(bounded):
 
 def test_the_bound_has_the_density_of_the_fitted_prior(bounded):
     model, images = bounded
-    prior, bits = gaussian(model.networks.vae.z_dim, 1.5), 16 * 16 * 3 * np.log(2)
+    prior, bits = gaussian(model.engine.networks.vae.z_dim, 1.5), 16 * 16 * 3 * np.log(2)
     found = with_gaussian(model, 1.5).bound(images).z * bits
     z, mu, variance = drawn(model, images)
     of_p = multivariate_normal(prior["means"][0], prior["factors"][0] @ prior["factors"][0].T)
@@ -162,7 +164,7 @@ def test_the_bound_has_the_density_of_the_fitted_prior(bounded):
     assert abs(np.mean(found) - np.mean(sampled)) < 4 * scatter + 1e-3
     plain = model.bound(images[:1]).z[0] * bits
     assert abs(np.mean(found) - plain) > 10 * np.std(found) / np.sqrt(len(images)), "it is another divergence"
-    if len(model.networks.vae.shapes) == 1:
+    if len(model.engine.networks.vae.shapes) == 1:
         covariance = of_p.cov
         shift = mu[0] - prior["means"][0]
         trace = np.trace(np.linalg.solve(covariance, np.diag(variance[0])))
@@ -185,7 +187,7 @@ def test_the_fitted_prior_makes_held_out_z_likelier_and_is_what_is_drawn_from(we
     figures = [float(line.split(",")[-1]) for line in lines[1:]]
     assert len(figures) == 6 and max(figures) > figures[0], "two kinds of two, and the flow, after N(0, I)"
     other = model.with_prior(fitted)
-    assert other.fingerprint != model.fingerprint
+    assert other.fingerprint != model.engine.fingerprint
     z, plain = other.sample_z(4000), model.sample_z(4000)
     assert abs(plain.std() - 1) < 0.02 and np.abs(z.std(0) - plain.std(0)).max() > 0.1
     np.testing.assert_allclose(other.sample(2, steps=2).x_hat, other.decode(z[:2]), atol=1e-5)
@@ -218,7 +220,7 @@ def test_an_earlier_prior_is_kept(weights, tmp_path, capsys):
     command = ["main", "--mode=prior", f"--workdir={tmp_path}", f"--config.sample.weights={weights}"]
     for components in (1, 2, 1):
         assert main([*command, "--config.prior.kinds=diag", f"--config.prior.components=({components},)"]) == 0
-    assert f"what was {tmp_path / 'prior.npz'} is {tmp_path / 'prior_2.npz'} now" in capsys.readouterr().out
+    assert f"{tmp_path / 'prior.npz'} existed already and is now {tmp_path / 'prior_2.npz'}" in capsys.readouterr().out
     counts = [len(np.load(tmp_path / f"prior{n}.npz")["logits"]) for n in ("_1", "_2", "")]
     assert counts == [1, 2, 1]
 

@@ -13,8 +13,7 @@ from tests.test_checkpoints import assert_same, state_at, written
 from tests.test_store import CHAIN, MODEL, drawn, images, parts  # noqa: F401
 from tests.tiny import random_params, tiny_config
 from vaedm_jax.api import VAEDM
-from vaedm_jax.data.records import read_plan
-from vaedm_jax.data.records import written as names_written
+from vaedm_jax.data.records import read_plan, recorded_names
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.main import main
 from vaedm_jax.reporting import read_metrics, write_report
@@ -105,9 +104,9 @@ def test_parts_of_other_forms_are_drawn_anew_and_none_is_waited_for(tmp_path, dr
 
 
 def test_a_prior_of_other_forms_is_refused_by_the_name_of_the_array(tmp_path):
-    D = MODEL.networks.vae.z_dim
+    D = MODEL.engine.networks.vae.z_dim
     sound = {"logits": np.zeros(2), "means": np.zeros((2, D)), "factors": np.zeros((2, D, D))}
-    sound = {name: np.float32(a) for name, a in sound.items()} | {"vae": np.array(MODEL.vae_digest)}
+    sound = {name: np.float32(a) for name, a in sound.items()} | {"vae": np.array(MODEL.engine.vae_digest)}
     write_arrays(tmp_path / "prior.npz", sound)
     assert MODEL.with_prior(tmp_path / "prior.npz").params["prior"].keys() == {"logits", "means", "factors"}
     for change, words in (
@@ -190,4 +189,4 @@ def test_lists_of_prepared_images_that_are_damaged_are_refused(tmp_path, text):
     (tmp_path / "folder.json").write_text(json.dumps(sound))
     (tmp_path / "broken.json").write_text(text)
     with pytest.raises(UserError, match=r"broken\.json"):
-        names_written(tmp_path, read_plan(tmp_path))
+        recorded_names(tmp_path, read_plan(tmp_path))

@@ -13,7 +13,6 @@ from tests.cli_fixtures import cache  # noqa: F401
 from tests.pictures import noise
 from tests.tiny import by_noise, random_params, tiny_config
 from vaedm_jax import VAEDM
-from vaedm_jax.api import silent
 from vaedm_jax.conditioning.tasks import Denoising, SuperResolution, task_of
 from vaedm_jax.diffusion.chain import Chain, run_chain
 from vaedm_jax.diffusion.schedule import linear_schedule
@@ -22,7 +21,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.main import main
 from vaedm_jax.modes.restore import output_names
-from vaedm_jax.modes.restoring import restored
+from vaedm_jax.modes.restoring import restore_images
 from vaedm_jax.reporting import save_png
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
@@ -54,7 +53,7 @@ def test_what_agrees_with_the_damaged_image_is_nearer_to_the_true_one():
     task = SuperResolution(2)
     truth = 0.3 + 0.4 * TRUTH
     guess = np.clip(truth + 0.1 * RNG.standard_normal(truth.shape), 0, 1).astype(np.float32)
-    agreeing = task.agree(guess, task.corrupt(truth))
+    agreeing = task.make_consistent(guess, task.corrupt(truth))
     np.testing.assert_allclose(task.corrupt(agreeing), task.corrupt(truth), atol=1e-6)
     assert (psnr(agreeing, truth) > psnr(guess, truth)).all()
 
@@ -184,7 +183,12 @@ def test_a_picture_that_is_too_large_is_named_before_any_is_restored(tmp_path, w
 def test_a_factor_need_not_divide_the_images_of_the_training(weights):
     model = VAEDM.from_checkpoint(weights)
     chain = SuperResolution(3).begin(Chain("ddim", 2), FULL, lambda: TRUTH)
-    assert restored(model, SuperResolution(3), chain, TRUTH[:1, :8, :8], progress=silent).shape == (1, 24, 24, 3)
+    assert restore_images(model, SuperResolution(3), chain, TRUTH[:1, :8, :8], progress=False).shape == (
+        1,
+        24,
+        24,
+        3,
+    )
 
 
 def test_denoising_needs_no_data_and_a_folder_that_moved_can_be_named(tmp_path, capsys):

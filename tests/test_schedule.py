@@ -15,7 +15,7 @@ from vaedm_jax.diffusion.chain import Chain, run_chain
 from vaedm_jax.diffusion.schedule import schedule_of
 from vaedm_jax.errors import UserError
 from vaedm_jax.runs import rundir
-from vaedm_jax.sampling.generation import networks_of
+from vaedm_jax.sampling.networks import networks_of
 
 WEIGHTS, MEANS, S = np.array([0.9, 0.1]), np.array([-0.6, 0.8]), 0.1  # of a mixture of two Gaussians
 

@@ -90,5 +90,5 @@ def test_precision_falls_with_samples_off_the_data_and_recall_with_modes_that_ar
 
 def test_too_few_images_are_refused():
     for score in (scores.kernel_distance, scores.precision_recall):
-        with pytest.raises(UserError, match="two of each at least"):
+        with pytest.raises(UserError, match="at least 2 of each"):
             score(normal(0, 1, 3), normal(1, 5, 3))

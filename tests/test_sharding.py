@@ -9,9 +9,9 @@ import pytest
 
 from tests.tiny import in_float64, random_params, tiny_config
 from tests.toy import fitted
-from vaedm_jax.api import VAEDM, silent
+from vaedm_jax.api import VAEDM
 from vaedm_jax.errors import UserError
-from vaedm_jax.runtime.mesh import make_mesh, placement
+from vaedm_jax.runtime.mesh import make_mesh, shardings
 from vaedm_jax.training.loop import abstract_state
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import TrainState, create_state
@@ -42,9 +42,9 @@ def trained(name: str, devices: int, model: int = 1, fsdp: bool = False, steps: 
     with in_float64():
         stage, mesh = make(name), make_mesh(model, jax.devices()[:devices])
         state = create_state(doubled(random_params(stage, 1)), stage.settings)
-        state = jax.device_put(state, placement(mesh, state, fsdp))
+        state = jax.device_put(state, shardings(mesh, state, fsdp))
         step, losses, first = make_train_step(stage, mesh, steps, fsdp), [], None
-        frozen = jax.device_put(stage.frozen, placement(mesh, stage.frozen, fsdp))
+        frozen = jax.device_put(stage.frozen, shardings(mesh, stage.frozen, fsdp))
         for _ in range(steps):
             state, metrics = step(state, frozen, IMAGES, jax.random.key(3))
             losses.append(float(metrics["loss"]))
@@ -114,7 +114,7 @@ def test_samples_are_the_same_image_for_image_on_any_mesh(model):
         vae = doubled(random_params(vae_stage(config), 1))
         ddpm = doubled(random_params(ddpm_stage(config, vae), 2))
         alone, many = (
-            VAEDM(config, vae, ddpm, mesh).sample(5, batch_size=8, progress=silent).images
+            VAEDM(config, vae, ddpm, mesh).sample(5, batch_size=8, progress=False).images
             for mesh in (make_mesh(1, jax.devices()[:1]), make_mesh(model))
         )
     np.testing.assert_allclose(many, alone, rtol=0, atol=1e-9)

@@ -7,8 +7,9 @@ from PIL import Image
 from tests.tiny import random_params, tiny_config
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of
-from vaedm_jax.diffusion.images import to_uint8
-from vaedm_jax.modes.drawing import makes_room, stored, write_npz, write_pngs
+from vaedm_jax.modes.drawing import must_write, stored, write_npz, write_pngs
+from vaedm_jax.reporting import to_uint8
+from vaedm_jax.sampling.engine import Engine
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 CONFIG = tiny_config(**{"sample.steps": 3})
@@ -20,13 +21,13 @@ CHAIN = chain_of(CONFIG.sample)
 @pytest.fixture
 def drawn(monkeypatch):
     """The indices that batches begin at, as they are drawn."""
-    begun, batches = [], VAEDM.batches
+    begun, batches = [], Engine.sample_batches
 
     def noted(self, n, seed, first, *how):
         begun.append(first)
         return batches(self, n, seed, first, *how)
 
-    monkeypatch.setattr(VAEDM, "batches", noted)
+    monkeypatch.setattr(Engine, "sample_batches", noted)
     return begun
 
 
@@ -86,7 +87,7 @@ def test_what_was_written_before_is_never_lost(tmp_path, kind, capsys):
 
     def write(n, seed=5):
         some = parts(tmp_path / f"parts{seed}", n, seed)
-        if new := makes_room(target, grid, n, some):
+        if new := must_write(target, grid, n, some):
             write_npz(target, n, some) if kind == "npz" else write_pngs(target, some)
             grid.write_text(str(n))
         return new

@@ -14,7 +14,7 @@ from vaedm_jax.models.layers import dropout
 from vaedm_jax.runtime.mesh import in_batches, make_mesh
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import create_state, ema_decay, optimizer
-from vaedm_jax.training.step import batch_keys, gradients, held_out_figures, make_train_step
+from vaedm_jax.training.step import batch_keys, gradients, held_out_metrics, make_train_step
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8)
 
@@ -132,7 +132,7 @@ def test_the_held_out_loss_is_of_every_image_once_in_each_range_of_t_on_any_devi
     means["loss"] = np.mean(list(means.values()))
 
     for devices in (1, 8):
-        figures = held_out_figures(stage, make_mesh(1, jax.devices()[:devices]))(params, IMAGES[:n])
+        figures = held_out_metrics(stage, make_mesh(1, jax.devices()[:devices]))(params, IMAGES[:n])
         assert figures == pytest.approx(means, rel=1e-4)
 
 
@@ -150,7 +150,7 @@ def test_the_ranges_of_t_are_named_by_their_first_and_last(T, names):
 
 
 @pytest.mark.parametrize("name", ["vae", "ddpm"])
-def test_held_out_figures_are_means_over_images_that_the_devices_share_a_microbatch_at_a_time(name, monkeypatch):
+def test_held_out_metrics_are_means_over_images_that_the_devices_share_a_microbatch_at_a_time(name, monkeypatch):
     """Eleven images on two devices, four at a time: as one device has them of all at once."""
     stage = make_stage(name, "uncond", **{f"{name}.batch_size": 8, f"{name}.microbatches": 2})
     params, images, mesh = random_params(stage), IMAGES[:11], make_mesh(1, jax.devices()[:2])
@@ -160,7 +160,7 @@ def test_held_out_figures_are_means_over_images_that_the_devices_share_a_microba
         seen.append(part.shape[0])
         return held_out(params, frozen, part, keys)
 
-    found = held_out_figures(replace(stage, held_out=noted), mesh)(params, images)
+    found = held_out_metrics(replace(stage, held_out=noted), mesh)(params, images)
     assert seen == [4], "one shape, which is compiled once"
     whole = jax.jit(held_out)(params, stage.frozen, images, batch_keys(jax.random.key(0), 0, 11))
     assert found == pytest.approx({name: float(np.mean(values)) for name, values in whole.items()}, rel=1e-5)

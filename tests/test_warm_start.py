@@ -9,7 +9,7 @@ from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.diffusion.spacing import principal_variance, warm_step
 from vaedm_jax.errors import UserError
-from vaedm_jax.modes.drawing import placed
+from vaedm_jax.modes.drawing import with_t_start
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FULL = linear_schedule()
@@ -107,10 +107,10 @@ def test_a_warm_start_at_0_is_placed_by_the_error_of_the_vae():
     assert model.error_variance(images) == pytest.approx(mean, rel=1e-4)
     assert model.error_variance(images / 255) == pytest.approx(mean, rel=1e-4)
     settled = [Chain(start="warm", t_start=300), Chain(start="noise", t_start=0)]
-    assert placed(model, settled, lambda: pytest.fail("nothing asks for the rule")) == settled
+    assert with_t_start(model, settled, lambda: pytest.fail("nothing asks for the rule")) == settled
     loads = []
     asking = [Chain(start="warm", t_start=0, steps=steps) for steps in (10, 25)]
-    for chain in placed(model, asking, lambda: loads.append(0) or images):
+    for chain in with_t_start(model, asking, lambda: loads.append(0) or images):
         t = chain.t_start
         assert chain.steps * snr[t] * mean <= 1 < chain.steps * snr[t - 1] * mean
     assert len(loads) == 1

@@ -13,7 +13,7 @@ from tests.tiny import tiny_config
 from vaedm_jax.data import Dataset
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import make_mesh
-from vaedm_jax.storage.writing import leave_to_another
+from vaedm_jax.storage.writing import disable_writing
 from vaedm_jax.training.loop import fit
 from vaedm_jax.training.stages import Stage
 from vaedm_jax.training.state import TrainState
@@ -42,6 +42,6 @@ if __name__ == "__main__":
     folder, steps, fsdp, spec = sys.argv[1:]
     hosts.join(spec)
     if jax.process_index():
-        leave_to_another()
+        disable_writing()
     fitted(Path(folder), int(steps), fsdp=fsdp == "True")
-    hosts.leave(0)
+    hosts.exit_process(0)

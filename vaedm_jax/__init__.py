@@ -1,4 +1,4 @@
-"""VAEs meet diffusion models: a VAE draws a blurry image, and a diffusion model that is shown it makes it sharp."""
+"""VAEs meet diffusion models: a VAE generates a blurry image, and a diffusion model that is shown it refines it."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ __all__ = ["VAEDM"]
 
 
 def __getattr__(name: str) -> Any:
-    """`VAEDM`, imported when it is asked for, so that the command line can choose the devices before JAX starts."""
+    """Import `VAEDM` when it is first used, so that the command line can configure the devices before JAX starts."""
     if name == "VAEDM":
         from vaedm_jax.api import VAEDM
 

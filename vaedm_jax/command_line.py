@@ -1,4 +1,4 @@
-"""The command line as a configuration, a directory and a mode; whatever is not understood is a UserError."""
+"""Parsing of the command line into a mode, a run directory and a configuration. Invalid arguments are UserErrors."""
 
 import difflib
 import os
@@ -18,14 +18,14 @@ from vaedm_jax.runs import rundir
 from vaedm_jax.runs.models import config_of
 from vaedm_jax.storage.paths import folder, opened, path_of
 
-# Where one of these names models, none need be in the directory, and the first of them has the configuration.
+# Settings that name models. If one is set, the run directory needs no model. The first model gives the configuration.
 OWN_MODELS = ("sample.weights", "eval.runs", "ddpm.init")
-# Modes that turn one file into another, by --from and --out, with no run directory; the configuration they begin with.
+# Modes that convert --from into --out without a run directory, with the function that returns their defaults.
 FILES = {"import": published_config, "export": base_config}
-# The modes that a flag belongs to, where it is not for all.
+# Flags that only some modes accept, with these modes.
 BELONGS = {
     "stage": ("train",),
-    "distributed": ("train", "sample", "evaluate"),  # several processes can share these
+    "distributed": ("train", "sample", "evaluate"),  # several processes can share the work of these modes
     "targets": ("plan",),
     "from": tuple(FILES),
     "out": tuple(FILES),
@@ -34,11 +34,15 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", tuple:
 
 
 class Command(NamedTuple):
-    """What is asked for.
+    """A parsed command line.
 
     Attributes:
-      stage: None where it is not said. distributed: None where there is one process.
-      workdir: None for the modes of FILES, which have `source` and `out` in its place.
+      mode: the name of the mode.
+      stage: the stage to train; None if it is not given.
+      distributed: how to connect to the other processes; None for a single process.
+      config: the configuration.
+      workdir: the run directory; None for the modes of FILES.
+      source, out: the arguments of --from and --out; None for the other modes.
     """
 
     mode: str
@@ -50,26 +54,27 @@ class Command(NamedTuple):
     out: str | None
 
 
-def defined(modes: Collection[str], stages: Collection[str]) -> flags.FlagValues:
-    """All flags but those of the settings."""
+def define_flags(modes: Collection[str], stages: Collection[str]) -> flags.FlagValues:
+    """Return all flags except the settings."""
     values = flags.FlagValues()
     flags.DEFINE_enum("mode", "train", modes, "What to do.", flag_values=values)
     flags.DEFINE_enum("stage", None, stages, "Which stages to train (default: all).", flag_values=values)
     flags.DEFINE_string("targets", None, "Accelerators to plan for, such as tpu-v2-8,tpu-v5e-1.", flag_values=values)
     flags.DEFINE_string(
-        "distributed", None, "One of several processes that train, sample or evaluate together, each by this command: "
-        "K/N@HOST:PORT is the K-th of N (from 0), and 'auto' asks Slurm, Open MPI, Kubernetes or the TPU pod.",
+        "distributed", None, "The place of this process among several that train, sample or evaluate together: "
+        "K/N@HOST:PORT is process K of N, counted from 0; 'auto' asks Slurm, Open MPI, Kubernetes or the TPU pod.",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_string(
-        "from", None, "What modes import and export read: files of PyTorch, by commas; a run directory or weights.",
+        "from", None, "What to convert: PyTorch files, separated by commas, or for export a run directory or weights.",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_string("out", None, "The file that they write.", flag_values=values)
-    flags.DEFINE_string("workdir", None, "Directory of the run; it is made where it is not there.", flag_values=values)
+    flags.DEFINE_string("out", None, "The file that modes import and export write.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "Run directory. It is created if it does not exist.", flag_values=values)
     flags.DEFINE_string(
-        "config", None, "FILE.py or FILE.py:VARIANT (default: that of the weights or the runs that are named, "
-        "else of the run in --workdir). --config.NAME=VALUE changes a setting; vaedm_jax/config/settings.py lists all.",
+        "config", None, "Configuration: FILE.py or FILE.py:VARIANT. Default: the configuration of the weights or runs "
+        "that a setting names, or else of the run in --workdir. --config.NAME=VALUE changes a setting; "
+        "vaedm_jax/config/settings.py lists all settings.",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
@@ -78,25 +83,33 @@ def defined(modes: Collection[str], stages: Collection[str]) -> flags.FlagValues
 
 
 def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) -> Command | str:
-    """The command in argv, of which the first is the program's name; the text to show where help is asked for."""
-    values = defined(modes, stages)
+    """Return the command of a command line, or the help text if --help is given.
+
+    Args:
+      argv: the program's name, then the arguments.
+      modes, stages: the values that --mode and --stage may have.
+
+    Raises:
+      UserError: an argument, the run directory or the configuration is invalid.
+    """
+    values = define_flags(modes, stages)
     try:
-        # The settings that may follow --config. are known once the configuration is.
+        # The settings after --config. can be parsed only when the configuration is known.
         rest = values(argv, known_only=True)
     except (flags.Error, ValueError) as error:
         raise UserError(str(error).removeprefix("flag ")) from error
     if values.help:
         return values.module_help(__name__)
     for match in filter(None, (re.match(r"--?(?!(?:no)?config\.)([A-Za-z][^=]*)", arg) for arg in rest)):
-        raise UserError(f"--{match[1]}: there is no such flag; {nearest(match[1], list(values))}")
+        raise UserError(f"--{match[1]}: there is no such flag; {suggest(match[1], list(values))}")
     check_belonging(values)
     workdir = None
     if values.mode in FILES:
         check_files(values)
     else:
-        workdir = directory(values.workdir)
+        workdir = run_directory(values.workdir)
     check_names(rest)
-    config = begun(values.mode, values.config, workdir, named_model(rest))
+    config = initial_config(values.mode, values.config, workdir, named_model(rest))
     override(config, rest)
     if not values.config and values.mode not in FILES:
         named = {match[1] for match in filter(None, (re.match(r"--?config\.([^=]*)", arg) for arg in rest))}
@@ -106,8 +119,21 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     return Command(values.mode, values.stage, values.distributed, config, workdir, values["from"].value, values.out)
 
 
-def begun(mode: str, spec: str | None, workdir: Path | None, model: str) -> ConfigDict:
-    """The configuration that the settings change: that of a file, of a model that is named, or of the run."""
+def initial_config(mode: str, spec: str | None, workdir: Path | None, model: str) -> ConfigDict:
+    """Return the configuration before the settings of the command line change it.
+
+    It is the first that is available of: that of --config, the default of a mode of FILES, that of a named model, and
+    that of the run.
+
+    Args:
+      mode: the mode.
+      spec: the argument of --config.
+      workdir: the run directory; None for the modes of FILES.
+      model: the model that a setting names; "" for none.
+
+    Raises:
+      UserError: there is no configuration, or it is invalid.
+    """
     if spec:
         config = load(spec)
         if workdir:
@@ -118,52 +144,56 @@ def begun(mode: str, spec: str | None, workdir: Path | None, model: str) -> Conf
     if model:
         return config_of(model)
     if mode in ("plan", "prepare") and not (workdir / rundir.FILE).is_file():
-        raise UserError(f"--config=FILE is missing: mode '{mode}' needs one, such as configs/cifar10.py")
+        raise UserError(f"--config=FILE is missing: mode '{mode}' needs a file, such as configs/cifar10.py")
     return rundir.read_config(workdir)
 
 
-def directory(workdir: str | None) -> Path:
-    """The directory of the run; UserError where it is not named, or a file lies in its place."""
+def run_directory(workdir: str | None) -> Path:
+    """Return the path of the run directory; raise UserError if it is missing or no folder can be there."""
     if not workdir:
-        raise UserError("--workdir=DIR is missing: the directory of the run")
+        raise UserError("--workdir=DIR is missing: it must name the run directory")
     path = path_of(workdir, "--workdir")
     folder(next(p for p in (path, *path.parents) if os.path.lexists(p)), "--workdir")
     return path
 
 
 def check_belonging(values: flags.FlagValues) -> None:
-    """UserError names the first flag that says nothing to the mode."""
+    """Raise UserError for the first flag that the mode does not accept."""
     for name, modes in BELONGS.items():
         if values[name].value is not None and values.mode not in modes:
             raise UserError(
-                f"--{name}={values[name].value} belongs to --mode={' or '.join(modes)}; leave it out with "
+                f"--{name}={values[name].value} is only for --mode={' or '.join(modes)}; leave it out with "
                 f"--mode={values.mode}"
             )
 
 
 def check_files(values: flags.FlagValues) -> None:
-    """UserError unless it is said what to read and what to write."""
+    """Raise UserError unless both --from and --out are given."""
     for name in ("from", "out"):
         if not values[name].value:
             raise UserError(f"--{name}=FILE is missing: mode '{values.mode}' reads --from and writes --out")
 
 
-def given(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Name and text of each setting in argv: `--config.NAME=TEXT`, or `--config.NAME TEXT`."""
+def given_settings(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) for each setting in argv: `--config.NAME=TEXT` or `--config.NAME TEXT`."""
     for arg, following in pairwise([*argv, ""]):
         if match := re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", arg, re.DOTALL):
             yield match[1], following if match[2] is None else match[2]
 
 
 def named_model(argv: Sequence[str]) -> str:
-    """The first model that a setting in argv names; empty where none does."""
-    return next((text.split(",")[0].strip() for name, text in given(argv) if name in OWN_MODELS), "")
+    """Return the first model that a setting in argv names; "" if there is none."""
+    return next((text.split(",")[0].strip() for name, text in given_settings(argv) if name in OWN_MODELS), "")
 
 
 def load(spec: str) -> ConfigDict:
-    """The configuration of `FILE.py` or `FILE.py:VARIANT`."""
+    """Return the configuration of `FILE.py` or `FILE.py:VARIANT`.
+
+    Raises:
+      UserError: the file is missing, fails, or returns no configuration of this package. The message names the line.
+    """
     written, _, variant = spec.partition(":")
-    with opened(written, "--config", "is not there; the configurations that come along are in configs/") as file:
+    with opened(written, "--config", "is not there; the configurations of this project are in configs/") as file:
         program, path = file.read(), file.name
     namespace = {"__name__": "config", "__file__": path}
     try:
@@ -172,17 +202,17 @@ def load(spec: str) -> ConfigDict:
             raise UserError(f"{path} defines no function get_config, as those in configs/ do")
         config = get_config(variant) if variant else get_config()
         if not isinstance(config, ConfigDict) or flatten(config).keys() != flatten(base_config()).keys():
-            raise UserError(f"get_config() in {path} must return a base_config() with other values")
+            raise UserError(f"get_config() in {path} must return a base_config(), in which only values are changed")
     except UserError as error:
         raise UserError(f"--config={spec}: {error}") from error
-    except (Exception, SystemExit) as error:  # it is a program, and may fail in any way
+    except (Exception, SystemExit) as error:  # the file is a program, which may raise any error
         what = getattr(error, "msg", error)
         raise UserError(f"--config={spec}: {place_of(error, path)}: {type(error).__name__}: {what}") from error
     return config
 
 
 def place_of(error: BaseException, path: str) -> str:
-    """`FILE, line N` of an error in a file, as far as it is known."""
+    """Return the place of an error in a file as `FILE, line N`, or as `FILE` if the line is unknown."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
@@ -190,20 +220,28 @@ def place_of(error: BaseException, path: str) -> str:
 
 
 def check_names(argv: Sequence[str]) -> None:
-    """UserError names the first setting that there is not, or whose text is none for it."""
+    """Raise UserError for the first setting that does not exist, or that is a tuple with a nested tuple."""
     settings = flatten(base_config())
     for match in filter(None, (re.match(r"--?(?:no)?config\.([^=]*)", arg) for arg in argv)):
         if match[1] not in settings:
-            known = nearest(match[1], settings, "config.")
+            known = suggest(match[1], settings, "config.")
             raise UserError(f"--config.{brief(match[1])}: there is no such setting; {known}")
-    for name, text in given(argv):
-        # Python's parser, which reads a tuple, gives up on one in another, and so on, without a word.
+    for name, text in given_settings(argv):
+        # Python's parser, which reads tuples, fails without a message on deeply nested ones.
         if isinstance(settings[name], tuple) and text.count("(") > 1:
             raise UserError(f"--config.{name}={brief(text)}: it must be {KINDS[tuple]}, such as {settings[name]}")
 
 
 def override(config: ConfigDict, argv: Sequence[str]) -> None:
-    """Set what the `--config.NAME=VALUE` in argv say, of which the first is ignored."""
+    """Change the settings that argv gives as `--config.NAME=VALUE`.
+
+    Args:
+      config: the configuration, which is changed.
+      argv: the program's name, which is ignored, then the arguments.
+
+    Raises:
+      UserError: a value has the wrong type, or an argument is not a flag.
+    """
     settings = flatten(config)
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
@@ -211,17 +249,23 @@ def override(config: ConfigDict, argv: Sequence[str]) -> None:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=list(argv))
         stray = values(argv)[1:]
     except flags.IllegalFlagValueError as error:
-        given = re.match(r"flag (--config\.([^=]*)=.*?): ", str(error), re.DOTALL)
-        old = settings[given[2]]
-        raise UserError(f"{brief(given[1])}: it must be {KINDS[type(old)]}, such as {old}") from error
+        found = re.match(r"flag (--config\.([^=]*)=.*?): ", str(error), re.DOTALL)
+        old = settings[found[2]]
+        raise UserError(f"{brief(found[1])}: it must be {KINDS[type(old)]}, such as {old}") from error
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(brief(error, 400)) from error
     if stray:
-        raise UserError(f"'{stray[0]}' is not understood; every flag reads --NAME=VALUE")
+        raise UserError(f"'{stray[0]}' is not a flag; every argument must have the form --NAME=VALUE")
 
 
-def nearest(name: str, known: Collection[str], prefix: str = "") -> str:
-    """What was probably meant, or where to look it up."""
+def suggest(name: str, known: Collection[str], prefix: str = "") -> str:
+    """Return a hint for a message about an unknown name.
+
+    Args:
+      name: the unknown name.
+      known: the known names, of which the most similar is suggested.
+      prefix: what stands before a name on the command line, such as "config.".
+    """
     found = difflib.get_close_matches(name, known, 1)
     return (
         f"did you mean --{prefix}{found[0]}?"

@@ -1,4 +1,4 @@
-"""The errors that a person sees as one line, without a traceback."""
+"""The errors that are shown as one line without a traceback, and checks that raise them."""
 
 import math
 import numbers
@@ -8,15 +8,18 @@ from typing import Any, NamedTuple
 
 
 class UserError(Exception):
-    """Bad input. Its message says what, where, and what would be right; the exit status is 2."""
+    """An error for bad input. The message says what is wrong, where, and what would be right. The exit status is 2."""
 
     status = 2
 
 
 class Range(NamedTuple):
-    """The values that a number may have: from `low` to `high`, both included; whole numbers where `low` is whole.
+    """The range of a number: from `low` to `high`, both included. Only whole numbers are allowed if `low` is an int.
 
-    `why` says why it must not be higher, where that is not plain.
+    Attributes:
+      low: the smallest value.
+      high: the largest value.
+      why: the reason for `high`, if it is not obvious, for messages.
     """
 
     low: float
@@ -25,24 +28,27 @@ class Range(NamedTuple):
 
 
 def brief(value: Any, most: int = 120) -> str:
-    """Return a value as a message shows it: as text, cut off where it is long."""
+    """Return a value as text for a message, cut after `most` characters."""
     try:
         text = str(value)
-    except ValueError:  # Python writes no whole number of more than 4,300 digits
+    except ValueError:  # Python does not convert integers with more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
-    """UserError unless the value is one of those allowed."""
+    """Raise UserError unless the value is one of those allowed."""
     if value not in allowed:
         raise UserError(f"{name} = {brief(repr(value))}: it must be one of {', '.join(allowed)}")
 
 
 def in_range(name: str, value: Any, low: float, high: float = math.inf, why: str = "") -> None:
-    """UserError unless the value, or each of a tuple, is a finite number from `low` to `high`; whole if `low` is.
+    """Raise UserError unless a value, or each number of a tuple, is finite and in a range.
 
-    `why` is said where a number is too high; see `Range`.
+    Args:
+      name: the name of the setting, for the message.
+      value: a number, or a tuple of numbers.
+      low, high, why: the range; see `Range`.
     """
     kind, what = (numbers.Integral, "a whole number") if isinstance(low, int) else (numbers.Real, "a number")
     for number in value if isinstance(value, tuple) else (value,):
@@ -57,13 +63,16 @@ def in_range(name: str, value: Any, low: float, high: float = math.inf, why: str
 
 
 class RunError(Exception):
-    """A run that cannot go on (a loss that is not finite, a full disk); the exit status is 1."""
+    """An error for a run that cannot continue, such as a loss that is not finite. The exit status is 1."""
 
     status = 1
 
 
 class Stopped(RunError):
-    """A run that a signal has asked to stop, and that the same command continues; the exit status is a shell's."""
+    """An error for a run that a signal has stopped. The same command continues it.
+
+    The exit status is 128 plus the number of the signal, as in a shell.
+    """
 
     def __init__(self, message: str, number: int):
         super().__init__(message)
@@ -72,7 +81,7 @@ class Stopped(RunError):
 
 @contextmanager
 def naming(setting: str) -> Iterator[None]:
-    """Put the name of the setting before what is wrong with it."""
+    """Put the name of a setting before the message of a UserError that is raised inside the block."""
     try:
         yield
     except UserError as error:

@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
         line = " ".join(brief(word, LONGEST_WORD) for word in line.split(" "))
         print("vaedm:", shown(line), file=sys.stderr, flush=True)
         if isinstance(error, Stopped):
-            hosts.part()
+            hosts.disconnect()
         return status
     return 0
 
@@ -84,5 +84,5 @@ if __name__ == "__main__":
         status = main(sys.argv)
     except Exception:  # a defect; of several processes, perhaps only in what follows the end of another
         traceback.print_exc()
-        status = 1 if hosts.alone() else os.EX_SOFTWARE
-    hosts.leave(status)
+        status = 1 if hosts.is_single() else os.EX_SOFTWARE
+    hosts.exit_process(status)

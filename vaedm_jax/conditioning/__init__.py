@@ -1,1 +1,1 @@
-"""What the refiner is shown of an image, and how an image is restored from that."""
+"""Conditions, which the refiner is shown in place of an image, and tasks, which restore images."""

@@ -1,8 +1,11 @@
-"""What an image is known by: what the refiner is shown of it where no VAE is (appendix D), by name, as `downsample4`.
+"""Conditions: what the refiner is shown of an image in place of the VAE's image (appendix D of the paper).
 
-Each takes something from images [B, H, W, C] in [0, 1]: `corrupt` does, `lift` brings what is left to the size of the
-image, and `agree` puts what is known into images that were made. `shown` is what the refiner sees in place of x_hat,
-from 8 bits, as what lies in a file.
+A condition has a name, such as `downsample4`. It removes something from images [B, H, W, C] in [0, 1]:
+
+- `corrupt` returns the corrupted images.
+- `lift` brings them back to the size of the images.
+- `make_consistent` puts what is known of an image into a generated image.
+- `shown` is what the refiner sees in place of x_hat: the lifted images, from 8 bits as in a file.
 """
 
 import math
@@ -16,79 +19,87 @@ import numpy as np
 
 from vaedm_jax.errors import UserError, brief, in_range
 
-GREY = 0.5  # of a hole, which is 0 for the network, and 128 in a file
+GREY = 0.5  # the value of a hole: 0 in [-1, 1], as the network sees it, and 128 in a file
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Nothing is lost; what is not said otherwise below."""
+    """A condition that removes nothing. The other conditions override its methods."""
 
-    factor = 1  # how much smaller what is left of an image is
+    factor = 1  # by which the sides of corrupted images are smaller
 
     def corrupt(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """What is left of images [B, H, W, C]; image i depends on keys[i] where chance has a part."""
+        """Corrupt images [B, H, W, C] in [0, 1].
+
+        Args:
+          keys: [B]. If the condition is random, the corruption of image i depends on keys[i] only.
+        """
         return x
 
     def lift(self, damaged: jax.Array) -> jax.Array:
-        """What is left, at the size of the images."""
+        """Bring corrupted images to the size of the images: [B, H, W, C]."""
         return damaged
 
-    def agree(self, x: jax.Array, damaged: jax.Array) -> jax.Array:
-        """The images nearest to x of which `damaged` would be left, as far as that can be said."""
+    def make_consistent(self, x: jax.Array, damaged: jax.Array) -> jax.Array:
+        """Return the images nearest to x [B, H, W, C] that `corrupt` would turn into `damaged`, as far as possible."""
         return x
 
-    def left(self, x: jax.Array, keys: jax.Array) -> jax.Array:
-        """What is left of images, in 8 bits."""
+    def corrupt_8bit(self, x: jax.Array, keys: jax.Array) -> jax.Array:
+        """Corrupt images and round them to the 256 levels of 8 bits, in [0, 1]."""
         return jnp.round(255 * self.corrupt(x, keys)) / 255
 
     def shown(self, x: jax.Array, keys: jax.Array) -> jax.Array:
-        """x_hat of images, [B, H, W, C] in [0, 1]."""
-        return self.lift(self.left(x, keys))
+        """Return what the refiner sees of images in place of x_hat: [B, H, W, C] in [0, 1]."""
+        return self.lift(self.corrupt_8bit(x, keys))
 
 
 @dataclass(frozen=True)
 class Downsample(Condition):
-    """Each pixel is the mean of factor x factor; bicubic when it is lifted."""
+    """Reduced images: each pixel is the mean of factor x factor pixels. They are lifted by bicubic interpolation."""
 
     factor: int = 4
 
     def __post_init__(self):
-        in_range("factor", self.factor, 2, 8192, "images have no more pixels a side")
+        in_range("factor", self.factor, 2, 8192, "no image has more pixels per side")
 
     def corrupt(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         (B, H, W, C), f = x.shape, self.factor
         if H % f or W % f:
-            raise UserError(f"factor = {f}: it must divide the images' {H} x {W} pixels")
+            raise UserError(f"factor = {f}: it must divide both sides of the images, {H} x {W} pixels")
         return x.reshape(B, H // f, f, W // f, f, C).mean(axis=(2, 4))
 
     def lift(self, damaged: jax.Array) -> jax.Array:
         B, H, W, C = damaged.shape
         return jnp.clip(jax.image.resize(damaged, (B, H * self.factor, W * self.factor, C), "bicubic"), 0, 1)
 
-    def agree(self, x: jax.Array, damaged: jax.Array) -> jax.Array:
+    def make_consistent(self, x: jax.Array, damaged: jax.Array) -> jax.Array:
         missing = damaged - self.corrupt(x)
         return jnp.clip(x + missing.repeat(self.factor, axis=1).repeat(self.factor, axis=2), 0, 1)
 
 
 @dataclass(frozen=True)
 class Grayscale(Condition):
-    """The luma of Rec. 601 in all channels."""
+    """Grey images: the luma of Rec. 601 in all channels."""
 
     def corrupt(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         weights = jnp.asarray([0.299, 0.587, 0.114], x.dtype)
         return jnp.einsum("bhwc,c->bhw", x, weights, precision="highest")[..., None].repeat(3, axis=-1)
 
     def lift(self, damaged: jax.Array) -> jax.Array:
-        """A photograph may have a tint."""
+        """Return the images in grey, since a grey photograph from a file may have a tint."""
         return self.corrupt(damaged)
 
-    def agree(self, x: jax.Array, damaged: jax.Array) -> jax.Array:
+    def make_consistent(self, x: jax.Array, damaged: jax.Array) -> jax.Array:
         return jnp.clip(x + self.corrupt(damaged - x), 0, 1)
 
 
 @dataclass(frozen=True)
 class Mask(Condition):
-    """A grey hole somewhere in each image, `side` of it long and wide."""
+    """Images with a grey hole at a random place.
+
+    Attributes:
+      side: the height and width of the hole, as a share of those of the image.
+    """
 
     side: float = 0.5
 
@@ -100,6 +111,7 @@ class Mask(Condition):
         holes = [max(1, round(self.side * size)) for size in sizes]
 
         def within(key: jax.Array) -> jax.Array:
+            """Return which pixels are in the hole of an image, [H, W]."""
             ends = jnp.array([size - hole + 1 for size, hole in zip(sizes, holes, strict=True)])
             first = jax.random.randint(key, (2,), 0, ends)
             row, column = (
@@ -110,15 +122,19 @@ class Mask(Condition):
 
         return jnp.where(jax.vmap(within)(keys)[..., None], GREY, x)
 
-    def agree(self, x: jax.Array, damaged: jax.Array) -> jax.Array:
-        """What is grey (128, 128, 128) was not known."""
+    def make_consistent(self, x: jax.Array, damaged: jax.Array) -> jax.Array:
+        """Return x inside the hole and `damaged` elsewhere. The hole is where `damaged` is grey: (128, 128, 128)."""
         hole = jnp.all(jnp.abs(damaged - GREY) < 0.6 / 255, axis=-1, keepdims=True)
         return jnp.where(hole, x, damaged)
 
 
 @dataclass(frozen=True)
 class Blur(Condition):
-    """By a Gaussian of so many pixels' deviation; the edge goes on beyond the image."""
+    """Images that are blurred by a Gaussian. Beyond the image its edge pixels are repeated.
+
+    Attributes:
+      sigma: the standard deviation of the Gaussian, in pixels.
+    """
 
     sigma: float = 2.0
 
@@ -130,7 +146,7 @@ class Blur(Condition):
         return jnp.einsum("ih,jw,bhwc->bijc", down, along, x, precision="highest")
 
     def matrix(self, size: int) -> np.ndarray:
-        """What blurs a line of pixels, [size, size]."""
+        """Return the matrix [size, size] that blurs a line of pixels."""
         radius, lines, matrix = math.ceil(3 * self.sigma), np.arange(size), np.zeros((size, size))
         for offset in range(-radius, radius + 1):
             matrix[lines, np.clip(lines + offset, 0, size - 1)] += np.exp(-0.5 * (offset / self.sigma) ** 2)
@@ -142,14 +158,15 @@ KINDS = {"downsample": Downsample, "grayscale": Grayscale, "mask": Mask, "blur":
 
 
 def condition_of(name: str) -> Condition | None:
-    """The condition of a name: `vae`, which is None, or a kind and its number, as `downsample4`, `mask0.5`, `blur2`.
+    """Return the condition with a name: a kind and its number, such as `downsample4`. `vae` gives None.
 
-    Raises: UserError for an unknown kind, and for a number that is none, out of its range or too much.
+    Raises:
+      UserError: the kind is unknown or takes no number, or the number cannot be read or is out of its range.
     """
     kind, number = re.fullmatch(r"([a-z]*)(.*)", name, re.DOTALL).groups()
     setting = f"ddpm.condition = {brief(repr(name))}"
     if kind not in ("vae", *KINDS):
-        raise UserError(f"{setting}: it must be one of {EXAMPLES}, or one with another number")
+        raise UserError(f"{setting}: it must be one of {EXAMPLES}; the numbers may differ")
     takes = fields(KINDS[kind]) if kind in KINDS else ()
     if number and not takes:
         raise UserError(f"{setting}: {kind} takes no number")
@@ -160,5 +177,5 @@ def condition_of(name: str) -> Condition | None:
 
 
 def has_vae(ddpm: Any) -> bool:
-    """Whether the refiner of a `ddpm` section is shown what a VAE decodes, or takes its z."""
+    """Return whether the refiner of a `ddpm` section needs a VAE: it is shown the image of a VAE, or takes its z."""
     return ddpm.z_conditioning or (ddpm.variant != "uncond" and condition_of(ddpm.condition) is None)

@@ -1,4 +1,4 @@
-"""What a picture may have lost, and how a refiner gives it back: the damaged one stands in place of x_hat."""
+"""Restoration tasks: how an image is damaged, and how a refiner restores it, shown the damaged image as x_hat."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,15 +16,17 @@ from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import UserError, in_range, one_of
 from vaedm_jax.storage.paths import shown
 
-CHUNK = 64  # images on the device at a time
+CHUNK = 64  # images that are processed on the device at a time
 Images = np.ndarray  # float32 [N, H, W, C] in [0, 1]
 
 
 class Task(Protocol):
-    """A kind of damage.
+    """A kind of damage to images, and how to undo it.
 
     Attributes:
-      label: fit for a file. input_name: what the lifted images are called. factor: how much larger these are.
+      label: a name for files.
+      input_name: the name of the lifted images in tables and figures.
+      factor: by how much the sides of lifted images are larger than those of damaged ones.
     """
 
     label: str
@@ -32,29 +34,33 @@ class Task(Protocol):
     factor: int
 
     def corrupt(self, images: Images, seed: int = 0) -> Images:
-        """Damaged images."""
+        """Damage images."""
 
     def lift(self, images: Images) -> Images:
-        """Damaged images at the size at which they are restored, without the network: what it is shown."""
+        """Bring damaged images to the size at which they are restored, which the network is shown."""
 
     def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
-        """The chain from where it fits the damage; `train` gives images of the training, where they are needed."""
+        """Return the chain with the start that fits the damage.
+
+        Args:
+          train: returns training images; it is called only if they are needed.
+        """
 
     def x_T(self, damaged: Images, seed: int = 0) -> Images | None:
-        """The noise that the chain begins with, beside that which lies in the image; None where it is drawn."""
+        """Return the noise that the chain starts from, in addition to that in the image; None: draw it as usual."""
 
-    def agree(self, images: Images, damaged: Images) -> Images:
-        """The images nearest to `images` that would have been damaged to `damaged`."""
+    def make_consistent(self, images: Images, damaged: Images) -> Images:
+        """Return the images nearest to `images` that the damage would turn into `damaged`."""
 
 
-def by_parts(function: Callable[..., jax.Array], *arrays: Any) -> np.ndarray:
-    """function(*arrays) of arrays [N, ...], CHUNK at a time, for the memory."""
+def map_chunks(function: Callable[..., jax.Array], *arrays: Any) -> np.ndarray:
+    """Return function(*arrays) for arrays [N, ...], computed in chunks of CHUNK to limit the memory."""
     found = [function(*(jnp.asarray(a[i : i + CHUNK]) for a in arrays)) for i in range(0, len(arrays[0]), CHUNK)]
     return np.concatenate([np.asarray(a) for a in found])
 
 
 class Conditioned:
-    """What a condition takes from images, for a refiner that was trained on what it leaves."""
+    """The task to undo a condition, for a refiner that was trained with it."""
 
     input_name = "x̂"
 
@@ -62,14 +68,14 @@ class Conditioned:
         self.condition, self.label, self.factor = condition, label, condition.factor
 
     def corrupt(self, images: Images, seed: int = 0) -> Images:
-        """In 8 bits; image i has lost what it has in `VAEDM.condition`."""
-        return by_parts(self.condition.left, images, condition_keys(np.uint32(seed), jnp.arange(len(images))))
+        """Corrupt images as `VAEDM.condition` does, in 8 bits."""
+        return map_chunks(self.condition.corrupt_8bit, images, condition_keys(np.uint32(seed), jnp.arange(len(images))))
 
     def lift(self, images: Images) -> Images:
-        return by_parts(self.condition.lift, images)
+        return map_chunks(self.condition.lift, images)
 
     def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
-        """As it is; a warm start without a t begins where noise hides what x_hat lacks."""
+        """Return the chain; a warm start without a t_start gets that of `warm_step` for the lifted training images."""
 
         def variance() -> float:
             truth = train()
@@ -82,12 +88,12 @@ class Conditioned:
     def x_T(self, damaged: Images, seed: int = 0) -> None:
         return None
 
-    def agree(self, images: Images, damaged: Images) -> Images:
-        return by_parts(self.condition.agree, images, damaged)
+    def make_consistent(self, images: Images, damaged: Images) -> Images:
+        return map_chunks(self.condition.make_consistent, images, damaged)
 
 
 class SuperResolution(Conditioned):
-    """Images that were reduced by a factor, for any refiner: each pixel is the mean of factor x factor."""
+    """Super-resolution by any refiner. Each pixel of a damaged image is the mean of factor x factor pixels."""
 
     input_name = "bicubic"
 
@@ -95,16 +101,20 @@ class SuperResolution(Conditioned):
         super().__init__(Downsample(factor), f"super{factor}")
 
     def corrupt(self, images: Images, seed: int = 0) -> Images:
-        return by_parts(self.condition.corrupt, images)
+        return map_chunks(self.condition.corrupt, images)
 
     def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
-        """Where noise hides what bicubic images lack, by the rule that holds for x_hat."""
+        """Return the chain with a warm start from the bicubic images, at the t_start of `warm_step`."""
         return super().begin(replace(chain, start="warm", t_start=0), full, train)
 
 
 @dataclass(frozen=True)
 class Denoising:
-    """Images with Gaussian noise of a known deviation, in units of [0, 1]; clipped, as what lies in a file is."""
+    """Removal of Gaussian noise from images that are clipped to [0, 1], as in a file.
+
+    Attributes:
+      sigma: the standard deviation of the noise, for images in [0, 1].
+    """
 
     sigma: float
     input_name = "noisy"
@@ -115,6 +125,7 @@ class Denoising:
 
     @property
     def label(self) -> str:
+        """A name for files."""
         return f"denoise{self.sigma:g}"
 
     def corrupt(self, images: Images, seed: int = 0) -> Images:
@@ -125,19 +136,20 @@ class Denoising:
         return images
 
     def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
-        """Where the chain has as much noise as the image, which is u_t itself then."""
+        """Return the chain with a warm start at the step that has as much noise as the image, which is u_t then."""
         t = int(np.argmin(np.abs(np.exp(-full.log_snr) - 2 * self.sigma)))
         return replace(chain, start="warm", t_start=t, steps=min(chain.steps, t + 1))
 
     def x_T(self, damaged: Images, seed: int = 0) -> Images:
-        """What clipping cut off, drawn anew, and nothing elsewhere: white would come out grey without it.
+        """Return random noise for pixels whose noise was clipped, and 0 elsewhere.
 
-        A pixel that was white or black has the half of the normal distribution beyond it.
+        Without it white areas would be restored as grey. A white pixel gets positive noise and a black pixel negative
+        noise, from half of the normal distribution.
         """
         beyond = np.abs(np.random.default_rng(seed).standard_normal(damaged.shape, np.float32))
         return beyond * (damaged >= 1) - beyond * (damaged <= 0)
 
-    def agree(self, images: Images, damaged: Images) -> Images:
+    def make_consistent(self, images: Images, damaged: Images) -> Images:
         return images
 
 
@@ -145,7 +157,13 @@ TASKS = {"super": lambda s: SuperResolution(s.factor), "denoise": lambda s: Deno
 
 
 def task_of(settings: Any, condition: str = "vae") -> Task:
-    """The task of a `restore` section, for a model of a `ddpm.condition`."""
+    """Return the task of a `restore` section for a model with a `ddpm.condition`.
+
+    If no task is set, a model with a condition restores that condition, and another model does super-resolution.
+
+    Raises:
+      UserError: the task or one of its settings is not allowed.
+    """
     if not settings.task and (own := condition_of(condition)):
         return Conditioned(own, condition)
     one_of("restore.task", name := settings.task or "super", TASKS)
@@ -153,10 +171,17 @@ def task_of(settings: Any, condition: str = "vae") -> Task:
 
 
 def check_size(name: str, task: Task, shape: tuple[int, ...], most: int, multiple: int = 1) -> None:
-    """UserError where a picture would be too large when it is lifted, and its sides are continued to a multiple."""
+    """Raise UserError if an image would have too many pixels when it is lifted and padded.
+
+    Args:
+      name: the file of the image, for the message.
+      shape: the shape (H, W, C) of the damaged image.
+      most: the number of pixels that are allowed.
+      multiple: the sides are padded to a multiple of it.
+    """
     H, W = (-(-side * task.factor // multiple) * multiple for side in shape[:2])
     if H * W > most:
         raise UserError(
-            f"{shown(name)}: {W} x {H} pixels would be restored, {H * W:,} in all; restore.pixels = {most:,} are "
-            "allowed, since attention takes memory by the square of their number"
+            f"{shown(name)}: {W} x {H} pixels would be restored, {H * W:,} in all; the limit is restore.pixels = "
+            f"{most:,}, since the memory for attention grows with the square of the number of pixels"
         )

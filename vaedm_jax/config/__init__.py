@@ -1,4 +1,4 @@
-"""Every setting: its default, its meaning, the values it may have, and which settings exclude each other."""
+"""All settings: their meanings, defaults and ranges, and the checks of their combinations."""
 
 from vaedm_jax.config.build import (
     FREE,

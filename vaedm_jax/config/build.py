@@ -1,4 +1,4 @@
-"""Configurations: the defaults, what a configuration file begins with, and what is read out of a configuration."""
+"""Functions that build a configuration from the defaults, and that read parts of one."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.errors import one_of
 from vaedm_jax.storage.paths import path_of
 
-# What may differ when a run directory is used again. All else makes another model.
+# Patterns of settings that may differ when a run directory is used again. Other settings define the model.
 FREE = (
     "*.steps",
     "*.epochs",
@@ -38,17 +38,17 @@ FREE = (
     "prepare.*",
     "prior.*",
 )
-# What may be changed on purpose in the middle of a run; a note says so, and the run goes on.
+# Patterns of settings that may be changed during a run. A note says so, and the run continues.
 TUNABLE = (
     *("*.learning_rate", "*.decay", "*.warmup", "*.clip", "*.ema_*", "ddpm.dropout", "ddpm.cond_dropout"),
     *("ddpm.weighting", "ddpm.min_snr", "ddpm.t_*"),
 )
-# What training measures where it is 0, of x_hat and of the images.
+# Settings that training measures from x_hat and the images if they are 0.
 MEASURED = ("ddpm.sigma_r", "ddpm.sigma_data")
 
 
 def base_config(variant: str = "form1") -> ConfigDict:
-    """Return the defaults; the networks and the optimisation are the paper's for CIFAR-10 (appendix E).
+    """Return the default configuration. Networks and optimisation are the paper's for CIFAR-10 (appendix E).
 
     Args:
       variant: `uncond` (a plain DDPM), `form1` or `form2` (the paper's Formulations 1 and 2).
@@ -65,7 +65,10 @@ def defaults(section: Section) -> dict[str, Any]:
 
 
 def published_config(variant: str = "form1") -> ConfigDict:
-    """The defaults of what the authors of the method published, where their files do not tell it."""
+    """Return the default configuration with the settings of the published implementation, where they differ.
+
+    The files of the published models do not contain these settings.
+    """
     c = base_config(variant).unlock()
     c.ddpm.heads, c.ddpm.ema_schedule, c.data.flip = 8, "constant", True
     c.ddpm.scale_betas = False
@@ -74,9 +77,9 @@ def published_config(variant: str = "form1") -> ConfigDict:
 
 
 def small_config(variant: str = "form1") -> ConfigDict:
-    """Networks for images of 32 x 32 on a CPU with two cores: a VAE of 1.6 M and a U-Net of 4.5 M parameters.
+    """Return a configuration for 32 x 32 images on two CPU cores: a VAE with 1.6 M and a U-Net with 4.5 M parameters.
 
-    The U-Net works on 2 x 2 patches.
+    The U-Net works on patches of 2 x 2 pixels.
     """
     c = base_config(variant).unlock()
     c.vae.enc_block = "32d2,32t16,16d2,16t8,8x1,8d2,8t4,4x1,4d4,4t1,1x1"
@@ -99,9 +102,14 @@ def small_config(variant: str = "form1") -> ConfigDict:
 
 
 def data_of(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
-    """The data section that a model was trained with; `data.path` of `config` says where its folder lies now.
+    """Return the `data` section that a model was trained with.
 
-    UserError where the model's configuration, which was read from a file, names what a file may not (`trust`).
+    Args:
+      config: the configuration of the command. Its `data.path`, if set, is used instead: the folder may have moved.
+      trained: the configuration of the model, which was read from a file.
+
+    Raises:
+      UserError: the model's section would run code or use the network; see `trust.check_borrowed`.
     """
     section = trained.data.copy_and_resolve_references()
     named = {f"data.{name}" for name, value in section.items() if value == config.data[name]}
@@ -112,7 +120,7 @@ def data_of(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
 
 
 def located(config: ConfigDict) -> ConfigDict:
-    """Return the configuration with absolute paths to its data, so that it means the same wherever it is read."""
+    """Return the configuration with absolute paths to its data, so that it is valid in any working directory."""
     config = config.copy_and_resolve_references()
     for name in ("path", "archive", "tfds_dir"):
         written = config.data[name]
@@ -122,17 +130,20 @@ def located(config: ConfigDict) -> ConfigDict:
 
 
 def chain_of(settings: Any, **changes: Any) -> Chain:
-    """The chain of a `sample` section."""
+    """Return the chain of a `sample` section, with some settings changed."""
     return Chain(**{name: getattr(settings, name) for name in Chain.__dataclass_fields__} | changes)
 
 
 def picture_chain(config: ConfigDict) -> Chain:
-    """The chain of the pictures on the way, which is shorter and takes any number of steps."""
+    """Return the chain for the pictures during training.
+
+    It has `log.sample_steps` steps, and the spacing "even", which allows any number of steps.
+    """
     return chain_of(config.sample, steps=config.log.sample_steps, spacing="even")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"ddpm.batch_size": 128, ...}`."""
+    """Return a nested configuration as a flat dict with full names, `{"ddpm.batch_size": 128, ...}`."""
     flat = {}
     for key, value in config.items():
         is_section = isinstance(value, ConfigDict | dict)
@@ -141,5 +152,5 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def names(text: str) -> list[str]:
-    """The names of a list that is separated by commas."""
+    """Return the names in a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]

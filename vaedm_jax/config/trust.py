@@ -1,7 +1,7 @@
-"""What a configuration may not ask for where it was read from a file: to run code, or to use the network.
+"""Checks that a configuration from a run directory or from weights neither runs code nor uses the network.
 
-A run directory or a file of weights can come from anybody. Its settings are taken as they are, but those below have
-effects beyond reading local files and computing. Only the command line and a --config file may set these.
+Run directories and weights can come from anybody. Most of their settings only read local files or change what is
+computed. The settings below do more, so only the command line and a --config file may set them.
 """
 
 import re
@@ -10,15 +10,15 @@ from typing import Any
 
 from vaedm_jax.errors import UserError, brief
 
-# A URL; or how the libraries of TensorFlow Datasets write one as a path.
+# A URL, or one of the paths that TensorFlow Datasets treats as a URL.
 PLACE = re.compile(r"\s*([a-z][a-z0-9+.-]*:/|/(gs|s3|az|azure|hf|cns|bigstore)/)", re.IGNORECASE)
-# NAME, NAME/CONFIG, NAME:VERSION: what tfds itself has. Before another colon it takes the name of a catalogue.
+# NAME, NAME/CONFIG, NAME:VERSION: the data sets of tfds itself. Other names with a colon refer to other catalogues.
 OF_TFDS = re.compile(r"\w+(/[\w.-]+)?(:[\d.*]+)?", re.ASCII)
 HERE = ("127.0.0.1", "localhost", "::1")
 
 
 def risk_of(name: str, value: Any) -> str:
-    """Return what a value of a setting would do that a file may not ask for; "" where there is nothing of that kind."""
+    """Return the risk of a value that comes from a file, as the end of a sentence; "" if there is none."""
     if not isinstance(value, str) or not value:
         return ""
     if name == "eval.features" and ":" in value:
@@ -33,13 +33,14 @@ def risk_of(name: str, value: Any) -> str:
 
 
 def check_borrowed(settings: Mapping[str, Any], origin: str, named: Collection[str] = ()) -> None:
-    """UserError where settings that were read from a file ask for what a file may not.
+    """Raise UserError if settings from a file would run code or use the network.
 
     Args:
-      settings: by their full names. origin: the file, or the directory of the run.
-      named: those that were set on the command line.
+      settings: {full name: value}.
+      origin: the file, or the run directory, for the message.
+      named: the names of the settings that the user has set on the command line, which are trusted.
     """
     for name, value in settings.items():
         if name not in named and (risk := risk_of(name, value)):
-            trusted = f"if you trust it, name it yourself: --config.{name}={brief(value)}; else give it another value"
+            trusted = f"if you trust it, set it yourself: --config.{name}={brief(value)}; otherwise set another value"
             raise UserError(f"{brief(origin)} has {name} = {brief(repr(value))}, which {risk}; {trusted}")

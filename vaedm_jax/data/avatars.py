@@ -1,6 +1,8 @@
-"""Faces without end, by number: the first 8,192 of 32 x 32 come with the package, all others are drawn once.
+"""The data source `avatars`: any number of cartoon faces, each a function of a seed and an index.
 
-A file of faces is an `.npz` with the pixels in blocks that are compressed by LZMA, what each face is, and what drew it.
+The package includes the first 8,192 faces for training at 32 x 32. All others are drawn once and kept in a file.
+A file of faces is an `.npz` with the pixels in blocks compressed by LZMA, the labels of each face, and a description
+of the program that drew them.
 """
 
 import json
@@ -28,9 +30,9 @@ from vaedm_jax.storage.paths import path_of, regular_file
 EMBEDDED = Path(__file__).with_name("avatars_32.npz")
 SEEDS = {"train": 0, "test": 1}
 SIZES = (32, 256)
-BLOCK_BYTES = 4096 * 32 * 32 * 3  # of pixels that are compressed together
-FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 2**24}]  # the dictionary takes in a block
-FEW = 256  # are drawn in this process, since others take a second to start
+BLOCK_BYTES = 4096 * 32 * 32 * 3  # bytes of pixels that are compressed together
+FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 2**24}]  # a block fits into the dictionary
+FEW = 256  # up to so many faces are drawn in this process, since other processes take a second to start
 ABOUT = {"recipe": str, "size": int, "train": int, "test": int, "names": {str: [str]}, "attribution": [str]}
 FORMS = {
     "about": Array(str),
@@ -41,11 +43,13 @@ FORMS = {
 
 
 class Faces(NamedTuple):
-    """A file of faces, still compressed.
+    """The content of a file of faces, with the pixels still compressed.
 
     Attributes:
-      about: the digest of what drew them, their size and numbers, the names of the labels, and whose work they are.
-      blocks: of either side, the pixels of so many faces as a block takes. labels: of either side, uint8 [N, 5].
+      about: the digest of the recipe (`faces.RECIPE`), the size, the number of faces of each side, the names of the
+        labels, and the attribution of the styles.
+      blocks: the compressed pixels of each side, `block_length` faces in a block.
+      labels: the labels of each side, uint8 [N, 5].
     """
 
     about: dict[str, Any]
@@ -54,45 +58,47 @@ class Faces(NamedTuple):
 
 
 def load(n: int, size: int, held_out: float, archive: str = "") -> Dataset:
-    """Return the first n faces of one seed, and as those held out a share of that of another seed, at least one face.
+    """Return the first n faces of the training seed, and n * held_out faces (at least one) of the test seed.
 
     Args:
-      archive: the file to read them from, or to write them to where it is not there; empty: one in a cache.
+      archive: the file to read the faces from. If it does not exist, they are drawn and written to it. If empty, the
+        file of the package or a file in the cache is used.
 
     Raises:
-      UserError: the size is not offered, the file is damaged or has others, or they have to be drawn and cannot be.
+      UserError: the size is out of range, the file is damaged or has other faces, or the faces cannot be drawn.
     """
     if not SIZES[0] <= size <= SIZES[1]:
-        raise UserError(f"data.image_size = {size}: avatars are drawn from {SIZES[0]} to {SIZES[1]} pixels")
+        raise UserError(f"data.image_size = {size}: avatars have {SIZES[0]} to {SIZES[1]} pixels")
     counts = {"train": n, "test": max(1, round(n * held_out))}
-    path = path_of(archive, "data.archive") if archive else place(counts, size)
+    path = path_of(archive, "data.archive") if archive else default_path(counts, size)
     if not path.exists():
-        faces.require(f"{path} is not there; ")
-        with written(path) as beside:
-            save(beside, drawn(counts, size, os.cpu_count() or 1))
+        faces.require(f"{path} does not exist; ")
+        with replacing(path) as beside:
+            save(beside, draw(counts, size, os.cpu_count() or 1))
     found = read(regular_file(path, "data.archive"))
-    refuse_others(path, found.about, counts, size)
+    check_file(path, found.about, counts, size)
     return Dataset("avatars", *(pixels(path, found, side, count) for side, count in counts.items()))
 
 
-def place(counts: dict[str, int], size: int) -> Path:
-    """Return the file in the package where it has as many, else one in a cache that is named after what is in it."""
+def default_path(counts: dict[str, int], size: int) -> Path:
+    """Return the file of the package if it has enough faces, else a file in the cache, named after its content."""
     about = embedded().about
     if size == about["size"] and all(counts[side] <= about[side] for side in SEEDS):
         return EMBEDDED
     name = f"{counts['train']}_{counts['test']}_{size}_{faces.RECIPE}.npz"
     if (cache := user_cache()) is None:
-        raise UserError("there is no folder of yours to keep drawn faces in; name a file (--config.data.archive=FILE)")
+        raise UserError("no cache directory for the drawn faces; name a file (--config.data.archive=FILE)")
     return Path(cache) / "avatars" / name
 
 
 @cache
 def embedded() -> Faces:
+    """Return the faces of the package."""
     return read(EMBEDDED)
 
 
 def sides(held_out: float) -> list[dict[str, np.ndarray]]:
-    """Return the package's faces, as `load` splits them: of either side `image` [N, 32, 32, 3], and LABELS, [N]."""
+    """Return the faces of the package, split as in `load`: for each side, `image` [N, 32, 32, 3] and the LABELS [N]."""
     found = embedded()
     counts = {"train": found.about["train"], "test": max(1, round(found.about["train"] * held_out))}
     names = {label: np.array(found.about["names"][label]) for label in faces.LABELS}
@@ -104,42 +110,44 @@ def sides(held_out: float) -> list[dict[str, np.ndarray]]:
 
 
 def read(path: Path) -> Faces:
-    """Return what is in a file; `Damaged` where it is no file of faces."""
+    """Return the content of a file; raise `Damaged` if it is not a file of faces."""
     arrays = read_arrays(path, FORMS)
     try:
         about = parse_json(arrays["about"], ABOUT)
         bounds = {side: [0, *arrays[f"{side}_ends"].tolist()] for side in SEEDS}
         data = {side: arrays[f"{side}_pixels"].tobytes() for side in SEEDS}
         if not SIZES[0] <= about["size"] <= SIZES[1]:
-            raise ValueError(f"its size is {about['size']}")
+            raise ValueError(f"the size is {about['size']}")
         for side, ends in bounds.items():
-            if len(ends) != 1 + -(-about[side] // block_of(about["size"])) or ends[-1] != len(data[side]):
-                raise ValueError(f"the blocks of '{side}' are not as many as it says")
+            if len(ends) != 1 + -(-about[side] // block_length(about["size"])) or ends[-1] != len(data[side]):
+                raise ValueError(f"the number of blocks of '{side}' is wrong")
             if len(labels := arrays[f"{side}_labels"]) != about[side]:
-                raise ValueError(f"it has {len(labels)} labels of '{side}'")
+                raise ValueError(f"'{side}' has {about[side]} faces and {len(labels)} labels")
     except ValueError as error:
-        raise Damaged(path, f"it is no file of avatars ({error})") from error
+        raise Damaged(path, f"not a file of avatars ({error})") from error
     blocks = {side: [data[side][a:b] for a, b in pairwise(ends)] for side, ends in bounds.items()}
     return Faces(about, blocks, {side: arrays[f"{side}_labels"] for side in SEEDS})
 
 
-def refuse_others(path: Path, about: dict[str, Any], counts: dict[str, int], size: int) -> None:
-    """UserError unless a file has what is asked for, drawn as it would be drawn here."""
+def check_file(path: Path, about: dict[str, Any], counts: dict[str, int], size: int) -> None:
+    """Raise UserError unless a file has enough faces of this size, drawn by the recipe of this version."""
     if about["recipe"] != faces.RECIPE:
-        raise UserError(f"{path} has avatars that other versions have drawn ({about['recipe']}, not {faces.RECIPE})")
+        raise UserError(
+            f"{path} has avatars drawn by other versions ({about['recipe']}, not {faces.RECIPE}); name a new file"
+        )
     if about["size"] != size:
-        raise UserError(f"{path} has avatars of {about['size']} pixels, and data.image_size = {size}")
+        raise UserError(f"{path} has avatars of {about['size']} pixels, but data.image_size = {size}; name a new file")
     for side, n in counts.items():
         if about[side] < n:
-            raise UserError(f"{path} has {about[side]:,} avatars to {side}, and {n:,} are asked for; name a new file")
+            raise UserError(f"{path} has {about[side]:,} avatars for '{side}', but {n:,} are needed; name a new file")
 
 
 def pixels(path: Path, found: Faces, side: str, n: int) -> Source:
-    """Return the first n faces of a side; on disk where they are too many for the memory."""
+    """Return the first n faces of a side: an array, or a file on disk if they take more than CACHE_BYTES."""
     size = found.about["size"]
-    step, blocks = block_of(size), found.blocks[side][: -(-n // block_of(size))]
+    step, blocks = block_length(size), found.blocks[side][: -(-n // block_length(size))]
 
-    def unpacked(block: bytes, count: int) -> np.ndarray:
+    def decompress(block: bytes, count: int) -> np.ndarray:
         shape = (min(step, count), size, size, 3)
         try:
             data = lzma.LZMADecompressor().decompress(block, np.prod(shape).item() + 1)
@@ -147,18 +155,18 @@ def pixels(path: Path, found: Faces, side: str, n: int) -> Source:
         except (lzma.LZMAError, EOFError, ValueError) as error:
             raise Damaged(path, f"a block of '{side}' is damaged ({error})") from error
 
-    whole = (found.about[side] - i * step for i in range(len(blocks)))
+    remaining = (found.about[side] - i * step for i in range(len(blocks)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = pool.map(unpacked, blocks, whole)
+        parts = pool.map(decompress, blocks, remaining)
         if n * size * size * 3 <= CACHE_BYTES:
             return np.concatenate(list(parts))[:n]
-        return laid_out(path.with_suffix(f".{side}.npy"), parts, (found.about[side], size, size, 3), n)
+        return store_uncompressed(path.with_suffix(f".{side}.npy"), parts, (found.about[side], size, size, 3), n)
 
 
-def laid_out(path: Path, parts: Iterator[np.ndarray], shape: tuple[int, ...], n: int) -> Source:
-    """Return the first n of what is written as it is into a file, once."""
+def store_uncompressed(path: Path, parts: Iterator[np.ndarray], shape: tuple[int, ...], n: int) -> Source:
+    """Return the first n images of an uncompressed file, which is written from `parts` if it does not exist."""
     if not path.exists():
-        with written(path) as beside:
+        with replacing(path) as beside:
             file, first = np.lib.format.open_memmap(beside, "w+", np.uint8, shape), 0
             for part in parts:
                 file[first : first + len(part)] = part
@@ -168,29 +176,33 @@ def laid_out(path: Path, parts: Iterator[np.ndarray], shape: tuple[int, ...], n:
 
 
 class Row(NamedTuple):
-    """Item i of an array on disk; the file is opened where it is read, since processes take a copy of this."""
+    """A function that returns item i of an array on disk.
+
+    It has only the path, so that it can be sent to another process. Each process opens the file itself.
+    """
 
     path: Path
 
     def __call__(self, index: int) -> np.ndarray:
-        return np.array(mapped(self.path)[index])
+        return np.array(open_mapped(self.path)[index])
 
 
 @cache
-def mapped(path: Path) -> np.ndarray:
+def open_mapped(path: Path) -> np.ndarray:
+    """Open an array on disk, memory-mapped."""
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def block_of(size: int) -> int:
-    """Return how many faces a block has."""
+def block_length(size: int) -> int:
+    """Return the number of faces in a block."""
     return BLOCK_BYTES // (3 * size * size)
 
 
-def drawn(counts: dict[str, int], size: int, processes: int) -> dict[str, Any]:
-    """Return the arrays of a file with the first faces of either side, drawn by so many processes."""
-    step = block_of(size)
+def draw(counts: dict[str, int], size: int, processes: int) -> dict[str, Any]:
+    """Draw the first faces of each side in parallel, and return the arrays of a file of faces."""
+    step = block_length(size)
     tasks = [(SEEDS[side], i, min(i + step, n), size) for side, n in counts.items() for i in range(0, n, step)]
-    found = list(zip(tasks, made(tasks, processes), strict=True))
+    found = list(zip(tasks, draw_blocks(tasks, processes), strict=True))
     names = {label: sorted({of[label] for _, (_, of_all) in found for of in of_all}) for label in faces.LABELS}
     about = {"recipe": faces.RECIPE, "size": size, **counts, "names": names, "attribution": faces.attribution()}
     arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
@@ -203,34 +215,44 @@ def drawn(counts: dict[str, int], size: int, processes: int) -> dict[str, Any]:
     return arrays
 
 
-def made(tasks: list[tuple[int, int, int, int]], processes: int) -> Iterator[tuple[bytes, list[dict[str, str]]]]:
-    """Yield the blocks in order."""
+def draw_blocks(tasks: list[tuple[int, int, int, int]], processes: int) -> Iterator[tuple[bytes, list[dict[str, str]]]]:
+    """Yield the result of `draw_block` for each task, in order."""
     total = sum(last - first for _, first, last, _ in tasks)
     with tqdm(None, "drawing faces", total, unit="", leave=False, delay=2, disable=None) as bar:
 
-        def told(results: Iterator) -> Iterator:
+        def with_progress(results: Iterator) -> Iterator:
             for (_, first, last, _), result in zip(tasks, results, strict=True):
                 bar.update(last - first)
                 yield result
 
         if processes == 1 or total <= FEW:
-            yield from told(map(block, tasks))
+            yield from with_progress(map(draw_block, tasks))
             return
         with workers.pool(min(processes, len(tasks))) as pool:
-            futures = workers.started_apart(lambda: [pool.submit(block, task) for task in tasks])
-            yield from told(future.result() for future in futures)
+            futures = workers.start_shielded(lambda: [pool.submit(draw_block, task) for task in tasks])
+            yield from with_progress(future.result() for future in futures)
 
 
-def block(task: tuple[int, int, int, int]) -> tuple[bytes, list[dict[str, str]]]:
-    """Draw the faces from `first` to `last` of a seed: their pixels, compressed, and their labels."""
+def draw_block(task: tuple[int, int, int, int]) -> tuple[bytes, list[dict[str, str]]]:
+    """Draw the faces from `first` up to but not including `last` of a seed; return compressed pixels and labels.
+
+    Args:
+      task: (seed, first, last, size).
+    """
     seed, first, last, size = task
     images, labels = zip(*(faces.face(seed, i, size) for i in range(first, last)), strict=True)
     return lzma.compress(np.stack(images).tobytes(), filters=FILTERS), list(labels)
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
-    """Lend a place beside a file, which becomes the file at the end. That it can be is tried first."""
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, which is renamed to `path` at the end.
+
+    The temporary file is created first, so that an error comes before the work.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,13 +260,15 @@ def written(path: Path) -> Iterator[Path]:
         yield beside
         os.replace(beside, path)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); name another file as data.archive") from error
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); name another file with --config.data.archive=FILE"
+        ) from error
     finally:
         with suppress(OSError):
             beside.unlink()
 
 
 def save(path: Path, arrays: dict[str, Any]) -> None:
-    """Write the arrays of a file, whatever it is called."""
+    """Write the arrays of a file of faces; the name may have any suffix."""
     with path.open("wb") as file:
         np.savez_compressed(file, **arrays)

@@ -1,4 +1,7 @@
-"""Data sets by their names in TensorFlow Datasets, read by random access, which needs no TensorFlow."""
+"""Data sets of TensorFlow Datasets (tfds), by name or from a folder.
+
+They are read by random access, which does not need TensorFlow.
+"""
 
 import hashlib
 import io
@@ -21,33 +24,45 @@ from vaedm_jax.data.source import Dataset, Lazy, Source, split
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage.paths import folder
 
-USUAL_PLACE = str(tfds.core.constants.DATA_DIR)  # of prepared data sets, where data.tfds_dir is empty
+DEFAULT_DIR = str(tfds.core.constants.DATA_DIR)  # where tfds keeps prepared data sets, if data.tfds_dir is empty
 
 
 def load(name: str, data_dir: str, archive: str, size: int, held_out: float) -> Dataset:
-    """A data set prepared before, or CIFAR-10. Held out: its 'test', else 'validation', else a share."""
+    """Return a prepared data set, or CIFAR-10, which is prepared here if necessary.
+
+    The images held out are its split 'test', else 'validation', else a share of 'train'.
+
+    Raises:
+      UserError: tfds does not know the name, or the data set is not prepared or cannot be read.
+    """
     builder = cifar10.prepared(data_dir, archive) if name == "cifar10" else prepared(name, data_dir)
     return dataset(f"data.source: {name}", name, builder, size, held_out)
 
 
 def load_path(path: str, size: int, held_out: float) -> Dataset:
-    """The data set that was prepared in a folder, by tfds or by mode `prepare`, whose split is that of its folder."""
+    """Return the data set that tfds or mode `prepare` has written into a folder.
+
+    Records of mode `prepare` are split by the names of the images, as the folder of images is.
+
+    Raises:
+      UserError: there is no such folder, or its records are not complete, are damaged or have another size.
+    """
     root = folder(path, "data.path").resolve()
     plan = records.read_plan(root, size)
     try:
         with no_new_modules():
             builder = tfds.builder_from_directory(root)
     except Exception as error:
-        raise UserError(f"data.path: {root} is no data set that tfds can open ({reason(error)})") from error
-    name, keys = (plan.name, records.written(root, plan)) if plan else (builder.name, [])
+        raise UserError(f"data.path: {root} is not a data set that tfds can open ({reason(error)})") from error
+    name, keys = (plan.name, records.recorded_names(root, plan)) if plan else (builder.name, [])
     found = dataset(f"data.path: {root}", name, builder, size, held_out, keys)
     return replace(found, place=str(root), digest=digest_of(builder, keys))
 
 
 def digest_of(builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> str:
-    """Return what tells records from others: the names, where they are known, and what each file holds, in numbers.
+    """Return a digest of the names of the images, if known, and of the bytes and shard lengths of each split.
 
-    The records themselves are not read, since they may be many.
+    The records themselves are not read, since there may be many.
     """
     splits = {name: [split.num_bytes, *split.shard_lengths] for name, split in sorted(builder.info.splits.items())}
     text = json.dumps([splits, [os.fsencode(key).hex() for key in keys]])
@@ -57,7 +72,15 @@ def digest_of(builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> str:
 def dataset(
     setting: str, name: str, builder: tfds.core.DatasetBuilder, size: int, held_out: float, keys: Sequence[str] = ()
 ) -> Dataset:
-    """The data set of a builder; its images are split by `keys`, where there is no split for testing."""
+    """Return the data set of a builder.
+
+    Args:
+      setting: the setting and its value, for the messages of errors.
+      keys: if there is no split 'test' or 'validation', the images are split by these keys; by default, their indices.
+
+    Raises:
+      UserError: the data set has no images, no split 'train' or no random access, or it cannot be read.
+    """
     check_image(setting, builder.info.features)
     splits = builder.info.splits
     if "train" not in splits:
@@ -65,13 +88,13 @@ def dataset(
 
     def side(part: str) -> Source:
         try:
-            # The encoded bytes: tfds's own decoder takes CMYK for transparency, and knows no 16 bits.
+            # Get the encoded bytes, since the decoder of tfds mistakes CMYK for RGBA and does not support 16 bits.
             examples = builder.as_data_source(part, decoders={"image": tfds.decode.SkipDecoding()})
         except NotImplementedError as error:
-            obstacle = f"it was prepared as {builder.info.file_format.value}, which has no random access"
+            obstacle = f"it was prepared as {builder.info.file_format.value}, which does not allow random access"
             raise UserError(how_to_prepare(builder.name, builder.data_dir_root, obstacle)) from error
         for missing in (file for file in splits[part].filepaths if not file.exists()):
-            raise UserError(f"{setting}: {missing} is not there; prepare the data anew")
+            raise UserError(f"{setting}: {missing} does not exist; prepare the data again")
         return Lazy(range(len(examples)), partial(read, examples, part))
 
     def read(examples: Any, part: str, index: int) -> np.ndarray:
@@ -82,7 +105,7 @@ def dataset(
         for part in splits.values():
             if "://" in (away := str(next(iter(part.filepaths), ""))) and "://" not in str(builder.data_dir):
                 raise UserError(
-                    f"{setting}: its files say that its records are elsewhere ({away}); they must lie there"
+                    f"{setting}: its metadata names records elsewhere ({away}); they must be in the same folder"
                 )
         train = side("train")
     for part in ("test", "validation"):
@@ -90,20 +113,20 @@ def dataset(
             return Dataset(name, train, side(part))
     keys = keys or [str(i) for i in range(len(train))]
     if len(keys) != len(train):
-        raise UserError(f"{setting} should have {len(keys):,} images and has {len(train):,}; prepare the data anew")
+        raise UserError(f"{setting} has {len(train):,} images, but should have {len(keys):,}; prepare the data again")
     return Dataset(name, *(Lazy(indices, train.__getitem__) for indices in split(keys, held_out)))
 
 
 @contextmanager
 def no_new_modules() -> Iterator[None]:
-    """Keep tfds from importing modules that a data set's files name as those of its features."""
+    """Prevent tfds from importing modules that the metadata of a data set names as the classes of its features."""
     connector = tfds.features.FeatureConnector
     usual = connector.__dict__["cls_from_name"]
 
     def known(cls: type, name: str) -> type:
         module = name.rpartition(".")[0]
         if not module.startswith("tensorflow_datasets.") and module not in sys.modules:
-            raise ValueError(f"its files name the Python class {name}, and code that files name is not run")
+            raise ValueError(f"its metadata names the Python class {name}, and code named by files is not run")
         return usual.__func__(cls, name)
 
     connector.cls_from_name = classmethod(known)
@@ -115,24 +138,24 @@ def no_new_modules() -> Iterator[None]:
 
 @contextmanager
 def readable(what: str) -> Iterator[None]:
-    """UserError for whatever the readers of records raise on damaged ones."""
+    """Convert every exception to UserError, since the readers of records raise many types if a file is damaged."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{what} cannot be read ({reason(error)}); prepare the data anew") from error
+        raise UserError(f"{what} cannot be read ({reason(error)}); prepare the data again") from error
 
 
 def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder of a data set that is on disk as array records; UserError with the remedy if it is not."""
+    """Return the builder of a prepared data set; raise UserError, with the remedy, if it is unknown or not prepared."""
     try:
         with no_new_modules():
             builder = tfds.builder(name, data_dir=data_dir or None)
-    except Exception as error:  # tfds runs the data set's own module, which may fail in any way
+    except Exception as error:  # tfds runs the module of the data set, which may raise anything
         raise UserError(
-            f"data.source: {name!r} is neither 'emoji' nor 'avatars' nor a data set that tfds can open"
-            f" ({reason(error)}); see tensorflow.org/datasets for their names, or give a folder of images as data.path"
+            f"data.source = {name!r}: must be 'emoji', 'avatars' or a data set that tfds can open"
+            f" ({reason(error)}); see the names at tensorflow.org/datasets, or set data.path to a folder of images"
         ) from error
     if not builder.data_path.exists():
         raise UserError(how_to_prepare(name, builder.data_dir_root, "it is not prepared"))
@@ -140,16 +163,17 @@ def prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 def how_to_prepare(name: str, data_dir: os.PathLike, obstacle: str) -> str:
+    """Return the message for a data set that cannot be read: the obstacle, and the command that prepares it."""
     return (
-        f"data.source: {name} cannot be read from {data_dir}: {obstacle}; where TensorFlow is installed,"
-        f" run `tfds build {name} --file_format=array_record --data_dir=DIR`, and give DIR as data.tfds_dir"
+        f"data.source: {name} cannot be read from {data_dir}: {obstacle}; on a machine with TensorFlow, run"
+        f" `tfds build {name} --file_format=array_record --data_dir=DIR`, then set data.tfds_dir to DIR"
     )
 
 
 def check_image(setting: str, features: tfds.features.FeaturesDict) -> None:
-    """UserError unless the examples have an encoded 'image'."""
+    """Raise UserError unless the examples have a feature 'image' with 8 or 16 bits."""
     if "image" not in features:
-        raise UserError(f"{setting} has no feature 'image'; its features are {', '.join(features)}")
+        raise UserError(f"{setting} has no feature 'image', only {', '.join(features)}")
     if not isinstance(features["image"], tfds.features.Image) or features["image"].np_dtype == np.float32:
         kind = type(features["image"]).__name__
-        raise UserError(f"{setting}: its 'image' is a {kind} that has no encoding of 8 or 16 bits")
+        raise UserError(f"{setting}: its feature 'image' is a {kind}; it must be an image of 8 or 16 bits")

@@ -1,7 +1,7 @@
-"""Draw faces by number, with DiceBear's styles and resvg: the extra `avatars` of setup.py.
+"""Draw faces with the styles of DiceBear and with resvg, which the extra `avatars` of setup.py installs.
 
-Face i of a seed is a function of the seed, i, the size, the table below and the versions of the packages. It depends on
-nothing else, such as how many are drawn, or by how many processes.
+Face i of a seed is a function of the seed, i, the size, the table LOOKS and the versions of the packages. It does not
+depend on the number of faces or of processes.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from PIL import Image
 
 from vaedm_jax.errors import UserError
 
-# Others may draw other pixels, so the extra has exactly these.
+# Other versions may draw other pixels, so the extra requires exactly these.
 VERSIONS = {"dicebear-core": "10.7.0", "dicebear-styles": "10.6.0", "resvg-py": "0.5.0"}
 INSTALL = "launch/env.sh avatars (or: pip install '.[avatars]')"
 COLOUR = re.compile("#[0-9a-f]{6}")
@@ -30,13 +30,14 @@ LABELS = ("style", "hair", "skin", "glasses", "mouth")
 
 @dataclass(frozen=True)
 class Look:
-    """A style, and how it is drawn so that all are framed alike, as heads with shoulders.
+    """A style and how to draw it. All styles are framed alike, as heads with shoulders.
 
     Attributes:
-      name: of the style file.
-      options: of DiceBear, such as how far to come nearer.
-      without: variants of any part that are left out: what is no face, or does not fit into the frame.
-      hair, mouth: the parts that are labelled so. skin: the colour that is labelled so.
+      name: the name of the style file.
+      options: options of DiceBear, such as the scale.
+      without: variants of any part that are excluded, since they are not faces or do not fit into the frame.
+      hair, mouth: the names of the parts that give the labels 'hair' and 'mouth'.
+      skin: the name of the colour that gives the label 'skin'.
     """
 
     name: str
@@ -54,19 +55,19 @@ LOOKS = (
     Look("personas", {"scale": 1.15, "translateY": 3}, ("pacifier",)),
     Look("toon-head", {"scale": 1.15, "translateY": 4}),
 )
-SHADES = (-12, -6, 0, 6, 12)  # few, so that faces share many pixels, and all together take little space
+SHADES = (-12, -6, 0, 6, 12)  # few, so that many pixels are equal and compress well
 RECIPE = hashlib.sha256(json.dumps([VERSIONS, [asdict(look) for look in LOOKS], SHADES]).encode()).hexdigest()[:16]
 
 
 def face(seed: int, index: int, size: int) -> tuple[np.ndarray, dict[str, str]]:
-    """Draw face `index` of a seed: uint8 [size, size, 3] on white, and what it is of LABELS."""
+    """Draw face `index` of a seed on white; return uint8 [size, size, 3] and its LABELS."""
     import resvg_py
 
     look = LOOKS[int.from_bytes(digest(f"{seed} {index}")[:8], "big") % len(LOOKS)]
-    palettes = opened(look)[1]
+    palettes = load_style(look)[1]
     for attempt in count():
         key = f"{seed} {index} {attempt}"
-        svg, chosen = described(look, key, size)
+        svg, chosen = compose(look, key, size)
         if not set(look.without) & {chosen[name] for name in chosen if name.endswith("Variant")}:
             break
     varied = {colour for name in palettes for colour in chosen.get(f"{name}Color", ())}
@@ -76,16 +77,16 @@ def face(seed: int, index: int, size: int) -> tuple[np.ndarray, dict[str, str]]:
         return np.asarray(image.convert("RGB")), labels_of(look, chosen, palettes[look.skin])
 
 
-def described(look: Look, key: str, size: int) -> tuple[str, dict[str, Any]]:
-    """Return a face as SVG, and what DiceBear has chosen for it: variants of the parts, and colours."""
+def compose(look: Look, key: str, size: int) -> tuple[str, dict[str, Any]]:
+    """Return a face as SVG, and the variants of the parts and the colours that DiceBear chose for it."""
     from dicebear import Avatar
 
-    avatar = Avatar(opened(look)[0], {**look.options, "seed": key, "size": size}).to_json()
+    avatar = Avatar(load_style(look)[0], {**look.options, "seed": key, "size": size}).to_json()
     return avatar["svg"], avatar["options"]
 
 
 def labels_of(look: Look, chosen: dict[str, Any], skins: list[str]) -> dict[str, str]:
-    """Return what a face is, of what DiceBear has chosen. A tone of skin is the place in the style's palette."""
+    """Return the LABELS of a face from the choices of DiceBear; a skin is labelled by its index in the palette."""
     glasses = any(
         name == "glassesVariant" or (name.endswith("Variant") and "glasses" in value.lower())
         for name, value in chosen.items()
@@ -100,8 +101,8 @@ def labels_of(look: Look, chosen: dict[str, Any], skins: list[str]) -> dict[str,
 
 
 @cache
-def opened(look: Look) -> tuple[Any, dict[str, list[str]]]:
-    """Return a style, and its colours by name where there are several to choose from."""
+def load_style(look: Look) -> tuple[Any, dict[str, list[str]]]:
+    """Return a style, and its palettes by name, without those of a single colour."""
     from dicebear import Style
 
     definition = style_file(look.name)
@@ -110,19 +111,19 @@ def opened(look: Look) -> tuple[Any, dict[str, list[str]]]:
 
 
 def style_file(name: str) -> dict[str, Any]:
-    """The definition of a style, with its licence under `meta`."""
+    """Return the definition of a style, which has the licence under `meta`."""
     return json.loads((files("dicebear_styles") / f"{name}.json").read_text("utf-8"))
 
 
 def attribution() -> list[str]:
-    """What each style's licence asks to be said."""
+    """Return the attribution that the licence of each style requires."""
     return [style_file(look.name)["meta"]["license"]["text"] for look in LOOKS]
 
 
 def shade(key: str, colour: str) -> str:
-    """Return one of the SHADES of a colour such as '#f9c9b6', so that hardly two faces are the same.
+    """Return one of the SHADES of a colour such as '#f9c9b6', so that few faces are identical.
 
-    In one face equal colours stay equal, since styles rule out that hair has the colour of the skin.
+    Within a face, equal colours stay equal: styles that keep hair and skin of different colours still do so.
     """
     lighter = SHADES[digest(f"{key} {colour}")[0] % len(SHADES)]
     channels = (int(colour[i : i + 2], 16) + lighter for i in (1, 3, 5))
@@ -130,13 +131,15 @@ def shade(key: str, colour: str) -> str:
 
 
 def digest(text: str) -> bytes:
+    """Return the SHA-256 of a text."""
     return hashlib.sha256(text.encode()).digest()
 
 
 def require(why: str = "") -> None:
-    """UserError unless the packages that draw are there, in the versions that give the same pixels everywhere.
+    """Raise UserError unless the packages that draw faces are installed, in exactly the versions of VERSIONS.
 
-    `why` they are needed stands first in the message.
+    Args:
+      why: the reason that they are needed, the beginning of the message.
     """
     for name, version in VERSIONS.items():
         try:
@@ -145,4 +148,4 @@ def require(why: str = "") -> None:
             found = "not"
         if found != version:
             have = "it is not installed" if found == "not" else f"{found} is installed"
-            raise UserError(f"{why}faces are drawn by {name} {version}, and {have}: {INSTALL}")
+            raise UserError(f"{why}drawing faces needs {name} {version}, but {have}; install it with {INSTALL}")

@@ -1,4 +1,4 @@
-"""A folder of images: any formats, modes and sizes, at any depth."""
+"""Images in a folder and its subfolders, of any format, mode and size."""
 
 import hashlib
 import os
@@ -16,8 +16,8 @@ from vaedm_jax.data.source import Dataset, Lazy, split
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage import paths
 
-CELEBA_PHOTOGRAPHS = "CelebA-HQ-img"  # beside it, CelebAMask-HQ has masks, which are images too
-CACHE_BYTES = 2 * 10**9
+CELEBA_PHOTOGRAPHS = "CelebA-HQ-img"  # the photographs of CelebAMask-HQ; other folders beside it have masks
+CACHE_BYTES = 2 * 10**9  # images that take more are not kept in memory
 
 
 def load(
@@ -28,13 +28,19 @@ def load(
     most_pixels: int = MOST_PIXELS,
     every_format: bool = True,
 ) -> Dataset:
-    """The images under a folder. All are decoded here once, so that UserError comes before training does.
+    """Return the images in a folder. All are decoded here once, so that errors come before training.
 
-    With `keep` they stay in memory, where there are not too many; else they are decoded again for every batch.
+    Args:
+      keep: keep the images in memory if they take at most CACHE_BYTES; otherwise, they are decoded for every batch.
+      most_pixels: the largest number of pixels of an image.
+      every_format: see `listing.images_under`.
+
+    Raises:
+      UserError: the folder does not exist or has no images, or an image cannot be read.
     """
-    root, names = listed(path, every_format)
+    root, names = list_images(path, every_format)
     files = [root / name for name in names]
-    cache, digests = decoded(files, size, keep and len(files) * size * size * 3 <= CACHE_BYTES, most_pixels)
+    cache, digests = decode_all(files, size, keep and len(files) * size * size * 3 <= CACHE_BYTES, most_pixels)
 
     def image(index: int) -> np.ndarray:
         return read(files[index], size, most_pixels) if cache is None else cache[index]
@@ -43,20 +49,25 @@ def load(
     return Dataset(root.name or str(root), train, test, str(root), digest_of(names, digests))
 
 
-def listed(path: str, every_format: bool = True) -> tuple[Path, list[str]]:
-    """Where the images under `data.path` are, and their names in that folder; UserError where there are none."""
+def list_images(path: str, every_format: bool = True) -> tuple[Path, list[str]]:
+    """Return the folder of the images under `data.path`, and their names in it; raise UserError if there are none."""
     root = paths.folder(path, "data.path").resolve()
     if (root / CELEBA_PHOTOGRAPHS).is_dir():
         root = root / CELEBA_PHOTOGRAPHS
     names = images_under(root, "data.path", every_format).names
     if not names:
         kinds = ", ".join(sorted(endings()))
-        raise UserError(f"data.path: {paths.shown(root)} holds no images, at no depth; their names end in {kinds}")
+        raise UserError(
+            f"data.path: {paths.shown(root)} holds no images, nor do its subfolders; their names must end in {kinds}"
+        )
     return root, names
 
 
 def pictures(path: str, most_pixels: int = MOST_PIXELS) -> list[tuple[str, Callable[[], np.ndarray]]]:
-    """The name of each picture under a folder, and what reads it: uint8 [H, W, 3], at its own size."""
+    """Return, for each picture in the folder `restore.files`, its name and a function that reads it.
+
+    The function returns uint8 [H, W, 3] at the size of the picture.
+    """
     root = paths.folder(path, "restore.files")
     if not (names := images_under(root, "restore.files").names):
         raise UserError(f"restore.files: {paths.shown(root)} holds no images")
@@ -64,17 +75,18 @@ def pictures(path: str, most_pixels: int = MOST_PIXELS) -> list[tuple[str, Calla
 
 
 def digest_of(names: list[str], digests: list[bytes]) -> str:
-    """Return what tells files from others, by their names and the digests of their bytes."""
+    """Return a digest of files, from their names and the digests of their bytes."""
     total = hashlib.sha256()
     for name, digest in zip(names, digests, strict=True):
         total.update(hashlib.sha256(os.fsencode(name)).digest() + digest)
     return total.hexdigest()[:32]
 
 
-def decoded(files: list[Path], size: int, keep: bool, most_pixels: int) -> tuple[np.ndarray | None, list[bytes]]:
-    """All files as uint8 [N, size, size, 3], or None unless `keep`, and a digest of the bytes of each.
+def decode_all(files: list[Path], size: int, keep: bool, most_pixels: int) -> tuple[np.ndarray | None, list[bytes]]:
+    """Decode all files; return uint8 [N, size, size, 3], or None unless `keep`, and the SHA-256 of each file.
 
-    UserError names the first that is bad.
+    Raises:
+      UserError: a file cannot be read. The message names the first one and counts the others.
     """
     cache = np.empty((len(files), size, size, 3), np.uint8) if keep else None
     bad, digests = [], []
@@ -82,7 +94,7 @@ def decoded(files: list[Path], size: int, keep: bool, most_pixels: int) -> tuple
     def attempt(path: Path) -> tuple[np.ndarray, bytes] | UserError:
         try:
             image = read(path, size, most_pixels)
-            with paths.opened(path, "data.path") as file:  # in memory still, since it was read just now
+            with paths.opened(path, "data.path") as file:  # the system still has it in memory
                 return image, hashlib.file_digest(file, "sha256").digest()
         except UserError as error:
             return error

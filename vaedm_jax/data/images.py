@@ -1,4 +1,4 @@
-"""Any picture to the square RGB that the networks take."""
+"""Decode pictures of any format and convert them to the square RGB images that the networks take."""
 
 import os
 import struct
@@ -16,69 +16,80 @@ from vaedm_jax.data.reason import reason
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage.paths import opened, shown
 
-MOST_PIXELS = 2**29  # of a picture in a folder of the user's own
-LARGE = 2**24  # pixels; of larger pictures one is decoded at a time, for the memory
+MOST_PIXELS = 2**29  # the default limit for pictures in the user's own folder
+LARGE = 2**24  # pictures with more pixels are decoded one at a time, to save memory
 one_at_a_time = threading.Lock()
 
 
 def picture(path: str | os.PathLike, size: int | None, most_pixels: int) -> np.ndarray:
-    """As `read`, for a picture of whoever sends one: UserError before it is decoded, where it has too many pixels."""
+    """Return an untrusted picture, such as an upload, as `read` does.
+
+    Raises:
+      UserError: it has more than `most_pixels` pixels, which is checked before decoding, or it cannot be read.
+    """
     try:
-        with opened(path, "picture") as file, recognised(file) as image:
+        with opened(path, "picture") as file, open_image(file) as image:
             width, height = image.size
-    except Exception:  # `read` says why
+    except Exception:  # `read` below raises the error that says why
         width = height = 0
     if width * height > most_pixels:
-        raise UserError(f"the picture has {width} x {height} pixels; at most {most_pixels:,} in all")
+        raise UserError(f"the picture has {width} x {height} pixels; it may have at most {most_pixels:,} in all")
     try:
         return read(path, size)
-    except UserError as error:  # the folder that it was sent to concerns nobody
+    except UserError as error:  # do not reveal the folder of the upload
         raise UserError(str(error).replace(shown(path), shown(Path(path).name))) from error
 
 
 def read(path: str | os.PathLike, size: int | None, most_pixels: int = MOST_PIXELS) -> np.ndarray:
-    """The image in a file as uint8 [size, size, 3], or [H, W, 3] where size is None; UserError if it is damaged."""
+    """Return the image in a file as uint8 [size, size, 3], or [H, W, 3] if size is None.
+
+    Raises:
+      UserError: the file cannot be read as an image.
+    """
     try:
         return decode(path, size, most_pixels)
     except UserError:
         raise
     except Exception as error:
-        what = f"{shown(path)} cannot be read as an image ({complaint(error)})"
+        what = f"{shown(path)} cannot be read as an image ({why_unreadable(error)})"
         raise UserError(f"{what}; repair or remove it") from error
 
 
-def complaint(error: Exception) -> str:
-    """Why an image cannot be read: on damaged files Pillow raises whatever its decoders trip over."""
-    return "its format is none that is known" if isinstance(error, UnidentifiedImageError) else reason(error)
+def why_unreadable(error: Exception) -> str:
+    """Return the reason why an image cannot be read; Pillow raises many types of exceptions for damaged files."""
+    return "unknown format" if isinstance(error, UnidentifiedImageError) else reason(error)
 
 
 def decode(file: str | os.PathLike | BinaryIO, size: int | None, most_pixels: int = MOST_PIXELS) -> np.ndarray:
-    """The image in a file, of an animation the first frame, as uint8; may raise anything.
+    """Decode the image in a file, or the first frame of an animation, as uint8.
 
-    Pillow refuses some 179 million pixels, lest a small file of a stranger takes all memory. These files are the
-    user's own, so `most_pixels` is in its place.
+    Damaged files may raise any exception. Pillow refuses images of more than 179 million pixels, since a small
+    malicious file could take all memory. These files are the user's own, so `most_pixels` replaces that limit.
+
+    Args:
+      size: the result is [size, size, 3], or [H, W, 3] if size is None.
     """
     is_path = isinstance(file, str | os.PathLike)
-    with opened(file, "image") if is_path else nullcontext(file) as data, recognised(data) as image:
+    with opened(file, "image") if is_path else nullcontext(file) as data, open_image(data) as image:
         width, height = image.size
         if width * height > most_pixels:
             raise ValueError(
-                f"it has {width:,} x {height:,} pixels, {width * height:,} in all, and data.max_pixels = "
-                f"{most_pixels:,} are allowed; raise that for a picture that you trust"
+                f"it has {width:,} x {height:,} pixels, {width * height:,} in all, but data.max_pixels = "
+                f"{most_pixels:,}; raise this setting if you trust the picture"
             )
         if size is not None:
-            # A JPEG is decoded at a half, a quarter or an eighth if that is still twice the size: it takes less time
-            # and memory.
+            # Decode a JPEG at a half, a quarter or an eighth of its size if that is still at least twice `size`, which
+            # takes less time and memory.
             image.draft(None, (2 * size, 2 * size))
-        with alone(most_pixels) if image.width * image.height > LARGE else nullcontext():
+        with one_large_image(most_pixels) if image.width * image.height > LARGE else nullcontext():
             if size is None:
                 return np.asarray(to_rgb(ImageOps.exif_transpose(image)))
             return square(image, size)
 
 
 @contextmanager
-def alone(most_pixels: int) -> Iterator[None]:
-    """Let one large picture at a time be decoded, up to `most_pixels`: some of Pillow's readers have the limit too."""
+def one_large_image(most_pixels: int) -> Iterator[None]:
+    """Allow one large picture at a time, and raise the limit of Pillow, which some of its readers check, for it."""
     with one_at_a_time:
         usual = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = usual and max(usual, most_pixels)
@@ -88,17 +99,20 @@ def alone(most_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = usual
 
 
-def recognised(file: BinaryIO) -> Image.Image:
-    """Return the image in a file before it is decoded, as Pillow's `open` does, but of any size.
+def open_image(file: BinaryIO) -> Image.Image:
+    """Open the image in a file without decoding it, as `Image.open` of Pillow does, but with no limit on its size.
 
-    Formats that are not read (`listing.UNFIT`) are not tried either, whatever the file is called: Pillow would start
-    other programs for some.
+    Formats in `listing.UNFIT` are not tried, whatever the name of the file. Pillow would start other programs for
+    some of them.
+
+    Raises:
+      UnidentifiedImageError: the format is unknown.
     """
     prefix = file.read(16)
     for name in formats():
         factory, accepts = Image.OPEN[name]
         accepted = accepts is None or accepts(prefix)
-        if isinstance(accepted, str) or not accepted:  # a text says what this Pillow lacks
+        if isinstance(accepted, str) or not accepted:  # a string says what this installation of Pillow lacks
             continue
         file.seek(0)
         try:
@@ -109,24 +123,28 @@ def recognised(file: BinaryIO) -> Image.Image:
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
-    """uint8 [size, size, 3]: upright as EXIF says, RGB on white, short side resized, the centre cut out."""
+    """Return an image as uint8 [size, size, 3]: rotated as EXIF says, on white, resized and cropped to the centre."""
     rgb = to_rgb(ImageOps.exif_transpose(image))
     return np.asarray(ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode in RGB; what is transparent becomes white. ValueError if its range is unknown."""
+    """Convert an image of any mode to RGB, on white; raise ValueError if the range of its pixels is unknown."""
     if image.mode.startswith(("I", "F")):
-        return sixteen_bit(image).convert("RGB")
+        return to_eight_bits(image).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return image.convert("RGB")
 
 
-def sixteen_bit(image: Image.Image) -> Image.Image:
-    """A greyscale image of 16 bits in 8 bits: Pillow's own conversion clips at 255 where it should scale."""
+def to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale a greyscale image of 16 bits to 8 bits; the conversion of Pillow clips at 255 instead.
+
+    Raises:
+      ValueError: the range of the pixels is unknown.
+    """
     pixels = np.asarray(image)
     if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(f"pixels of mode {image.mode} have no known range, 8 or 16 bits do")
+        raise ValueError(f"pixels of mode {image.mode} have no known range; 8 or 16 bits are supported")
     return Image.fromarray(np.rint(pixels / 257).astype(np.uint8))

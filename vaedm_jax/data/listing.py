@@ -1,4 +1,4 @@
-"""The images under a folder: which files they are, and what is left out, which is said."""
+"""Find the images in a folder and its subfolders, and report the files that are left out."""
 
 import os
 from collections import Counter, deque
@@ -13,20 +13,20 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.storage.layout import FOLDERS, is_run
 from vaedm_jax.storage.paths import shown
 
-COMMON = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # all that was once read
-# Formats that Pillow names and that are no still pictures with 8 or 16 bits: drawings, which other programs draw;
-# films; tables of measurements; wrappers.
+COMMON = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")  # the only ones that older versions read
+# Formats of Pillow that are not still pictures of 8 or 16 bits: vector graphics, which other programs render; videos;
+# tables of measurements; containers.
 UNFIT = {"EPS", "WMF", "PDF", "MPEG", "FLI", "GRIB", "BUFR", "HDF5", "FITS", "IPTC"}
-UNFIT_ENDINGS = {".pfm", ".vst"}  # floats of no known range; what mostly is a drawing of Visio
+UNFIT_ENDINGS = {".pfm", ".vst"}  # floats of unknown range; mostly drawings of Visio
 
 
 class Found(NamedTuple):
-    """What is under a folder.
+    """The files in a folder and its subfolders.
 
     Attributes:
-      names: sorted paths, relative to it and with slashes, of the images that are not hidden.
-      left: how many other files there are, by their ending.
-      runs: run directories, which are left out.
+      names: the sorted paths of the images, relative to the folder and with slashes, without hidden files.
+      left: the number of other files, by extension.
+      runs: the run directories, which are left out.
     """
 
     names: list[str]
@@ -44,19 +44,23 @@ def formats() -> tuple[str, ...]:
 
 @cache
 def endings() -> frozenset[str]:
-    """Return the endings of the formats that are read, such as `.jpg`."""
-    known = {*formats(), "MPO"}  # Pillow reads MPO, which some cameras write, as JPEG
+    """Return the extensions of the formats that are read, such as `.jpg`."""
+    known = {*formats(), "MPO"}  # Pillow reads MPO, a format of some cameras, as JPEG
     return frozenset(e for e, name in Image.registered_extensions().items() if name in known) - UNFIT_ENDINGS
 
 
 def images_under(root: Path, setting: str, every_format: bool = True) -> Found:
-    """Return the images under a folder, at any depth; a note says what is left out, and UserError what fails.
+    """Return the images in a folder and its subfolders, and print a note on what is left out.
 
-    No file is taken twice by links: its own name comes first, then the first of the links to it.
+    Links do not add a file twice: it is listed under its own name, else under the first link to it.
 
     Args:
-      setting: what the folder was given as.
-      every_format: False takes the endings of COMMON alone, and does not follow links to folders, as was done once.
+      setting: the setting that names the folder.
+      every_format: if False, as in older versions, only the extensions of COMMON are taken, and links to folders are
+        not followed.
+
+    Raises:
+      UserError: a folder cannot be listed.
     """
     wanted = endings() if every_format else COMMON
     names, linked, left, runs, places = [], [], Counter(), [], set()
@@ -77,14 +81,18 @@ def images_under(root: Path, setting: str, every_format: bool = True) -> Found:
             names.append(name)
     found = Found(sorted(names), left, sorted(runs))
     if names:
-        tell(found, root, setting)
+        report_left_out(found, root, setting)
     return found
 
 
 def folders(root: Path, setting: str, runs: list[str], follow: bool) -> Iterator[tuple[Path, list[os.DirEntry]]]:
-    """Yield each folder, relative to `root`, with its files; those behind links come last, and each comes once.
+    """Yield each folder once, relative to `root`, with its files that are not hidden.
 
-    Of a run directory nothing is taken, and its name is added to `runs`; where `root` is one, what the run wrote.
+    Folders behind links come last. Run directories are added to `runs` and left out. If `root` itself is a run
+    directory, only the folders that the run has written are left out.
+
+    Args:
+      follow: follow links to folders.
     """
     pending, links, seen = deque([Path()]), [], set()
     while pending or links:
@@ -103,7 +111,7 @@ def folders(root: Path, setting: str, runs: list[str], follow: bool) -> Iterator
             if inside != Path():
                 continue
         files = []
-        for entry in listed(root / inside, setting):
+        for entry in entries_of(root / inside, setting):
             if entry.name.startswith("."):
                 continue
             if not is_folder(entry):
@@ -116,8 +124,8 @@ def folders(root: Path, setting: str, runs: list[str], follow: bool) -> Iterator
         yield inside, files
 
 
-def listed(folder: Path, setting: str) -> list[os.DirEntry]:
-    """Return what is in a folder, sorted; UserError where it cannot be listed."""
+def entries_of(folder: Path, setting: str) -> list[os.DirEntry]:
+    """Return the entries of a folder, sorted by name; raise UserError if it cannot be listed."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
@@ -126,18 +134,19 @@ def listed(folder: Path, setting: str) -> list[os.DirEntry]:
 
 
 def is_folder(entry: os.DirEntry) -> bool:
+    """Return whether an entry is a folder, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
 
 
-def tell(found: Found, root: Path, setting: str) -> None:
-    """Print what was left out."""
+def report_left_out(found: Found, root: Path, setting: str) -> None:
+    """Print a note for each run directory that was left out, and one for the other files."""
     for name in found.runs:
-        print(f"note: {setting}: {shown(root / name)} is a run directory, whose pictures are left out", flush=True)
+        print(f"note: {setting}: {shown(root / name)} is a run directory; its pictures are left out", flush=True)
     if count := found.left.total():
-        kinds = ", ".join(f"{n:,} {shown(e) if e else 'without an ending'}" for e, n in found.left.most_common(8))
-        others = f", {len(found.left) - 8} more endings" if len(found.left) > 8 else ""
-        files = "file that is no image" if count == 1 else "files that are no images"
-        print(f"note: {setting}: {count:,} {files} left out in {shown(root)}: {kinds}{others}", flush=True)
+        kinds = ", ".join(f"{n:,} {shown(e) if e else 'without an extension'}" for e, n in found.left.most_common(8))
+        others = f", {len(found.left) - 8} more extensions" if len(found.left) > 8 else ""
+        files = "file that is not an image" if count == 1 else "files that are not images"
+        print(f"note: {setting}: left out {count:,} {files} in {shown(root)}: {kinds}{others}", flush=True)

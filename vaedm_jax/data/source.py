@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package: images to train on and images held out, in random access."""
+"""The interface of a data set: images for training and images held out, both with random access."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Source(Protocol):
-    """Images by index, for any thread: `[i]` is uint8 [S, S, 3]. An array [N, S, S, 3] is a source."""
+    """Images by index: `[i]` is uint8 [S, S, 3]. An array [N, S, S, 3] is a source. All sources are thread-safe."""
 
     def __len__(self) -> int: ...
 
@@ -18,11 +18,14 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, its name as people say it, and its two sides; neither side is empty.
+    """A data set with images for training and images held out.
 
     Attributes:
-      place: the folder that it was read from; empty for one that is known by its name.
-      digest: tells the files in the folder from others; empty where they are not looked at.
+      name: the name for people.
+      train: the images to train on, at least one.
+      test: the images held out, at least one.
+      place: the folder that the data set was read from; empty for a data set with a name of its own.
+      digest: a digest of the files in the folder; empty if there is no folder.
     """
 
     name: str
@@ -33,13 +36,13 @@ class Dataset:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells its images from others, and where they are; see `rundir.same_images`."""
+        """What identifies the images, and their folder; see `runs.identity.same_images`."""
         sides = {"train": fingerprint(self.train), "held_out": fingerprint(self.test)}
         return sides | {"files": self.digest, "folder": self.place}
 
 
 def fingerprint(source: Source) -> dict[str, int | str]:
-    """What tells the images of a source from others: their number, size, and a digest of 64 of them."""
+    """Return what identifies the images of a source: their number, their size and a digest of 64 of them."""
     chosen = np.stack([source[int(i)] for i in np.linspace(0, len(source) - 1, 64)])
     digest = hashlib.sha256(chosen.tobytes()).hexdigest()[:16]
     return {"images": len(source), "image_size": chosen.shape[1], "content": digest}
@@ -47,7 +50,7 @@ def fingerprint(source: Source) -> dict[str, int | str]:
 
 @dataclass(frozen=True)
 class Lazy:
-    """A source whose images are decoded whenever they are asked for: image i is `decode(items[i])`."""
+    """A source that decodes an image whenever it is read: image i is `decode(items[i])`."""
 
     items: Sequence[Any]
     decode: Callable[[Any], np.ndarray]
@@ -60,11 +63,14 @@ class Lazy:
 
 
 def split(keys: Sequence[str], held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the images to train on, and of those held out: a share of about `held_out`, in [0, 1).
+    """Return the indices of the images to train on and of the images held out.
 
-    Images of one key stay together, and the side of a key depends on nothing but the key, so that images may
-    come and go. One exception: the lowest hash is always held out and the highest never, lest a side be
-    empty. Where all share one key, they serve as both sides.
+    Images with the same key are on the same side. The side depends only on a hash of the key, so it stays the same if
+    other images are added or removed. There is one exception, so that no side is empty: the key with the lowest hash
+    is always held out, and the one with the highest hash never. If all images have the same key, all are on both sides.
+
+    Args:
+      held_out: about this share of the keys is held out, in [0, 1).
     """
     digests = [hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest() for key in keys]
     place = np.array([int.from_bytes(digest[:8], "big") / 2**64 for digest in digests])

@@ -1,4 +1,4 @@
-"""Processes that work for this one: they leave Ctrl-C and SIGTERM to it, and end with it, however it ends."""
+"""Worker processes. They do not receive Ctrl-C and SIGTERM, and they end with the parent process in any case."""
 
 import os
 import signal
@@ -14,11 +14,12 @@ from typing import Any
 from vaedm_jax.errors import RunError
 
 
-def started_apart(start: Callable[[], Any]) -> Any:
-    """What `start` returns. The processes that it starts never see the signals that ask this one to stop.
+def start_shielded(start: Callable[[], Any]) -> Any:
+    """Call `start` so that the processes that it starts do not receive SIGINT and SIGTERM; return its result.
 
-    A terminal sends Ctrl-C to all processes of a command, and a scheduler often SIGTERM. A mask is inherited by threads
-    and processes from their very beginning, so it is set in a thread of its own; here the signals still arrive.
+    A terminal sends Ctrl-C to all processes of a command, and a scheduler often does so with SIGTERM. New threads and
+    processes inherit the signal mask. Therefore `start` runs in a thread of its own that blocks the signals; this
+    process still receives them.
     """
     result = Future()
 
@@ -29,22 +30,22 @@ def started_apart(start: Callable[[], Any]) -> Any:
         except BaseException as error:
             result.set_exception(error)
 
-    resource_tracker.ensure_running()  # who starts this process of multiprocessing's has the mask lifted by it
+    resource_tracker.ensure_running()  # it unblocks the signals in the thread that starts it
     util.Finalize(None, kill_daemons, exitpriority=0)
     threading.Thread(target=run, daemon=True).start()
     return result.result()
 
 
 def kill_daemons() -> None:
-    """At exit multiprocessing sends them SIGTERM, which they do not see, and waits."""
+    """Kill the daemon processes at exit: multiprocessing would send SIGTERM, which they block, and wait for them."""
     for process in active_children():
         if process.daemon:
             process.kill()
 
 
 def begin() -> None:
-    """What a process that was started apart does first: it sees to it that it ends with its parent, even by SIGKILL."""
-    os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerators are the parent's, and nothing here should start JAX at all
+    """Initialise a worker process, so that it ends with its parent, even if that is killed by SIGKILL."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerators belong to the parent; workers should not use JAX at all
     if "jax" in sys.modules:
         sys.modules["jax"].config.update("jax_platforms", "cpu")
 
@@ -59,17 +60,22 @@ def begin() -> None:
 def pool(
     processes: int, initializer: Callable[..., None] = begin, arguments: tuple = ()
 ) -> Iterator[ProcessPoolExecutor]:
-    """Lend so many processes, whose first task is given by `started_apart`; they are killed where the block ends early.
+    """Yield a pool of processes, which are killed when the block ends. Submit the first task in `start_shielded`.
 
     Args:
-      initializer: runs in each of them first, and calls `begin`.
+      initializer: runs first in each process, and must call `begin`.
+
+    Raises:
+      RunError: a process was killed.
     """
     before = set(active_children())
     executor = ProcessPoolExecutor(processes, get_context("spawn"), initializer, arguments)
     try:
         yield executor
     except BrokenProcessPool as error:
-        raise RunError("a process that reads images was killed (out of memory?); the same command continues") from error
+        raise RunError(
+            "a process that reads images was killed (out of memory?); run the same command again to continue"
+        ) from error
     finally:
         for process in set(active_children()) - before:
             process.kill()

@@ -81,11 +81,8 @@ class Chain:
             found["begins"] = "at its start"  # earlier versions began elsewhere, so their images must not be reused
         return found
 
-    def name(self, full: Schedule) -> str:
-        """Return a short name for files, such as `ddim_warm500_10`. Chains that draw different images differ in it.
-
-        The last number is that of the steps that are run. If more were asked for, that number follows the spacing.
-        """
+    def name(self, full: Schedule) -> "ChainName":
+        """Return the short name of the chain."""
         changes, count = self.changes, len(self.schedule(full).t)
 
         def changed(name: str) -> str:
@@ -99,10 +96,9 @@ class Chain:
         limit = changed("dynamic") or ("" if self.clip else "unclipped")
         noises = changed("temperature"), changed("z_temperature")
         guided = changed("guidance"), changed("cond_noise")
-        others = "-".join(filter(None, (limit, *noises, *guided, "shared" * self.shared)))
-        sampler = (self.sampler, *map(changed, OPTIONS.get(self.sampler, ())))
-        words = ("-".join(filter(None, sampler)), "-".join(filter(None, (start, spacing))), str(count), others)
-        return "_".join(filter(None, words))
+        options = "-".join(filter(None, (limit, *noises, *guided, "shared" * self.shared)))
+        sampler = "-".join(filter(None, (self.sampler, *map(changed, OPTIONS.get(self.sampler, ())))))
+        return ChainName(sampler, "-".join(filter(None, (start, spacing))), count, options)
 
     def describe(self, full: Schedule) -> str:
         """Return a description, such as `heun, 5 steps from noise, 9 evaluations`.
@@ -153,6 +149,25 @@ class Chain:
             dynamic=np.array(self.dynamic) if self.dynamic else None,
             guidance=np.array(self.guidance) if self.guidance else None,
         )
+
+
+class ChainName(NamedTuple):
+    """A short name for tables and files, such as `ddim_warm500_10`. Chains that draw different images differ in it.
+
+    Attributes:
+      sampler, start: with the settings that differ from their defaults; of `start` also the spacing, and the number of
+        steps that was asked for, if fewer are run.
+      steps: the number of steps that are run.
+      options: all other settings that differ from their defaults.
+    """
+
+    sampler: str
+    start: str
+    steps: int
+    options: str = ""
+
+    def __str__(self) -> str:
+        return "_".join(filter(None, map(str, self)))
 
 
 class ChainArrays(NamedTuple):

@@ -7,9 +7,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-
-from vaedm_jax.errors import UserError
 
 
 def fold(keys: jax.Array, i: int) -> jax.Array:
@@ -40,17 +37,3 @@ def sample_keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
 def condition_keys(seed: jax.Array, indices: jax.Array) -> jax.Array:
     """Return the keys [B] of what a condition takes from images at random, by their indices [B]."""
     return fold(sample_keys(seed, indices), 2)
-
-
-def to_uint8(images) -> np.ndarray:
-    """Convert floats in [0, 1] of any shape to uint8, clipped and rounded; NaN becomes 0. uint8 is returned unchanged.
-
-    Raises:
-      UserError: for other integers, whose range is unknown.
-    """
-    images = np.asarray(images)
-    if images.dtype == np.uint8:
-        return images
-    if images.dtype.kind in "bui":
-        raise UserError(f"images of type {images.dtype}: must be uint8, or floats in [0, 1]")
-    return np.rint(255 * np.clip(np.nan_to_num(images.astype(np.float32)), 0, 1)).astype(np.uint8)

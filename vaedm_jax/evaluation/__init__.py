@@ -1,1 +1,1 @@
-"""How good samples are: distances between sets of features, and the features themselves."""
+"""Measures of the quality of samples: distances between sets of features, and the features themselves."""

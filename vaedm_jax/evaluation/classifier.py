@@ -1,4 +1,4 @@
-"""Small classifiers of the images that come with the package, whose features the samples are compared by."""
+"""Small classifiers of the package's own images. Samples are compared in their features."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,8 +15,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from vaedm_jax.storage import read_tensors
 from vaedm_jax.storage.writing import write_whole
 
-# What is told from the images, by data set, and how many classes of it there are. The first names the Inception Score's
-# classes: a hair names the style too.
+# The labels that each classifier predicts, and the number of classes of each. The Inception Score is computed from the
+# first label, because the hair also determines the style.
 LABELS = {
     "emoji": {"category": 10},
     "avatars": {"hair": 87, "skin": 23, "mouth": 49, "glasses": 2},
@@ -26,16 +26,17 @@ SHIPPED = {name: Path(__file__).with_name(f"{name}_classifier.safetensors") for 
 
 
 class Classifier(nn.Module):
-    """Convolutions of three resolutions, for images of any size. Nothing is normalised, so that contrast counts.
+    """A convolutional network with three resolutions, for images of any size.
 
-    A classifier learns to see through blur and noise: its last layer shows what is where, and little of them. Its first
-    layer shows them well. So the features are global means of both.
+    It has no normalisation, so that contrast counts. A classifier learns to ignore blur and noise: its last layer shows
+    the content of an image, but hardly these faults. Its first layer shows the faults well. The features are therefore
+    global means of both layers.
 
     Attributes:
-      classes: the number of them, for each of the labels.
-      scales: of the features of the first and of the last layer. Their ratio is such that slight blur or noise and a
-        few misplaced parts count for about as much in a distance (docs/features.md); their size gives the features of
-        each data set about the same norm, which the kernel distance depends on.
+      classes: the number of classes of each label.
+      scales: the factors of the features of the first and of the last layer. Their ratio makes slight blur or
+        noise count about as much in a distance as a few misplaced parts (docs/features.md). Their size gives the
+        features of each data set about the same norm, on which the kernel distance depends.
     """
 
     classes: tuple[int, ...]
@@ -43,7 +44,10 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """uint8 [B, H, W, 3] to features float32 [B, 64], and the logits of all labels, one after the other."""
+        """Return the features of uint8 images [B, H, W, 3], and the concatenated logits of all labels.
+
+        The features are float32 [B, 64].
+        """
         conv = partial(nn.Conv, precision="highest")  # the same features on every device
         dense = partial(nn.Dense, precision="highest")
         edges = conv(24, (5, 5), 2)(images.astype(jnp.float32) / 127.5 - 1)
@@ -62,8 +66,8 @@ def network(name: str) -> Classifier:
     return Classifier(tuple(LABELS[name].values()), SCALES[name])
 
 
-def scored(name: str) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
-    """Return a function of parameters and images: the features, and the logits of the first label."""
+def features_and_logits(name: str) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Return a function (parameters, images) -> (features, logits of the first label)."""
     first = next(iter(LABELS[name].values()))
 
     def apply(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -74,13 +78,16 @@ def scored(name: str) -> Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def save(params: Any, file: Path | str) -> None:
-    """Write the parameters in half precision."""
+    """Write the parameters to a safetensors file, in half precision."""
     arrays = {name: np.asarray(a, np.float16) for name, a in flatten_dict(jax.device_get(params), sep="/").items()}
     write_whole(file, safetensors.numpy.save(arrays))
 
 
 def load(name: str, file: Path | str = "") -> Any:
-    """The parameters that `save` wrote, those in the package by default: for `network(name).apply({"params": ...})`."""
+    """Return the parameters that `save` wrote to a file, by default to the file in the package.
+
+    They are used as in `network(name).apply({"params": load(name)}, images)`.
+    """
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
     shapes = jax.eval_shape(network(name).init, jax.random.key(0), images)["params"]
     wanted = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}

@@ -1,4 +1,4 @@
-"""What share of the variance of features comes of z, and what of x_T."""
+"""The shares of the variance of features that z and x_T explain."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Shares(NamedTuple):
-    """Shares of the variance that z, x_T, and both together make up; their sum is 1."""
+    """The shares of the variance that z, x_T, and their interaction explain. Their sum is 1."""
 
     z: float
     x_T: float
@@ -14,10 +14,11 @@ class Shares(NamedTuple):
 
 
 def shares(features: np.ndarray) -> Shares:
-    """Of features [K, M, D] of images of K z, each with the same M x_T.
+    """Return the shares for features [K, M, D] of images of K z, each with the same M x_T.
 
-    The components of a two-way table with random effects and no repetitions (Searle, Casella and McCulloch 1992,
-    section 4.7), summed over the D features: estimates without bias, so that a small one may come out below 0.
+    They are the variance components of a two-way table with random effects and without replication, summed over the D
+    features (Searle, Casella and McCulloch 1992, section 4.7). The components are estimated without bias, so a small
+    share may be negative.
     """
     K, M, _ = features.shape
     of_z, of_x = features.mean(axis=1), features.mean(axis=0)
@@ -31,7 +32,7 @@ def shares(features: np.ndarray) -> Shares:
 
 
 def shares_and_errors(features: np.ndarray) -> tuple[Shares, Shares]:
-    """The shares, and their standard errors by leaving out each z, and each x_T, in turn (jackknife)."""
+    """Return the shares and their standard errors. The jackknife leaves out each z, then each x_T, in turn."""
     features = np.asarray(features, np.float64)
     variance = np.zeros(3)
     for axis in (0, 1):

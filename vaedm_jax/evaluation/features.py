@@ -24,10 +24,11 @@ class Space(NamedTuple):
     """A feature space.
 
     Attributes:
-      name: fit for a file. title: what the Frechet distance is called in it; FID is that of Inception only.
+      name: the name, which is also used in the names of files.
+      title: the name of the Frechet distance in this space; it is FID for Inception only.
       apply: (params, images uint8 [B, H, W, C]) -> features [B, D], and logits [B, classes] or None.
-      params: the network's, or {}.
-      code: the text of the module that a user's function is in.
+      params: the parameters of the network, or {}.
+      code: the source of the module with the user's function; "" for the other spaces.
     """
 
     name: str
@@ -46,30 +47,36 @@ class Space(NamedTuple):
 
 
 def space(name: str, inception_file: str = "") -> Space:
-    """The space of a name: `emoji`, `avatars`, `random`, `inception`, or `module:function` of the user's.
+    """Return the feature space with a name.
 
-    A function takes images, uint8 [B, H, W, C], as a traced array, and returns features [B, D].
+    Args:
+      name: `emoji`, `avatars`, `random`, `inception`, or `module:function` for a function of the user. The function
+        takes uint8 images [B, H, W, C] as a traced array, and returns features [B, D].
+      inception_file: the file with the weights of Inception, which only `inception` needs.
+
+    Raises:
+      UserError: there is no such space, or its file or function cannot be loaded.
     """
     if name in classifier.LABELS:
-        return Space(name, f"FD-{name}", classifier.scored(name), {"params": classifier.load(name)})
+        return Space(name, f"FD-{name}", classifier.features_and_logits(name), {"params": classifier.load(name)})
     if name == "random":
         return Space(name, "FD-random", lambda _, images: random_features(images), {})
     if name == "inception":
         if not inception_file:
-            raise UserError(f"eval.inception is empty; it should be the file {inception.WHERE}")
+            raise UserError(f"eval.inception is empty; it should name the file {inception.WHERE}")
         return Space(name, "FID", inception.InceptionV3().apply, inception.load(inception_file))
-    function = named(name)
+    function = import_function(name)
     try:
         code = inspect.getsource(inspect.getmodule(function))
-    except (OSError, TypeError):  # none is at hand, as for what was compiled
+    except (OSError, TypeError):  # the source is not available, as for a compiled module
         code = ""
     return Space(name.replace(":", "."), f"FD-{name}", lambda _, images: (function(images), None), {}, code)
 
 
-def named(name: str) -> Callable[[jax.Array], jax.Array]:
-    """The function `module:function`; UserError where there is none."""
+def import_function(name: str) -> Callable[[jax.Array], jax.Array]:
+    """Return the function `module:function`; raise UserError if it cannot be imported."""
     module, _, function = name.partition(":")
-    advice = "it must be emoji, avatars, random, inception, or MODULE:FUNCTION, which can be imported from here"
+    advice = "it must be emoji, avatars, random, inception, or a MODULE:FUNCTION that can be imported here"
     if not function:
         raise UserError(f"eval.features = {name!r}: {advice}")
     try:
@@ -77,12 +84,12 @@ def named(name: str) -> Callable[[jax.Array], jax.Array]:
     except Exception as error:  # the user's module may fail in any way
         raise UserError(f"eval.features = {name!r}: {type(error).__name__}: {error}; {advice}") from error
     if not callable(found):
-        raise UserError(f"eval.features = {name!r}: it is no function; {advice}")
+        raise UserError(f"eval.features = {name!r}: it is not a function; {advice}")
     return found
 
 
 class Extractor:
-    """Features of images in one space, by a jitted forward pass, the batch split over the mesh."""
+    """The jitted forward pass of one space, whose batches are split over the mesh."""
 
     def __init__(self, space: Space, mesh: Mesh, batch_size: int):
         self.space, self.size = space, whole_batch(mesh, batch_size)
@@ -90,37 +97,42 @@ class Extractor:
         self.forward = jax.jit(space.apply)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Features [N, D] and logits [N, classes] or None, of images uint8 [N, H, W, C].
+        """Return the features [N, D], and the logits [N, classes] or None, of uint8 images [N, H, W, C].
 
-        UserError where the space's function does not give [N, D], or one that is not finite.
+        Raises:
+          UserError: the user's function fails or does not return [N, D], or a feature is not finite.
         """
         parts = []
         for begin in range(0, len(images), self.size):
             batch = images[begin : begin + self.size]
-            full = np.resize(batch, (self.size, *images.shape[1:]))  # repeated: one shape, one compilation
-            parts.append([a if a is None else a[: len(batch)] for a in hosts.fetch(self.run(full))])
+            full = np.resize(
+                batch, (self.size, *images.shape[1:])
+            )  # repeated up to the full size, so that one shape is compiled
+            parts.append([a if a is None else a[: len(batch)] for a in hosts.to_host(self.run(full))])
         features, logits = (None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True))
         bad = ~np.isfinite(features).all(axis=1)
         if bad.any():
             raise UserError(
-                f"features '{self.space.name}': {bad.sum()} of {len(bad)} images have one that is not finite; all must "
-                "be"
+                f"features '{self.space.name}': {bad.sum()} of {len(bad)} images have features that are not finite; "
+                "all features must be finite"
             )
         return features, logits
 
     def run(self, images: np.ndarray) -> tuple[jax.Array, jax.Array | None]:
-        with told(self.space):
+        """Return the features and the logits of one full batch, on the devices."""
+        with function_errors(self.space):
             features, logits = self.forward(self.params, jax.device_put(images, self.split))
         check_shape(self.space, features, self.size)
         return features, logits
 
 
 def width(space: Space, side: int) -> int:
-    """Return D of the features [B, D] of images of so many pixels a side, without computing any.
+    """Return D of the features [B, D] of images of `side` x `side` pixels, without computing them.
 
-    Raises: UserError where the space's function fails, or gives something else.
+    Raises:
+      UserError: the user's function fails, or does not return [B, D].
     """
-    with told(space):
+    with function_errors(space):
         images = jax.ShapeDtypeStruct((2, side, side, 3), np.uint8)
         features, _ = jax.eval_shape(space.apply, space.params, images)
     check_shape(space, features, 2)
@@ -128,8 +140,8 @@ def width(space: Space, side: int) -> int:
 
 
 @contextmanager
-def told(space: Space) -> Iterator[None]:
-    """What a user's function raises is a UserError."""
+def function_errors(space: Space) -> Iterator[None]:
+    """Turn an exception of the user's function into a UserError."""
     try:
         yield
     except Exception as error:
@@ -140,7 +152,7 @@ def told(space: Space) -> Iterator[None]:
 
 
 def check_shape(space: Space, features: Any, n: int) -> None:
-    """UserError where the features of n images are not [n, D]."""
+    """Raise UserError unless the features of n images have the shape [n, D]."""
     shape = list(np.shape(features))
     if len(shape) != 2 or shape[0] != n:
-        raise UserError(f"features '{space.name}': {n} images give an array of {shape}; it should be [{n}, D]")
+        raise UserError(f"features '{space.name}': {n} images give an array of shape {shape}; it should be [{n}, D]")

@@ -1,22 +1,22 @@
-"""How near an image is to the one that it should be."""
+"""PSNR and SSIM: how close an image is to the true one."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-WINDOW, DEVIATION = 11, 1.5  # of the Gaussian that SSIM weights its neighbourhoods with, in pixels
+WINDOW, DEVIATION = 11, 1.5  # of the Gaussian window of SSIM, in pixels
 C1, C2 = 0.01**2, 0.03**2
 
 
 def psnr(images: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The peak signal-to-noise ratio of images [N, H, W, C] in [0, 1], in dB: [N]; infinite where they are equal."""
+    """Return the peak signal-to-noise ratio of images [N, H, W, C] in [0, 1], in dB: [N]; inf for equal images."""
     error = np.mean((np.asarray(images, np.float64) - truth) ** 2, axis=(1, 2, 3))
     with np.errstate(divide="ignore"):
         return -10 * np.log10(error)
 
 
 def blur(size: int) -> np.ndarray:
-    """The matrix [size - WINDOW + 1, size] that takes Gaussian means along an axis, where the window is inside."""
+    """Return a matrix [size - WINDOW + 1, size] that takes Gaussian means along an axis, for all windows inside it."""
     weights = np.exp(-0.5 * (np.arange(WINDOW) - WINDOW // 2) ** 2 / DEVIATION**2)
     rows = size - WINDOW + 1
     matrix = np.zeros((rows, size))
@@ -27,9 +27,9 @@ def blur(size: int) -> np.ndarray:
 
 @jax.jit
 def ssim(images: jax.Array, truth: jax.Array) -> jax.Array:
-    """The structural similarity (Wang et al. 2004, eq. 13) of images [N, H, W, C] in [0, 1], mean of channels: [N].
+    """Return the structural similarity of images [N, H, W, C] in [0, 1], the mean over the channels: [N].
 
-    Images have at least WINDOW pixels a side.
+    This is eq. 13 of Wang et al. (2004). Images must have at least WINDOW pixels a side.
     """
     rows, columns = (jnp.asarray(blur(size), jnp.float32) for size in truth.shape[1:3])
 

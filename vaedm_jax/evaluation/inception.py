@@ -1,8 +1,9 @@
-"""The Inception-v3 network whose features FID, KID and the Inception Score are of.
+"""The Inception-v3 network for FID, KID and the Inception Score.
 
-It is that of TensorFlow's archive of 2015-12-05, and differs from Inception-v3 elsewhere (arXiv 1512.00567): it has
-1008 classes, its averages leave the padding out, and its last block takes a maximum in place of one. Layers have the
-names of the port to PyTorch (https://github.com/mseitzer/pytorch-fid), whose weights are read.
+It is the network in TensorFlow's archive of 2015-12-05, and differs from the published Inception-v3 (arXiv 1512.00567).
+It has 1008 classes, its average pooling leaves the padding out, and its last block has max pooling instead of average
+pooling. The weights and the names of the layers are those of the PyTorch port
+(https://github.com/mseitzer/pytorch-fid).
 """
 
 import hashlib
@@ -18,25 +19,28 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.interop import torch_file
 from vaedm_jax.storage.paths import opened, path_of
 
-WHERE = "pt_inception-2015-12-05-6726825d.pth of https://github.com/mseitzer/pytorch-fid/releases"
-# As in https://github.com/snap-research/discoscene/blob/main/models/inception_model.py, for the same file.
+WHERE = "pt_inception-2015-12-05-6726825d.pth from https://github.com/mseitzer/pytorch-fid/releases"
+# https://github.com/snap-research/discoscene/blob/main/models/inception_model.py has the same hash for this file.
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-SIZE = 299  # of the images that the network sees
-EPSILON = 1e-3  # of the batch normalisations
+SIZE = 299  # pixels a side of the images that the network sees
+EPSILON = 1e-3  # of the batch normalisation
 
 average = partial(nn.avg_pool, window_shape=(3, 3), padding="SAME", count_include_pad=False)
 maximum = partial(nn.max_pool, window_shape=(3, 3), padding="SAME")
 halve = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
 
-# A block has branches, which are chains of convolutions: features, then one kernel, or two that lie side by side.
+# The branches of a block by name. A branch is a chain of convolutions, each written as its number of features and its
+# kernel, or two kernels that are applied side by side.
 Block = dict[str, str]
 
 
 def a(n: int) -> Block:
+    """Return the block of the first resolution, with n features in the pooling branch."""
     return {"1x1": "64 1x1", "5x5": "48 1x1, 64 5x5", "3x3dbl": "64 1x1, 96 3x3, 96 3x3", "_pool": f"{n} 1x1"}
 
 
 def c(n: int) -> Block:
+    """Return the block of the second resolution, with n features inside its 7x7 branches."""
     return {
         "1x1": "192 1x1",
         "7x7": f"{n} 1x1, {n} 1x7, 192 7x1",
@@ -69,13 +73,16 @@ BLOCKS = {
 
 
 def conv(x: jax.Array, name: str, features: int, kernel: str, stride: int = 1, padding: str = "SAME") -> jax.Array:
-    """A convolution, into which `from_state` folds its batch normalisation, and a ReLU."""
+    """Apply a convolution and a ReLU. `from_state` folds the batch normalisation into the convolution."""
     window = tuple(map(int, kernel.split("x")))
     return nn.relu(nn.Conv(features, window, stride, padding, precision=jax.lax.Precision.HIGHEST, name=name)(x))
 
 
 def mixed(x: jax.Array, name: str, block: Block, pool: partial) -> jax.Array:
-    """The block's branches side by side. One begins with the pooling; if that halves, the others end with a stride."""
+    """Apply the branches of a block, and concatenate their outputs.
+
+    The branch `_pool` begins with `pool`. If `pool` halves the resolution, the other branches end with a stride of 2.
+    """
     outputs = []
     for branch, chain in block.items():
         h = pool(x) if branch == "_pool" else x
@@ -92,7 +99,7 @@ def mixed(x: jax.Array, name: str, block: Block, pool: partial) -> jax.Array:
 
 
 def resize(x: jax.Array, size: int, axis: int) -> jax.Array:
-    """Linear interpolation along an axis as in TensorFlow 1, which takes pixel i from i * (old size / new size)."""
+    """Interpolate linearly along an axis as TensorFlow 1 does, which takes pixel i from i * (old size / new size)."""
     n = x.shape[axis]
     place = np.arange(size, dtype=np.float32) * np.float32(n / size)
     low = place.astype(np.int32)
@@ -101,18 +108,18 @@ def resize(x: jax.Array, size: int, axis: int) -> jax.Array:
 
 
 def preprocess(images: jax.Array) -> jax.Array:
-    """Images, uint8 [B, H, W, 3], as the network sees them: [B, 299, 299, 3] in [-1, 1)."""
+    """Convert uint8 images [B, H, W, 3] to the input of the network, [B, 299, 299, 3] in [-1, 1)."""
     if images.dtype != jnp.uint8:
-        raise UserError(f"images of {images.dtype} for Inception: they must be uint8")
+        raise UserError(f"images of type {images.dtype}: Inception needs uint8")
     return (resize(resize(images.astype(jnp.float32), SIZE, axis=2), SIZE, axis=1) - 128) / 128
 
 
 class InceptionV3(nn.Module):
-    """Features for FID, KID, precision and recall, and logits for the Inception Score."""
+    """A network with features for FID, KID, precision and recall, and with logits for the Inception Score."""
 
     @nn.compact
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Of images, uint8 [B, H, W, 3]: features [B, 2048] (pool3), and logits [B, 1008] without their bias."""
+        """Return features [B, 2048] (pool3) and logits [B, 1008] without bias, of uint8 images [B, H, W, 3]."""
         x = conv(preprocess(images), "Conv2d_1a_3x3", 32, "3x3", 2, "VALID")
         x = conv(x, "Conv2d_2a_3x3", 32, "3x3", padding="VALID")
         x = halve(conv(x, "Conv2d_2b_3x3", 64, "3x3"))
@@ -125,16 +132,24 @@ class InceptionV3(nn.Module):
 
 
 def load(path: str | os.PathLike) -> dict:
-    """The variables of InceptionV3 from the file that the field uses; UserError if it is not there, or another."""
+    """Return the variables of InceptionV3 from the published file.
+
+    Raises:
+      UserError: the file does not exist, or has another hash.
+    """
     with opened(path, "eval.inception", f"is not there; it should be {WHERE}") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
-        raise UserError(f"{path}: its SHA-256 is {found}; it should be {WHERE}, with {SHA256}")
+        raise UserError(f"{path}: its SHA-256 is {found}, not {SHA256}; it should be {WHERE}")
     return from_state(torch_file.read(path_of(path, "eval.inception")))
 
 
 def from_state(state: dict[str, np.ndarray]) -> dict:
-    """The variables of InceptionV3 from its state dict in PyTorch; UserError if that is another network's."""
+    """Return the variables of InceptionV3 from its state dict in PyTorch.
+
+    Raises:
+      UserError: the state dict is that of another network.
+    """
     layers = jax.eval_shape(InceptionV3().init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3), jnp.uint8))["params"]
     shapes = {"fc.weight": (1008, 2048), "fc.bias": (1008,)}
     norm = ["weight", "bias", "running_mean", "running_var"]

@@ -1,4 +1,4 @@
-"""Samples against the images of a data set, in one feature space."""
+"""Scores of samples against the images of a data set, in one feature space."""
 
 import json
 from pathlib import Path
@@ -17,30 +17,33 @@ from vaedm_jax.evaluation.summary import Summary, compare
 from vaedm_jax.reporting import Progress
 from vaedm_jax.reporting.rows import check_spaces
 
-BLOCK = 256  # images of the data whose features are taken at a time
+BLOCK = 256  # images of the data whose features are computed at a time
 
 
 class Judge:
-    """Scores samples in one space.
+    """The scores of samples in one feature space.
 
     Attributes:
-      reference: the summary of the data's features, from the file that an earlier judge has left, or computed.
-      identity: what that depends on: data, split, preprocessing and network.
+      reference: the summary of the features of the data, read from the file of an earlier judge or computed.
+      identity: what the reference depends on: data, split, preprocessing and network.
     """
 
     def __init__(self, space: Space, mesh: Mesh, batch_size: int, data: Dataset, split: str, folder: Path):
         self.space, self.extract = space, Extractor(space, mesh, batch_size)
         source = side(data, split)
         self.identity = {"data": data.name, "split": split, **fingerprint(source)}
-        self.identity |= {"files": data.digest} if data.digest else {}  # the fingerprint has some images, this has all
+        self.identity |= (
+            {"files": data.digest} if data.digest else {}
+        )  # the fingerprint covers some images, the digest all
         self.identity |= {"features": space.name, "network": space.identity}
-        self.reference = self.refer(source, folder / f"{space.name}_{split}.npz")
+        self.reference = self.load_reference(source, folder / f"{space.name}_{split}.npz")
 
-    def refer(self, source: Source, path: Path) -> Summary:
+    def load_reference(self, source: Source, path: Path) -> Summary:
+        """Return the summary in a file, or compute it and write it there if there is none."""
         identity = json.dumps(self.identity, sort_keys=True)
         if path.exists():
             return Summary.load(path, identity)
-        order = np.random.default_rng(0).permutation(len(source))  # a sorted folder begins with one kind
+        order = np.random.default_rng(0).permutation(len(source))  # the first images of a sorted folder are alike
         summary = None
         with Progress(len(source), 0, f"features '{self.space.name}' of the data", noun="image") as progress:
             for begin in range(0, len(source), BLOCK):
@@ -50,48 +53,52 @@ class Judge:
         return summary
 
     def add(self, summary: Summary | None, images: np.ndarray) -> Summary:
-        """The summary with images more, uint8 [N, H, W, C]; None is that of no images."""
+        """Return the summary with uint8 images [N, H, W, C] added. None stands for the summary of no images."""
         features, logits = self.extract(images)
         if summary is None:
             summary = Summary.empty(features.shape[1], 0 if logits is None else logits.shape[1])
         return summary.add(features, logits)
 
     def scores(self, samples: Summary) -> dict[str, float | None]:
-        """See `summary.compare`."""
+        """Return the scores of samples; see `summary.compare`."""
         return compare(samples, self.reference)
 
     def too_few(self, n: int) -> str:
-        """Why n samples have no Frechet distance here; "" where they have."""
+        """Return why n samples have no Frechet distance here; "" if they have one."""
         return too_few(self.space, self.reference.features.shape[1], min(self.reference.moments.n, n))
 
 
 def too_few(space: Space, D: int, n: int) -> str:
-    """Why n images have no Frechet distance in a space of D features; "" where they have."""
+    """Return why n images have no Frechet distance in a space of D features; "" if they have one."""
     if n > D:
         return ""
     return (
-        f"no {space.title}, whose covariance of {D:,} features needs over {D:,} images, and samples or data have "
-        f"{n:,}; the kernel distance (KID) does without"
+        f"no {space.title}: a covariance of {D:,} features needs more than {D:,} images, but the samples or the data "
+        f"have {n:,}; the kernel distance (KID) needs no covariance"
     )
 
 
 def judges(
     settings: Any, data_settings: Any, data: Dataset, mesh: Mesh, batch_size: int, folder: Path, otherwise: str = ""
 ) -> list[Judge]:
-    """A judge for each space of `spaces`; their files are in `folder`."""
+    """Return a judge for each space of `spaces`. Their reference files are in `folder`."""
     chosen = checked_spaces(settings, data_settings, data, otherwise)
     return [Judge(s, mesh, batch_size, data, settings.split, folder) for s in chosen]
 
 
 def checked_spaces(settings: Any, data_settings: Any, data: Dataset, otherwise: str = "") -> list[Space]:
-    """Return the `spaces`; UserError where samples could not be compared with the data in one of them.
+    """Return the `spaces`, and check that samples can be compared with the data in all of them.
 
-    Nothing is computed, so that this can be known before anything is trained or written.
+    Nothing is computed, so the check can precede all training and writing.
+
+    Raises:
+      UserError: there are fewer than two images to compare with, or a space cannot be used.
     """
     chosen, source = spaces(settings, data_settings, otherwise), side(data, settings.split)
     if len(source) < 2:
         raise UserError(
-            f"eval.split = {settings.split!r}: {data.name} has {len(source)} such image; scores need two at least"
+            f"eval.split = {settings.split!r}: {data.name} has too few of these images ({len(source)}); scores need 2 "
+            "or more"
         )
     for one in chosen:
         width(one, data_settings.image_size)
@@ -99,19 +106,20 @@ def checked_spaces(settings: Any, data_settings: Any, data: Dataset, otherwise: 
 
 
 def side(data: Dataset, split: str) -> Source:
-    """The images that samples are compared with."""
+    """Return the images of a split, with which samples are compared."""
     return data.train if split == "train" else data.test
 
 
 def spaces(settings: Any, data_settings: Any, otherwise: str = "") -> list[Space]:
-    """The feature spaces that the `eval` section asks for, or those that suit the data, or else `otherwise`."""
+    """Return the feature spaces that the `eval` section names, else those that suit the data, else `otherwise`."""
     own = data_settings.source if data_settings.source in LABELS and not data_settings.path else ""
     suit = "inception,random" if settings.inception else f"{own},random" if own else otherwise
     asked = settings.features or suit
     if not asked:
         raise UserError(
-            f"eval.features: {data_settings.path or data_settings.source} has none of its own; give FID's network "
-            "(--config.eval.inception=FILE) or --config.eval.features=random, emoji, avatars or MODULE:FUNCTION"
+            f"eval.features is empty, and {data_settings.path or data_settings.source} has no features of its own; set "
+            "--config.eval.inception=FILE for FID, or --config.eval.features to random, emoji, avatars or "
+            "MODULE:FUNCTION"
         )
     found = [space(name, settings.inception) for name in names(asked)]
     check_spaces([space.name for space in found])

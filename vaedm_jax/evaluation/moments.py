@@ -6,7 +6,13 @@ import numpy as np
 
 
 class Moments(NamedTuple):
-    """Of `n` features of D numbers: their mean [D], and `scatter` [D, D], the sum of the outer products about it."""
+    """The moments of the features of images.
+
+    Attributes:
+      n: the number of images.
+      mean: [D], the mean of the features.
+      scatter: [D, D], the sum of the outer products of their deviations from the mean.
+    """
 
     n: int
     mean: np.ndarray
@@ -14,10 +20,11 @@ class Moments(NamedTuple):
 
     @classmethod
     def empty(cls, D: int) -> "Moments":
+        """Return the moments of no images, for D features."""
         return cls(0, np.zeros(D), np.zeros((D, D)))
 
     def add(self, features: np.ndarray) -> "Moments":
-        """With a batch [B, D] more."""
+        """Return the moments with features [B, D] added."""
         batch = np.asarray(features, np.float64)
         if not len(batch):
             return self
@@ -25,7 +32,10 @@ class Moments(NamedTuple):
         return self.merge(Moments(len(batch), mean, (batch - mean).T @ (batch - mean)))
 
     def merge(self, other: "Moments") -> "Moments":
-        """Of both sets (Chan, Golub and LeVeque, 1979: no sum of squares that cancels)."""
+        """Return the moments of both sets, by Chan, Golub and LeVeque (1979).
+
+        The method has no sum of squares that could cancel.
+        """
         total = self.n + other.n
         if not total:
             return self
@@ -35,5 +45,5 @@ class Moments(NamedTuple):
 
     @property
     def covariance(self) -> np.ndarray:
-        """The unbiased estimate, as in FID's own code."""
+        """The unbiased estimate of the covariance, as in the published code of FID."""
         return self.scatter / (self.n - 1)

@@ -1,6 +1,7 @@
-"""Features that nobody trained: the means of fixed random convolutions.
+"""Features without training: the means of fixed random convolutions.
 
-They favour no data that a network was trained on, and suit images unlike photographs (arXiv 2002.09797, section 4).
+They do not favour the data that a network was trained on. They suit images that are not like photographs
+(arXiv 2002.09797, section 4).
 """
 
 import jax
@@ -12,11 +13,11 @@ DEPTHS, WIDTH = 4, 24
 
 
 def kernels() -> list[np.ndarray]:
-    """Those of each depth, float32 [3, 3, I, WIDTH].
+    """Return the kernels of each depth, float32 [3, 3, I, WIDTH].
 
-    The second half of the filters sum to zero in every channel: they see edges and noise, and not the colours around.
-    The gain gives all depths a share in a distance. The numbers are those of RandomState, whose stream NumPy has frozen
-    (NEP 19); that of jax.random has changed before, and that of NumPy's Generator may.
+    Each filter of the second half sums to zero in every channel, so it sees edges and noise but not plain colours. The
+    gain gives all depths a share in a distance. The numbers come from RandomState, whose stream NumPy has frozen
+    (NEP 19). The stream of jax.random has changed before, and the stream of NumPy's Generator may change.
     """
     rng, layers = np.random.RandomState(0), []
     for inputs in (3, *[WIDTH] * (DEPTHS - 1)):
@@ -27,9 +28,10 @@ def kernels() -> list[np.ndarray]:
 
 
 def random_features(images: jax.Array) -> tuple[jax.Array, None]:
-    """uint8 [B, H, W, 3], H and W at least 8, to features [B, 96] float32; None in the place of a classifier's logits.
+    """Return the features, float32 [B, 96], of uint8 images [B, H, W, 3], and None in place of logits.
 
-    The global means at four depths, each at half the resolution of the one before.
+    H and W must be at least 8. The features are global means at four depths. Each depth has half the resolution of the
+    one before.
     """
     x, means = images.astype(jnp.float32) / 127.5 - 1, []
     for depth, kernel in enumerate(kernels()):

@@ -1,4 +1,4 @@
-"""Scores of sets of features, in float64: the figures that the field compares by."""
+"""Scores of sets of features, in float64: Frechet distance, KID, Inception Score, precision and recall."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,10 @@ from vaedm_jax.evaluation.moments import Moments
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), which is FID for Inception's features (arXiv 1706.08500).
+    """Return the Frechet distance of two Gaussians, which is FID for Inception's features (arXiv 1706.08500).
 
-    The trace of the root is that of (R C_b R)^(1/2) with R = C_a^(1/2), whose eigenvalues are real.
+    It is |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)). The trace of the root is computed as that of
+    (R C_b R)^(1/2) with R = C_a^(1/2), whose eigenvalues are real.
     """
     values, axes = np.linalg.eigh(a.covariance)
     root = (axes * np.sqrt(values.clip(0))) @ axes.T
@@ -23,18 +24,22 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 def kernel_distance(
     a: np.ndarray, b: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 2020
 ) -> tuple[float, float]:
-    """KID (arXiv 1801.01401): the unbiased squared MMD of the kernel (x y / D + 1)^3, and its standard error.
+    """Return KID (arXiv 1801.01401) and its standard error.
 
-    The mean over random subsets, which are those of torch-fidelity. Their deviation over sqrt(subsets) would be too
-    small, since they share features: the error is that of disjoint blocks instead.
+    KID is the unbiased squared MMD of the kernel (x y / D + 1)^3. It is averaged over random subsets, which are those
+    of torch-fidelity. The subsets share features, so their deviation over sqrt(subsets) would be too small an error.
+    The error comes from disjoint blocks instead; see `block_error`.
 
     Args:
       a, b: features [N, D] of the samples and of the reference.
-      size: features a subset; at most as many as the smaller set has.
+      size: the number of features in a subset, reduced to the size of the smaller set if necessary.
+
+    Raises:
+      UserError: a set has fewer than two features.
     """
     size = min(size, len(a), len(b))
     if size < 2:
-        raise UserError(f"a kernel distance of {len(a)} and {len(b)} images: it needs two of each at least")
+        raise UserError(f"kernel distance of {len(a)} and {len(b)} images: it needs at least 2 of each")
     rng = np.random.RandomState(seed)
     values = []
     for _ in range(subsets):
@@ -44,10 +49,11 @@ def kernel_distance(
 
 
 def block_error(a: np.ndarray, b: np.ndarray, seed: int, blocks: int = 10) -> float:
-    """The standard error of the MMD of all features, from disjoint blocks of both; NaN where they are too few.
+    """Return the standard error of the MMD of all features, from disjoint blocks of both sets.
 
-    It is that of the blocks' mean, which varies as the MMD of all features does where the sets differ (as 1 / N), and
-    more where they are alike (there the latter falls faster): it errs on the safe side.
+    It is NaN if there are too few features. Otherwise it is the standard error of the mean over the blocks. If the sets
+    differ, this mean varies as much as the MMD of all features (as 1 / N). If they are alike, it varies more, since the
+    variance of the MMD falls faster. So the estimate is on the safe side.
     """
     n = min(len(a), len(b)) // blocks
     if n < 2:
@@ -58,7 +64,7 @@ def block_error(a: np.ndarray, b: np.ndarray, seed: int, blocks: int = 10) -> fl
 
 
 def mmd(a: np.ndarray, b: np.ndarray) -> float:
-    """The unbiased estimate of the squared maximum mean discrepancy of the polynomial kernel, from equal numbers."""
+    """Return the unbiased estimate of the squared MMD of the polynomial kernel, for two sets of equal size [N, D]."""
     a, b, n = np.asarray(a, np.float64), np.asarray(b, np.float64), len(a)
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -70,7 +76,13 @@ def mmd(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class Entropies(NamedTuple):
-    """What the Inception Score needs, over parts of the images: counts [P], sums of p [P, K] and of p log p [P]."""
+    """The sums that give the Inception Score, for each of P parts of the images.
+
+    Attributes:
+      n: [P], the number of images.
+      p: [P, K], the sum of p(y | x).
+      p_log_p: [P], the sum of p log p over images and classes.
+    """
 
     n: np.ndarray
     p: np.ndarray
@@ -78,10 +90,15 @@ class Entropies(NamedTuple):
 
     @classmethod
     def empty(cls, classes: int, parts: int = 10) -> "Entropies":
+        """Return the sums of no images."""
         return cls(np.zeros(parts), np.zeros((parts, classes)), np.zeros(parts))
 
     def add(self, logits: np.ndarray, part: np.ndarray | None = None) -> "Entropies":
-        """With a batch [B, K] more; `part` [B] says which part each belongs to, by default one after the other."""
+        """Return the sums with logits [B, K] added.
+
+        Args:
+          part: [B], the part that each image belongs to; by default images go to the parts in turn.
+        """
         parts = len(self.n)
         part = (np.arange(len(logits)) + int(self.n.sum())) % parts if part is None else part
         log_p = np.asarray(logits, np.float64)
@@ -92,7 +109,10 @@ class Entropies(NamedTuple):
         return Entropies(self.n + mine.sum(1), self.p + mine @ p, self.p_log_p + mine @ (p * log_p).sum(axis=1))
 
     def score(self) -> tuple[float, float]:
-        """exp E KL(p(y | x) || p(y)) (arXiv 1606.03498): its mean and deviation over the parts that have images."""
+        """Return the mean and the deviation of the Inception Score over the parts that have images.
+
+        The score is exp E KL(p(y | x) || p(y)) (arXiv 1606.03498).
+        """
         there = self.n > 0
         n, p, p_log_p = self.n[there], self.p[there] / self.n[there, None], self.p_log_p[there]
         scores = np.exp(p_log_p / n - (p * np.log(np.maximum(p, 1e-300))).sum(axis=1))
@@ -100,7 +120,7 @@ class Entropies(NamedTuple):
 
 
 def inception_score(logits: np.ndarray, splits: int = 10, seed: int = 2020) -> tuple[float, float]:
-    """The Inception Score of logits [N, K] and its deviation over `splits` parts, which are those of torch-fidelity."""
+    """Return the Inception Score of logits [N, K] and its deviation over `splits` parts, those of torch-fidelity."""
     n = len(logits)
     bounds = [i * n // splits for i in range(splits + 1)]
     part = np.repeat(np.arange(splits), np.diff(bounds))
@@ -110,15 +130,24 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int = 2020) -> t
 
 
 def precision_recall(samples: np.ndarray, reference: np.ndarray, k: int = 3, chunk: int = 2048) -> tuple[float, float]:
-    """Improved precision and recall (arXiv 1904.06991): the share of either set within the other's k-nearest balls."""
+    """Return improved precision and recall (arXiv 1904.06991) of features [N, D].
+
+    Precision is the share of the samples that lie within the k-nearest-neighbour balls of the reference. Recall is the
+    share of the reference within those of the samples.
+
+    Raises:
+      UserError: a set has fewer than two features.
+    """
     k = min(k, len(samples) - 1, len(reference) - 1)
     if k < 1:
-        raise UserError(f"precision of {len(samples)} against {len(reference)} images: it needs two of each at least")
-    return covered(samples, reference, k, chunk), covered(reference, samples, k, chunk)
+        raise UserError(
+            f"precision and recall of {len(samples)} and {len(reference)} images: they need at least 2 of each"
+        )
+    return coverage(samples, reference, k, chunk), coverage(reference, samples, k, chunk)
 
 
-def covered(points: np.ndarray, centres: np.ndarray, k: int, chunk: int) -> float:
-    """The share of points that lie within the ball of some centre, which reaches to its k-th nearest other centre."""
+def coverage(points: np.ndarray, centres: np.ndarray, k: int, chunk: int) -> float:
+    """Return the share of points within the ball of any centre. A ball reaches to the k-th nearest other centre."""
 
     def squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)

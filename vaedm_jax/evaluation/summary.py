@@ -1,4 +1,4 @@
-"""What the scores need of the features of any number of images, in memory that does not grow with them."""
+"""Summaries of the features of any number of images, in bounded memory. Scores are computed from them."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,21 @@ from vaedm_jax.evaluation.scores import Entropies, frechet_distance, kernel_dist
 from vaedm_jax.storage import Array, Damaged, parse_json, read_arrays, reading
 from vaedm_jax.storage.writing import write_arrays
 
-# What `Summary.save` writes: D features of each of K images, and moments of either half of all images.
+# The arrays that `Summary.save` writes: D features of each of K images, and the moments of both halves of all images.
 FORMS = {"identity": Array(str), "features": Array(np.float32, ("K", "D"))}
 HALF = {"n": Array(np.int64), "mean": Array(np.float64, ("D",)), "scatter": Array(np.float64, ("D", "D"))}
 FORMS |= {f"{name}_{i}": form for name, form in HALF.items() for i in range(2)}
-KEPT = 10_000  # features of so many images are kept for what compares pairs: KID, precision and recall
+KEPT = 10_000  # images whose features are kept for the scores that compare pairs: KID, precision and recall
 
 
 class Summary(NamedTuple):
-    """Of the features of images: moments of every other one and of the rest, the first KEPT features, the entropies."""
+    """A summary of the features of images.
+
+    Attributes:
+      halves: the moments of the images with an even index, and of those with an odd index.
+      features: [K, D], the features of the first KEPT images.
+      entropies: the sums for the Inception Score; None if the space has no classes.
+    """
 
     halves: tuple[Moments, Moments]
     features: np.ndarray
@@ -28,11 +34,12 @@ class Summary(NamedTuple):
 
     @classmethod
     def empty(cls, D: int, classes: int = 0) -> "Summary":
+        """Return the summary of no images."""
         nothing = Moments.empty(D)
         return cls((nothing, nothing), np.zeros((0, D), np.float32), Entropies.empty(classes) if classes else None)
 
     def add(self, features: np.ndarray, logits: np.ndarray | None = None) -> "Summary":
-        """With a batch more: features [B, D], and logits [B, classes] where there are classes."""
+        """Return the summary with features [B, D] added, and with logits [B, classes] if there are classes."""
         first = self.moments.n % 2
         halves = tuple(half.add(features[(i + first) % 2 :: 2]) for i, half in enumerate(self.halves))
         kept = np.concatenate([self.features, np.float32(features[: KEPT - len(self.features)])])
@@ -40,16 +47,27 @@ class Summary(NamedTuple):
 
     @property
     def moments(self) -> Moments:
+        """The moments of all images."""
         return self.halves[0].merge(self.halves[1])
 
     def save(self, path: Path, identity: str) -> None:
-        """As `.npz`, with what `load` asks for. The entropies are left out: no score needs those of a reference."""
+        """Write the summary as `.npz`, with the identity that `load` checks.
+
+        The entropies are left out, since no score needs those of a reference.
+        """
         parts = {f"{name}_{i}": a for i, half in enumerate(self.halves) for name, a in half._asdict().items()}
         write_arrays(path, parts | {"features": self.features, "identity": np.array(identity)})
 
     @classmethod
     def load(cls, path: Path, identity: str) -> "Summary":
-        """UserError where the file is none, is damaged, or is of another identity, which is a JSON object."""
+        """Return the summary that `save` wrote.
+
+        Args:
+          identity: what the summary depends on, as a JSON object.
+
+        Raises:
+          UserError: the file is missing or damaged, or has another identity.
+        """
         try:
             arrays = read_arrays(path, FORMS)
             halves = tuple(
@@ -59,35 +77,36 @@ class Summary(NamedTuple):
             with reading(path, "identity"):
                 theirs = parse_json(arrays["identity"], dict)
         except Damaged as error:
-            raise UserError(f"{path}: cannot be read as statistics of features ({error.why}); delete it") from error
+            raise UserError(f"{path}: cannot be read as feature statistics ({error.why}); delete the file") from error
         if differing := difference(theirs, json.loads(identity)):
-            raise UserError(f"{path}: statistics of something else: {differing}; delete it")
+            raise UserError(f"{path}: these statistics are of something else: {differing}; delete the file")
         check_sound(path, summary)
         return summary
 
 
 def difference(a: dict, b: dict) -> str:
-    """Return the first entry of `a` in which `b` differs, in words; "" where there is none.
+    """Return in words the first entry of `a` that differs in `b`; "" if there is none.
 
-    The name of the data does not count, since its folder may move; nor what older statistics do not say.
+    The name of the data is ignored, since its folder may move. Entries that `a` lacks, such as those of older
+    statistics, are ignored too.
     """
     name = next((name for name in a if name != "data" and a[name] != b.get(name)), None)
-    return "" if name is None else f"{name} is {a[name]!r} there and {b.get(name)!r} here"
+    return "" if name is None else f"{name} is {a[name]!r} in the file, but {b.get(name)!r} here"
 
 
 def check_sound(path: Path, summary: Summary) -> None:
-    """UserError unless there are as many features as there should be, and the moments are those of all that is kept."""
+    """Raise UserError unless the number of features and their mean agree with the moments."""
     kept, total = len(summary.features), summary.moments
     sound = min(half.n for half in summary.halves) > 0 and kept == min(total.n, KEPT)
     if not (sound and (total.n > kept or np.allclose(summary.features.mean(0, np.float64), total.mean, atol=1e-3))):
-        raise UserError(f"{path}: its statistics contradict themselves; delete it")
+        raise UserError(f"{path}: its statistics contradict each other; delete the file")
 
 
 def compare(samples: Summary, reference: Summary) -> dict[str, float | None]:
-    """All scores of samples against a reference. Those that these have too few images for are None.
+    """Return all scores of samples against a reference; None for those that need more images.
 
-    `fd_bias` is how much of `fd` comes of the finite number of samples, which falls as 1 / n (arXiv 1911.07023): half
-    as many have twice of it, so it is what `fd` has less than that of the halves on average.
+    `fd_bias` is the part of `fd` that comes from the finite number of samples. It falls as 1 / n (arXiv 1911.07023), so
+    each half of the samples has twice as much. It is therefore the mean `fd` of the halves, minus `fd`.
     """
     kid, error = kernel_distance(samples.features, reference.features)
     found = {"kid": kid, "kid_error": None if np.isnan(error) else error, "fd": None, "fd_bias": None}

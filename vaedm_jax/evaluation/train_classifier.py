@@ -1,4 +1,4 @@
-"""Trains a classifier that comes with the package, some minutes on two cores.
+"""The training of a classifier of the package. It takes some minutes on two cores.
 
 python -m vaedm_jax.evaluation.train_classifier --data=avatars --out=FILE
 """
@@ -19,8 +19,8 @@ from vaedm_jax.reporting.progress import Progress
 HELD_OUT = 0.05  # as in the configurations
 
 
-def labelled(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of those to train on and those held out: images [N, 32, 32, 3], and what each is of LABELS, [N, labels]."""
+def load_labelled(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (images [N, 32, 32, 3], classes [N, labels]) of the images to train on and of the held-out images."""
     sides = emoji.sides("", HELD_OUT) if name == "emoji" else avatars.sides(HELD_OUT)
     known = {label: np.unique(np.concatenate([side[label] for side in sides])) for label in LABELS[name]}
     assert {label: len(values) for label, values in known.items()} == LABELS[name]
@@ -30,15 +30,15 @@ def labelled(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     ]
 
 
-def parts(name: str, logits: jax.Array) -> list[jax.Array]:
-    """The logits of each label, [B, classes], of those of all."""
+def split_logits(name: str, logits: jax.Array) -> list[jax.Array]:
+    """Split the concatenated logits of all labels into those of each label, [B, classes]."""
     return jnp.split(logits, np.cumsum(list(LABELS[name].values()))[:-1], axis=1)
 
 
-def augmented(key: jax.Array, image: jax.Array) -> jax.Array:
-    """An image uint8 [H, W, 3] turned over, moved by up to 4 pixels, retinted lightly, and with a gap, at random.
+def augment(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Flip a uint8 image [H, W, 3], shift it by up to 4 pixels, tint it slightly, and cut out a square, all at random.
 
-    Whatever is cut or comes in is white, as the ground of the images is.
+    The square and the pixels that are shifted in are white, like the background of the images.
     """
     flip, move, tint, gap, size = jax.random.split(key, 5)
     H, W, _ = image.shape
@@ -53,7 +53,7 @@ def augmented(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def train(name: str, images: np.ndarray, labels: np.ndarray, steps: int, batch_size: int, seed: int) -> Any:
-    """The parameters that AdamW finds, on a cosine schedule of its rate."""
+    """Return the parameters after training with AdamW and a cosine schedule of the learning rate."""
     classifier, images, labels = network(name), jnp.asarray(images), jnp.asarray(labels)
     rate = optax.warmup_cosine_decay_schedule(0, 2e-3, min(200, steps // 10), steps)
     optimiser = optax.adamw(rate, weight_decay=0.05)
@@ -61,7 +61,7 @@ def train(name: str, images: np.ndarray, labels: np.ndarray, steps: int, batch_s
     def loss(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
         losses = [
             optax.softmax_cross_entropy(part, optax.smooth_labels(jax.nn.one_hot(k, part.shape[1]), 0.1)).mean()
-            for part, k in zip(parts(name, classifier.apply({"params": params}, x)[1]), y.T, strict=True)
+            for part, k in zip(split_logits(name, classifier.apply({"params": params}, x)[1]), y.T, strict=True)
         ]
         return sum(losses) / len(losses)
 
@@ -70,7 +70,7 @@ def train(name: str, images: np.ndarray, labels: np.ndarray, steps: int, batch_s
         params, moments = state
         draw, change = jax.random.split(jax.random.fold_in(jax.random.key(seed), i))
         chosen = jax.random.randint(draw, (batch_size,), 0, len(images))
-        x = jax.vmap(augmented)(jax.random.split(change, batch_size), images[chosen])
+        x = jax.vmap(augment)(jax.random.split(change, batch_size), images[chosen])
         value, gradient = jax.value_and_grad(loss)(params, x, labels[chosen])
         updates, moments = optimiser.update(gradient, moments, params)
         return (optax.apply_updates(params, updates), moments), value
@@ -87,8 +87,10 @@ def train(name: str, images: np.ndarray, labels: np.ndarray, steps: int, batch_s
 def accuracies(
     name: str, params: Any, images: np.ndarray, labels: np.ndarray, chunk: int = 512
 ) -> list[tuple[float, float]]:
-    """For each label the share of images [N, H, W, 3] of which it is found, and the mean of that over the classes."""
-    predict = jax.jit(lambda x: [p.argmax(axis=1) for p in parts(name, network(name).apply({"params": params}, x)[1])])
+    """Return for each label the accuracy on images [N, H, W, 3], and the mean of the accuracies of its classes."""
+    predict = jax.jit(
+        lambda x: [p.argmax(axis=1) for p in split_logits(name, network(name).apply({"params": params}, x)[1])]
+    )
     found = [np.stack(predict(images[i : i + chunk]), axis=1) for i in range(0, len(images), chunk)]
     right = np.concatenate(found) == labels
     return [
@@ -98,20 +100,21 @@ def accuracies(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Train a classifier of the package's own images.")
+    """Train a classifier, write it, and print its accuracies."""
+    parser = argparse.ArgumentParser(description="Train a classifier of the images in the package.")
     parser.add_argument("--data", choices=list(LABELS), default="emoji")
     parser.add_argument("--out", required=True, help="the safetensors file to write")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    sides = labelled(options.data)
+    sides = load_labelled(options.data)
     params = train(options.data, *sides[0], options.steps, options.batch_size, options.seed)
     save(params, options.out)
     for side, (images, labels) in zip(("training", "held-out"), sides, strict=True):
         found = zip(LABELS[options.data], accuracies(options.data, params, images, labels), strict=True)
-        said = (f"{label} {share:.3f}, balanced over the classes {even:.3f}" for label, (share, even) in found)
-        print(f"{len(images)} {side} images: accuracy of {'; of '.join(said)}")
+        accuracy_texts = (f"{label} {share:.3f} (mean over the classes {even:.3f})" for label, (share, even) in found)
+        print(f"{len(images)} {side} images: accuracy of {', '.join(accuracy_texts)}")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Published PyTorch networks in and out."""
+"""Import and export of published PyTorch networks."""

@@ -1,4 +1,4 @@
-"""The architecture of a published U-Net, as far as the names and shapes of its parameters tell it."""
+"""The architecture of a published U-Net, as far as it follows from the names and shapes of its parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,9 +7,15 @@ from vaedm_jax.errors import UserError
 
 
 def unet_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any], bool]:
-    """The settings of the section `ddpm`, and whether the network is shown x_hat; UserError where it is none.
+    """Return the settings of the section `ddpm` that describe a U-Net, and whether it is shown x_hat.
 
-    The number of heads is in no name or shape, nor is the formulation.
+    The number of heads and the formulation do not follow from names and shapes.
+
+    Args:
+      shapes: the shapes of the parameters by their PyTorch names.
+
+    Raises:
+      UserError: these are not the parameters of a U-Net of the published kind.
     """
     try:
         first = shapes["input_blocks.0.0.weight"]
@@ -26,7 +32,9 @@ def unet_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any]
             i += 1
         rows = shapes["input_blocks.1.0.emb_layers.1.weight"][0]
     except (KeyError, IndexError) as error:
-        raise UserError(f"a U-Net of another kind: {error} is missing or has another shape") from error
+        raise UserError(
+            f"the U-Net is not of the published kind: a parameter is missing or has another shape ({error})"
+        ) from error
     settings = {
         "channels": width,
         "multipliers": tuple(w // width for w in widths),

@@ -1,6 +1,7 @@
-"""Names and layouts of the published PyTorch networks, and the Flax parameters that they are.
+"""Conversion of names and layouts between the published PyTorch networks and the Flax networks.
 
-One table for each network: a pattern of the PyTorch name on the left, the path of the Flax parameter on the right.
+Each network has a table. Its rows have a pattern for a PyTorch module on the left and the path of the Flax module on
+the right.
 """
 
 import re
@@ -54,24 +55,28 @@ Table = list[tuple[str, str]]
 
 
 def is_known(name: str, table: Table) -> bool:
-    """Whether a network of this kind has a PyTorch parameter of that name."""
+    """Return whether the PyTorch network of a table can have a parameter of this name."""
     return any(re.fullmatch(rf"(?:{pattern})\.(?:weight|bias)", name) for pattern, _ in table)
 
 
 def flax_path(name: str, table: Table) -> str:
-    """The Flax module (`down_3_res/conv_0`) that owns the PyTorch parameter `name`, without its last part."""
+    """Return the path of the Flax module (`down_3_res/conv_0`) that has the PyTorch parameter `name`.
+
+    Raises:
+      UserError: the network has no such parameter.
+    """
     module = name.rpartition(".")[0]
     for pattern, template in table:
         if re.fullmatch(pattern, module):
             return re.sub(pattern, template, module)
-    raise UserError(f"'{name}' is no parameter of this kind of network")
+    raise UserError(f"'{name}' is not a parameter of the published network")
 
 
 def flax_leaf(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """The last part of the Flax name, and the array in Flax's layout.
+    """Return the last part of the Flax name of a parameter, and the array in the layout of Flax.
 
-    A bias and a norm's scale stay as they are. A convolution [O, I, h, w] becomes [h, w, I, O]; a linear layer [O, I]
-    and a convolution over one axis with a kernel of one, [O, I, 1], become [I, O].
+    A bias and the scale of a normalisation are unchanged. A convolution [O, I, h, w] becomes [h, w, I, O]. A linear
+    layer [O, I] and a 1-D convolution with a kernel of size 1, [O, I, 1], become [I, O].
     """
     if name.endswith(".bias"):
         return "bias", array
@@ -83,7 +88,11 @@ def flax_leaf(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def from_torch(state: dict[str, np.ndarray], table: Table) -> dict:
-    """A PyTorch state dict as the nested Flax parameters; arrays become float32."""
+    """Convert a PyTorch state dict to nested Flax parameters in float32.
+
+    Raises:
+      UserError: the network has no parameter of one of the names.
+    """
     params: dict = {}
     for name, array in state.items():
         leaf, value = flax_leaf(name, np.asarray(array, np.float32))
@@ -95,9 +104,10 @@ def from_torch(state: dict[str, np.ndarray], table: Table) -> dict:
 
 
 def _inverted(table: Table) -> Table:
-    """The same table from Flax to PyTorch: a pattern of the Flax path, and the PyTorch name as a template.
+    """Return the table for the other direction: rows of a pattern for the Flax path and a template of the PyTorch name.
 
-    A group that the left side had stands on both, and of `[12]`, which no group keeps, the choice is left open.
+    Groups of the PyTorch pattern become groups of the Flax pattern, and references to them in the template. `[12]` is
+    not a group, so it stays in the template; `torch_module` replaces it.
     """
     inverted = []
     for pattern, template in table:
@@ -110,16 +120,28 @@ def _inverted(table: Table) -> Table:
 
 
 def torch_module(path: str, inverted: Table, modules: Collection[str]) -> str:
-    """The PyTorch module of a Flax one, of a network with these modules; UserError where PyTorch has none."""
+    """Return the name of the PyTorch module for the Flax module at `path`.
+
+    Args:
+      inverted: a table that `_inverted` returned.
+      modules: the paths of all modules of the Flax network.
+
+    Raises:
+      UserError: the published network has no such module.
+    """
     for pattern, template in inverted:
         if re.fullmatch(pattern, path):
-            attends = re.sub(r"_unpool$", "_attn/qkv", path) in modules  # then there is one more before it
+            attends = re.sub(r"_unpool$", "_attn/qkv", path) in modules  # then a module comes before this one
             return re.sub(pattern, template, path).replace("[12]", "2" if attends else "1")
-    raise UserError(f"'{path}' has no place in the published network")
+    raise UserError(f"'{path}': the published network has no such module")
 
 
 def to_torch(params: dict, table: Table) -> dict[str, np.ndarray]:
-    """Nested Flax parameters as a PyTorch state dict, the inverse of `from_torch`."""
+    """Convert nested Flax parameters to a PyTorch state dict; the inverse of `from_torch`.
+
+    Raises:
+      UserError: the published network has no module for one of the parameters.
+    """
     flat = flatten_dict(params, sep="/")
     modules, inverted, state = {path.rpartition("/")[0] for path in flat}, _inverted(table), {}
     for path, array in flat.items():

@@ -1,4 +1,4 @@
-"""The networks in a published file of PyTorch or PyTorch Lightning, and what else is in it."""
+"""Reading of the networks in a published file of PyTorch or PyTorch Lightning."""
 
 import os
 import re
@@ -12,8 +12,8 @@ import numpy as np
 from vaedm_jax.errors import UserError
 from vaedm_jax.interop import names, torch_file
 
-# A parameter that each network has, what may stand before its names, the best first, and its table of names. The target
-# network is the average, which is sampled with.
+# For each network: a parameter that it always has, the prefixes that its names may have, the preferred one first, and
+# its table of names. The target network is the average of the parameters, which is sampled from.
 UNET = "input_blocks.0.0.weight", ("target_network.decoder.", "online_network.decoder.", ""), names.UNET
 VAE = "enc.in_conv.weight", ("vae.", ""), names.VAE
 
@@ -22,19 +22,25 @@ State = dict[str, np.ndarray]
 
 
 class Network(NamedTuple):
-    """The parameters of a network by their names in PyTorch, and what stood before these in the file."""
+    """A network in a file.
+
+    Attributes:
+      prefix: the prefix of its names in the file.
+      state: its parameters by their PyTorch names, without the prefix.
+    """
 
     prefix: str
     state: State
 
 
 class Found(NamedTuple):
-    """What is in a file.
+    """The content of a file.
 
     Attributes:
-      unet, vae: None where there is none. betas: [T], of the schedule; None where it is not told.
+      unet, vae: the networks; None if the file does not have them.
+      betas: [T], the schedule; None if the file does not have it.
       hyper: the hyper-parameters that Lightning saves.
-      left_out: of what was not taken, the names up to the network, and how many each stands for.
+      left_out: counts of the entries that are not read, by the first part of their names.
     """
 
     unet: Network | None
@@ -45,7 +51,11 @@ class Found(NamedTuple):
 
 
 def networks_in(path: str | os.PathLike) -> Found:
-    """What is in a file; UserError where it holds none of the networks."""
+    """Return the content of a file.
+
+    Raises:
+      UserError: the file cannot be read, has neither network, or has an array that is not valid.
+    """
     content = torch_file.read(path)
     content = content if isinstance(content, dict) else {}
     state = content.get("state_dict", content)
@@ -55,7 +65,7 @@ def networks_in(path: str | os.PathLike) -> Found:
     if not (unet or vae):
         shown = ", ".join(list(tensors)[:3]) or "none"
         raise UserError(
-            f"{path}: there is neither a U-Net ('{UNET[0]}') nor a VAE ('{VAE[0]}') in it; its tensors: {shown}"
+            f"{path}: it has neither a U-Net ('{UNET[0]}') nor a VAE ('{VAE[0]}'); its first tensors: {shown}"
         )
     betas = tensors.get("target_network.betas", tensors.get("online_network.betas"))
     for found in filter(None, (unet, vae)):
@@ -64,7 +74,7 @@ def networks_in(path: str | os.PathLike) -> Found:
     if betas is not None:
         check_numbers(path, "betas", betas)
         if betas.ndim != 1 or not betas.size:
-            raise UserError(f"{path}: 'betas' is {list(betas.shape)}; it should be [T]")
+            raise UserError(f"{path}: 'betas' has the shape {list(betas.shape)}; it should be [T]")
     taken = {found.prefix + name for found in (unet, vae) if found for name in found.state}
     left = [re.match(r"(?:\w+\.decoder|[^.]*)", name)[0] for name in tensors if name not in taken]
     left += [str(name) for name in content if content is not state and name not in ("state_dict", "hyper_parameters")]
@@ -73,16 +83,20 @@ def networks_in(path: str | os.PathLike) -> Found:
 
 
 def check_numbers(path: str | os.PathLike, name: str, array: np.ndarray) -> None:
-    """UserError names a tensor that is not of finite floats, or is too large for float32."""
+    """Raise UserError unless a tensor has floats that are finite in float32."""
     if array.dtype not in FLOATS:
-        raise UserError(f"{path}: '{name}' is of the type {array.dtype}; parameters are floats")
+        raise UserError(f"{path}: '{name}' has the type {array.dtype}; it should have floats")
     with np.errstate(over="ignore"):
         if not np.isfinite(np.asarray(array, np.float32)).all():
             raise UserError(f"{path}: '{name}' has numbers that are not finite")
 
 
 def network(tensors: State, mark: str, prefixes: tuple[str, ...], table: names.Table) -> Network | None:
-    """The tensors behind the first of the prefixes with which the network is there."""
+    """Return the network with the first of the prefixes that is found; None if there is none.
+
+    Args:
+      mark: the name of a parameter that the network always has.
+    """
     for prefix in prefixes:
         if prefix + mark in tensors:
             part = {name.removeprefix(prefix): a for name, a in tensors.items() if name.startswith(prefix)}

@@ -1,10 +1,11 @@
-"""Files of torch.save without PyTorch, and without running what they hold.
+"""Reading of files of torch.save without PyTorch, and without running code from the file.
 
-Such a file is a pickle whose tensors refer to storages beside it: in a zip since PyTorch 1.6, before that one after
-another behind the pickle (https://github.com/pytorch/pytorch/blob/main/torch/serialization.py has both formats).
+Such a file is a pickle whose tensors refer to storages beside it. Since PyTorch 1.6 the pickle and the storages are
+entries of a zip file. Before that the storages followed the pickle in the same file. Both formats are in
+https://github.com/pytorch/pytorch/blob/main/torch/serialization.py.
 
-A pickle can only call what its reader finds for it by name. Here that is the few names of tensors and containers, and
-for all others a class that does nothing (`pickles`).
+A pickle can only call what its reader returns for a name. The reader in `pickles` knows the few names of tensors and
+containers. All other names stand for a class that does nothing.
 """
 
 import io
@@ -21,29 +22,35 @@ import numpy as np
 from vaedm_jax.errors import UserError
 from vaedm_jax.interop import pickles
 
-MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles in a file of the old format
-PROTOCOL = 1001  # the second
+MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle in a file of the old format
+PROTOCOL = 1001  # the second pickle
 KINDS = dict(Double="f8", Float="f4", Half="f2", BFloat16=ml_dtypes.bfloat16, ComplexDouble="c16", ComplexFloat="c8")
 KINDS |= dict(Long="i8", Int="i4", Short="i2", Char="i1", Byte="u1", Bool="?", Untyped="u1")
-# Where PyTorch Lightning has its AttributeDict, a dict in which hyper-parameters are kept.
+# The modules in which versions of PyTorch Lightning define AttributeDict, the dict with the hyper-parameters.
 LIGHTNING = "pytorch_lightning.utilities.parsing", "lightning_fabric.utilities.data", "lightning.fabric.utilities.data"
-UNVIEWED = [], [None]  # of a storage that is no view of another
+UNVIEWED = [], [None]  # the end of a persistent id, if the storage is not a view of another
 DTYPES = {f"{kind}Storage": np.dtype(dtype) for kind, dtype in KINDS.items()}
 
 
 class _Storage(NamedTuple):
+    """The bytes of a storage and their dtype."""
+
     dtype: np.dtype
     data: bytes | bytearray
 
 
 class _Tensors:
-    """Makes arrays of the tensors in a file; `fetch(key, nbytes)` gives a storage's bytes, or what they are read into.
+    """The functions that a pickle calls to make arrays of the tensors in a file.
 
-    No dtype comes to be an object of the pickle.
+    A pickle names the type of a storage, but never gets a dtype as an object.
+
+    Args:
+      size: the size of the file in bytes.
+      fetch: (key, nbytes) -> the bytes of a storage, or a buffer that they are read into later.
 
     Attributes:
-      names: what a pickle may call.
-      storages: those that it has asked for.
+      names: the functions that a pickle may call, by name.
+      storages: the storages that the pickle has asked for, by key.
     """
 
     def __init__(self, size: int, fetch: Callable[[str, int], bytes | bytearray]):
@@ -51,20 +58,24 @@ class _Tensors:
         self.fetch = fetch
         self.storages: dict[str, _Storage] = {}
         self.names = {
-            "collections.OrderedDict": pickles.ordered,
-            "builtins.set": pickles.members,
-            "__builtin__.set": pickles.members,
-            "torch.Size": pickles.sequence,
+            "collections.OrderedDict": pickles.make_ordered_dict,
+            "builtins.set": pickles.make_set,
+            "__builtin__.set": pickles.make_set,
+            "torch.Size": pickles.make_tuple,
             "torch._utils._rebuild_tensor_v2": self.tensor,
             "torch._utils._rebuild_parameter": self.parameter,
             "torch._utils._rebuild_parameter_with_state": self.parameter,
-            **{f"{module}.AttributeDict": pickles.ordered for module in LIGHTNING},
+            **{f"{module}.AttributeDict": pickles.make_ordered_dict for module in LIGHTNING},
         }
 
     def stored(self, pid: Any) -> Any:
-        """What a persistent id stands for."""
+        """Return the object that a persistent id stands for.
+
+        Raises:
+          ValueError: it stands for no known kind of storage.
+        """
         match pid:
-            case ("module", container, *_):  # the old format may keep a class with its source
+            case ("module", container, *_):  # the old format may store a class together with its source
                 return container
             case ("storage", type(__name__=kind), str(key), _, int(numel), *view) if (
                 kind in DTYPES and view in UNVIEWED
@@ -77,6 +88,7 @@ class _Tensors:
         raise ValueError("unknown storage")
 
     def storage(self, dtype: np.dtype, key: str, numel: int) -> _Storage:
+        """Return a storage of `numel` elements; ValueError if all storages together are larger than the file."""
         nbytes = numel * dtype.itemsize
         self.unclaimed -= nbytes
         if nbytes < 0 or self.unclaimed < 0:
@@ -84,9 +96,15 @@ class _Tensors:
         return _Storage(dtype, self.fetch(key, nbytes))
 
     def tensor(self, storage: _Storage, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
-        """A read-only view. Expanded tensors (stride 0) exceed their storage, but none the bytes of the file."""
+        """Return a tensor as a read-only view of its storage.
+
+        An expanded tensor (stride 0) may have more elements than its storage, but no more than the file has bytes.
+
+        Raises:
+          ValueError: the arguments do not describe a tensor inside the storage.
+        """
         if not isinstance(storage, _Storage) or not all(isinstance(shape, tuple) for shape in (size, stride)):
-            raise ValueError("a tensor is made of something else than a storage, a size and strides")
+            raise ValueError("a tensor is not made of a storage, a size and strides")
         numbers = (offset, *size, *stride)
         if len(size) != len(stride) or len(size) > 32 or not all(type(n) is int and n < 2**63 for n in numbers):
             raise ValueError("the size and the strides of a tensor do not fit each other")
@@ -101,16 +119,18 @@ class _Tensors:
         return array
 
     def parameter(self, data: np.ndarray, *_: Any) -> np.ndarray:
+        """Return a parameter as the array of its tensor."""
         return data
 
 
 def _read_zip(file: BinaryIO, size: int) -> Any:
+    """Return the object in a file of the zip format."""
     with zipfile.ZipFile(file) as archive:
         (folder,) = (m[1] for name in archive.namelist() if (m := re.fullmatch(r"([^/]+/)data\.pkl", name)))
 
         def entry(name: str) -> bytes:
             if archive.getinfo(folder + name).compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"{name} is compressed")
+                raise ValueError(f"{name} is compressed; torch.save does not compress")
             return archive.read(folder + name)
 
         def fetch(key: str, nbytes: int) -> bytes:
@@ -120,39 +140,43 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
             return data
 
         if folder + "byteorder" in archive.namelist() and entry("byteorder") != b"little":
-            raise ValueError("its numbers are big-endian")
+            raise ValueError("its numbers are big-endian; only little-endian files can be read")
         tensors, pickled = _Tensors(size, fetch), entry("data.pkl")
         return pickles.Reader(io.BytesIO(pickled), len(pickled), tensors.names, tensors.stored).load()
 
 
 def _read_legacy(file: BinaryIO, size: int) -> Any:
+    """Return the object in a file of the old format."""
     tensors = _Tensors(size, lambda key, nbytes: bytearray(nbytes))
     reader = pickles.Reader(file, size, tensors.names, tensors.stored)
     try:
         begun = [reader.load(), reader.load()] == [MAGIC, PROTOCOL]
-    except Exception:  # of text, say
+    except Exception:  # for example, in a text file
         begun = False
     if not begun:
-        raise ValueError("it does not begin as one")
+        raise ValueError("it does not start with the header of such a file")
     if not reader.load()["little_endian"]:
-        raise ValueError("its numbers are big-endian")
+        raise ValueError("its numbers are big-endian; only little-endian files can be read")
     found, keys = reader.load(), reader.load()
-    if not isinstance(keys, list) or {pickles.key(key) for key in keys} != set(tensors.storages):
-        raise ValueError("some of its storages are missing")
+    if not isinstance(keys, list) or {pickles.check_key(key) for key in keys} != set(tensors.storages):
+        raise ValueError("the storages after the pickle are not those that it refers to")
     for key in keys:
         dtype, data = tensors.storages[key]
         numel = int.from_bytes(file.read(8), "little")
         if numel * dtype.itemsize != len(data) or file.readinto(data) != len(data):
-            raise ValueError(f"storage {key} is torn")
+            raise ValueError(f"storage {key} is incomplete")
     return found
 
 
 def read(path: str | os.PathLike) -> Any:
-    """What torch.save wrote to `path`, with arrays in place of tensors and parameters.
+    """Return the object that torch.save wrote to `path`, with arrays in place of tensors and parameters.
 
-    Dicts, lists, tuples, sets, numbers and strings come back as they are (an OrderedDict as a dict), all else as a
-    Placeholder or a subclass of it. The arrays are read-only, and share memory as the tensors did. UserError if the
-    file is absent, torn, big-endian, or none of torch.save.
+    Dicts, lists, tuples, sets, numbers and strings are returned as they were saved; an OrderedDict becomes a dict. All
+    other objects become a Placeholder or a subclass of it. The arrays are read-only, and share memory as the tensors
+    did.
+
+    Raises:
+      UserError: the file is missing, truncated, big-endian, or not a file of torch.save.
     """
     try:
         with open(path, "rb") as file:
@@ -162,7 +186,9 @@ def read(path: str | os.PathLike) -> Any:
         what = "no such file" if isinstance(error, FileNotFoundError) else "this is a folder"
         raise UserError(f"{path}: {what}; it should be a file that torch.save wrote") from error
     except zipfile.BadZipFile as error:
-        raise UserError(f"{path}: cannot be read as a file of torch.save (it is torn: its end is missing)") from error
-    except Exception as error:  # a damaged pickle fails in every way there is
+        raise UserError(
+            f"{path}: cannot be read as a file of torch.save (it is truncated: its end is missing)"
+        ) from error
+    except Exception as error:  # a damaged pickle can raise any error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read as a file of torch.save ({reason})") from error

@@ -1,4 +1,4 @@
-"""A state dict as a file of torch.save, in the zip format, without PyTorch."""
+"""Writing of a state dict in the zip format of torch.save, without PyTorch."""
 
 import io
 import pickle
@@ -8,11 +8,12 @@ import numpy as np
 
 
 def _value(x: object) -> bytes:
-    """The opcodes that push a number, a string or a tuple of these."""
+    """Return the opcodes that push a number, a string or a tuple of these."""
     return pickle.dumps(x, 2)[2:-1]
 
 
 def _named(module: str, name: str) -> bytes:
+    """Return the opcode that pushes a class or a function."""
     return f"c{module}\n{name}\n".encode()
 
 
@@ -20,6 +21,7 @@ _EMPTY = _named("collections", "OrderedDict") + b")R"  # OrderedDict()
 
 
 def _tensor(array: np.ndarray, key: str) -> bytes:
+    """Return the opcodes that push a float32 tensor; `key` is the name of its storage."""
     strides = np.cumprod((1, *array.shape[:0:-1]))[::-1].tolist() if array.ndim else []
     storage = b"(" + _value("storage") + _named("torch", "FloatStorage") + _value(key) + _value("cpu")
     storage += _value(array.size) + b"tQ"
@@ -28,7 +30,7 @@ def _tensor(array: np.ndarray, key: str) -> bytes:
 
 
 def encode(state: dict[str, np.ndarray]) -> bytes:
-    """What torch.save would write of an OrderedDict of float32 tensors."""
+    """Return the bytes of a file that torch.load reads as an OrderedDict of float32 tensors."""
     arrays = {name: np.ascontiguousarray(a, "<f4").reshape(np.shape(a)) for name, a in state.items()}
     items = b"".join(_value(name) + _tensor(a, str(i)) for i, (name, a) in enumerate(arrays.items()))
     file = io.BytesIO()

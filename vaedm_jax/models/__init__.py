@@ -1,4 +1,4 @@
-"""The two networks, and the one place that builds them from a configuration."""
+"""The two networks, and the functions that build them from a configuration."""
 
 from dataclasses import fields
 from typing import Any
@@ -13,7 +13,11 @@ from vaedm_jax.models.vae import VAE
 
 
 def build_vae(config: Any) -> VAE:
-    """The VAE of a whole configuration. Raises UserError where its block strings do not fit the images."""
+    """Return the VAE of a whole configuration.
+
+    Raises:
+      UserError: the block strings do not fit the images or each other.
+    """
     size, vae = config.data.image_size, config.vae
     for name, *ends in (("enc_block", size, 1), ("dec_block", 1, size)):
         try:
@@ -26,29 +30,33 @@ def build_vae(config: Any) -> VAE:
 
 
 def build_unet(config: Any) -> UNet:
-    """The U-Net of a whole configuration. Raises UserError where its levels do not fit the images."""
+    """Return the U-Net of a whole configuration.
+
+    Raises:
+      UserError: the levels do not fit the images, or a width cannot be divided into groups and heads.
+    """
     size, ddpm = config.data.image_size, config.ddpm
     factor = ddpm.patch * 2 ** (len(ddpm.multipliers) - 1)
     if size % factor:
         raise UserError(
-            f"data.image_size = {size}: a U-Net of {len(ddpm.multipliers)} levels on patches of {ddpm.patch} needs a "
-            f"multiple of {factor}"
+            f"data.image_size = {size}: a U-Net with {len(ddpm.multipliers)} levels on patches of {ddpm.patch} needs "
+            f"a multiple of {factor}"
         )
     for number in ddpm.attention:
         if number & (number - 1):
             raise UserError(
-                f"ddpm.attention = {tuple(ddpm.attention)}: no level is at 1 / {number} of the size; 2, 4, 8 ..."
+                f"ddpm.attention = {tuple(ddpm.attention)}: no level has 1 / {number} of the size; give 2, 4, 8 ..."
             )
     for width in {ddpm.channels * m for m in (1, *ddpm.multipliers)}:
         if width % 32 or width % ddpm.heads:
             raise UserError(
-                f"ddpm.channels, ddpm.multipliers: a width of {width} must be divisible by its 32 norm groups and by "
+                f"ddpm.channels, ddpm.multipliers: a width of {width} must be divisible by the 32 norm groups and by "
                 f"ddpm.heads = {ddpm.heads}"
             )
     return UNet(**chosen(UNet, ddpm))
 
 
-# Fields of a network that say how it is computed or trained, not what it is.
+# The fields of a network that change how it is computed or trained, but not its function or its parameters.
 COMPUTATION = ("precision", "remat", "packed", "dropout")
 
 
@@ -59,24 +67,30 @@ def chosen(network: type[VAE] | type[UNet], section: Any) -> dict[str, Any]:
 
 
 def apply(network: VAE | UNet, params: Any, *inputs: Any, **how: Any) -> Any:
-    """network(*inputs) with its parameters cast to its precision; what comes out is in float32 at least.
+    """Return network(*inputs) with the parameters cast to the precision of the network.
 
-    Statistics of normalisations, the softmax of attention and the embedding of t are in float32 as well.
+    The output is in float32 at least. So are the statistics of normalisations, the softmax of attention and the
+    embedding of t.
+
+    Args:
+      how: further arguments of the `apply` method of a Flax module, such as `method`.
     """
     cast = jax.tree.map(lambda a: a.astype(network.precision), params)
     return network.apply({"params": cast}, *inputs, **how)
 
 
 def init_vae(vae: VAE, size: int, key: jax.Array) -> Any:
-    """Random parameters for images of `size` pixels."""
+    """Return random parameters for images of `size` x `size` pixels."""
     return vae.init(key, jnp.zeros((1, size, size, vae.image_channels)))["params"]
 
 
 def init_unet(unet: UNet, size: int, key: jax.Array, shown: bool, z_dim: int = 0, noised: bool = False) -> Any:
-    """Return random parameters.
+    """Return random parameters for images of `size` x `size` pixels.
 
     Args:
-      shown: the network is shown x_hat. noised: it is told by how much. z_dim: size of the z that it takes, 0 for none.
+      shown: whether the network is shown x_hat.
+      z_dim: the size of the z that the network takes; 0 if it takes none.
+      noised: whether the network is told by how many steps x_hat is noised.
     """
     image = jnp.zeros((1, size, size, 3))
     z = jnp.zeros((1, z_dim)) if z_dim else None
@@ -85,5 +99,5 @@ def init_unet(unet: UNet, size: int, key: jax.Array, shown: bool, z_dim: int = 0
 
 
 def count(params: Any) -> int:
-    """Number of parameters, of arrays or of shapes."""
+    """Return the number of parameters in a tree of arrays or of shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

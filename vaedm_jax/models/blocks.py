@@ -1,8 +1,12 @@
-"""The VAE's architecture as text: `32x7,32d2,32t16,...` with the widths `32:64,16:128,...`.
+"""The architecture of the VAE as text: block strings `32x7,32d2,32t16,...` with the widths `32:64,16:128,...`.
 
-`RxN` is N residual blocks at resolution R; `RdK` a residual block and then average pooling by K; `RuK`
-nearest-neighbour upsampling by K; `RtS` a 1x1 convolution from the width of resolution R to that of S. In the decoder
-`RzK` is a layer of latents, K channels at resolution R, which makes a ladder of the VAE.
+The entries of a block string are:
+
+- `RxN`: N residual blocks at resolution R.
+- `RdK`: a residual block at resolution R, then average pooling by K.
+- `RuK`: nearest-neighbour upsampling by K, from resolution R.
+- `RtS`: a 1x1 convolution from the width of resolution R to the width of resolution S.
+- `RzK`, in the decoder only: a layer of latents with K channels at resolution R. It makes the VAE a ladder VAE.
 """
 
 import re
@@ -10,14 +14,19 @@ from typing import NamedTuple
 
 from vaedm_jax.errors import UserError, brief, in_range
 
-MOST_BLOCKS, WHY_BLOCKS = 1000, "each block is a part of the network, with parameters of its own"
-MOST_SIDE, WHY_SIDE = 8192, "images have no more pixels a side"
-MOST_WIDTH, WHY_WIDTH = 2**16, "no device holds a network so wide"
+MOST_BLOCKS, WHY_BLOCKS = 1000, "each block is a part of the network with its own parameters"
+MOST_SIDE, WHY_SIDE = 8192, "no image has more pixels per side"
+MOST_WIDTH, WHY_WIDTH = 2**16, "no device can hold a wider network"
 
 
 class Block(NamedTuple):
-    """One entry. `kind` is `x`, `d`, `u`, `t` or `z`; `size` is the resolution that it is written with, `arg` the
-    rate of `d` and `u` (1 for `x`), the resolution that `t` leads to, or the channels of `z`."""
+    """One entry of a block string.
+
+    Attributes:
+      kind: `x`, `d`, `u`, `t` or `z`.
+      size: the resolution in the entry.
+      arg: 1 for `x`, the rate of `d` and `u`, the target resolution of `t`, or the channels of `z`.
+    """
 
     kind: str
     size: int
@@ -25,7 +34,11 @@ class Block(NamedTuple):
 
 
 def parse_channels(text: str) -> dict[int, int]:
-    """`32:64,16:128` as {resolution: width}."""
+    """Return a string of widths, such as `32:64,16:128`, as {resolution: width}.
+
+    Raises:
+      UserError: an entry cannot be read, or a number is out of its range.
+    """
     widths = {}
     for entry in text.split(","):
         if not (match := re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", entry.strip())):
@@ -39,7 +52,11 @@ def parse_channels(text: str) -> dict[int, int]:
 
 
 def parse_blocks(text: str) -> list[Block]:
-    """The block string as a list, `RxN` repeated N times; UserError where it is none, or is of too many blocks."""
+    """Return the blocks of a block string; `RxN` becomes N of them.
+
+    Raises:
+      UserError: an entry cannot be read, a number is out of its range, or there are too many blocks.
+    """
     blocks = []
     for entry in text.split(","):
         match = re.fullmatch(r"([0-9]{1,9})([xdutz])([0-9]{1,9})", entry.strip())
@@ -61,17 +78,21 @@ def parse_blocks(text: str) -> list[Block]:
     return blocks
 
 
-def latents(text: str) -> list[tuple[int, int]]:
-    """Resolution and channels of each layer of latents in a block string."""
+def latent_layers(text: str) -> list[tuple[int, int]]:
+    """Return (resolution, channels) of each layer of latents in a block string."""
     return [(block.size, block.arg) for block in parse_blocks(text) if block.kind == "z"]
 
 
 def check_ladder(enc_block: str, dec_block: str) -> None:
-    """Refuse layers of latents in the encoder, or where the encoder never is."""
-    if latents(enc_block):
+    """Check that layers of latents are in the decoder, at resolutions that the encoder pools.
+
+    Raises:
+      UserError: a layer of latents is elsewhere.
+    """
+    if latent_layers(enc_block):
         raise UserError(f"block string '{brief(enc_block)}': layers of latents (z) belong to the decoder")
     seen = {block.size for block in parse_blocks(enc_block) if block.kind == "d"}
-    for size, channels in latents(dec_block):
+    for size, channels in latent_layers(dec_block):
         if size not in seen:
             raise UserError(
                 f"block string '{brief(dec_block)}', entry {size}z{channels}: latents need a resolution that the "
@@ -80,13 +101,17 @@ def check_ladder(enc_block: str, dec_block: str) -> None:
 
 
 def check_blocks(text: str, channels: str, start: int, end: int) -> None:
-    """Walk the string from resolution `start` and refuse it where the sizes or widths do not fit."""
+    """Check that a block string leads from resolution `start` to `end`, and that its widths fit.
+
+    Raises:
+      UserError: names the first entry that does not fit.
+    """
     widths, size, width = parse_channels(channels), start, None
     for kind, written, arg in parse_blocks(text):
         where = f"block string '{brief(text)}', entry {written}{kind}{arg}"
         for needed in (written, arg) if kind == "t" else (written,):
             if needed not in widths:
-                raise UserError(f"{where}: channels '{brief(channels)}' name no width for resolution {needed}")
+                raise UserError(f"{where}: channels '{brief(channels)}' has no width for resolution {needed}")
         width = width or widths[written]
         if kind == "t" and arg != size:
             raise UserError(f"{where}: the features are {size}x{size} here, so it should be {written}t{size}")

@@ -1,4 +1,4 @@
-"""Layers of the U-Net that are written for speed: each does what a plain layer does, with the same parameters."""
+"""Fast layers of the U-Net. Each computes the same as a standard layer, with the same parameters."""
 
 from functools import partial
 
@@ -13,7 +13,8 @@ zeros = nn.initializers.zeros_init()
 
 
 def conv(features: int, name: str, kernel: int = 3, stride: int = 1, kernel_init=dense_init) -> nn.Conv:
-    pad = (kernel - 1) // 2  # on both sides: with a stride, "SAME" would pad one side only
+    """Return a convolution with a kernel of `kernel` x `kernel` and padding on all sides."""
+    pad = (kernel - 1) // 2  # on both sides; with a stride, "SAME" would pad one side only
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -25,11 +26,14 @@ def conv(features: int, name: str, kernel: int = 3, stride: int = 1, kernel_init
 
 
 def dropout(x: jax.Array, rate: float, words: jax.Array) -> jax.Array:
-    """x [B, H, W, C] with zeros in a share `rate` of its places and the others scaled up, by two words [B, 2], uint32.
+    """Set a share `rate` of the entries of x [B, H, W, C] to 0, at random, and scale up the others.
 
-    The bits of a place in an image are a hash of it and of the image's words (triple32 of
-    https://github.com/skeeto/hash-prospector). Those of Threefry take a sixth of a train step on a TPU, since each
-    gradient draws them anew.
+    The random bits of an entry are a hash of its position and of the words of its image (triple32 of
+    https://github.com/skeeto/hash-prospector). Bits from Threefry would take a sixth of a train step on a TPU, since
+    each gradient draws them again.
+
+    Args:
+      words: [B, 2], uint32, two random words for each image.
     """
     first, second = (words[:, i].reshape(-1, 1, 1, 1) for i in range(2))
     bits = jax.lax.iota(jnp.uint32, x[0].size).reshape(1, *x.shape[1:]) + first
@@ -43,8 +47,8 @@ def dropout(x: jax.Array, rate: float, words: jax.Array) -> jax.Array:
 class Norm(nn.Module):
     """Group normalisation (arXiv 1803.08494) of images [B, ..., C], in float32 at least.
 
-    Each channel of an image is multiplied by a number, and another is added: two sums over its pixels are all that
-    either way needs.
+    The layer multiplies each channel of an image by one number and adds another. So the forward and the backward pass
+    need only two sums over the pixels each.
     """
 
     groups: int = 32
@@ -55,12 +59,13 @@ class Norm(nn.Module):
         B, *pixels, C = x.shape
         wide = jnp.promote_types(x.dtype, jnp.float32)
         params = self.param("scale", nn.initializers.ones, (C,)), self.param("bias", zeros, (C,))
-        # Behind a barrier, since XLA would else not add up the sums of images, but the pixels of all images once more.
+        # The parameters are repeated for each image behind a barrier. Without it, XLA would not compute their gradients
+        # from the sums of each image, but would sum over the pixels of all images once more.
         each = [jnp.broadcast_to(a.astype(wide), (B, *[1] * len(pixels), C)) for a in params]
         scale, bias = jax.lax.optimization_barrier(each)
 
         def mean(a: jax.Array) -> jax.Array:
-            """Over the pixels of an image and the channels of a group, for each channel."""
+            """Return the mean over the pixels of an image and the channels of a group, for each channel."""
             a = a.mean(range(1, x.ndim - 1)).reshape(B, self.groups, -1).mean(-1)
             return jnp.repeat(a, C // self.groups, axis=-1).reshape(scale.shape)
 
@@ -71,10 +76,10 @@ class Norm(nn.Module):
 
 
 class UpConv(nn.Module):
-    """A 3x3 convolution of x at twice its size (nearest neighbour), with the parameters of `nn.Conv`.
+    """Upsampling by 2 (nearest neighbour) and a 3x3 convolution, with the parameters of `nn.Conv`.
 
-    Of the nine pixels that it looks at, four are the same as others: four 2x2 convolutions at the size of x, one for
-    each pixel of a square, take 4/9 of the operations.
+    The nine pixels under the kernel are copies of only 2x2 pixels of x. So the layer computes four 2x2 convolutions at
+    the size of x, one for each pixel of a 2x2 square of the output. They take 4/9 of the operations.
     """
 
     features: int
@@ -85,26 +90,28 @@ class UpConv(nn.Module):
         bias = self.param("bias", zeros, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias)
 
-        def seen(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-            """The weights of two neighbours, for the first and for the second pixel of a pair."""
+        def merged(kernel: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+            """Return the weights of two neighbours in x, for the first and for the second pixel of a pair."""
             a, b, c = jnp.split(kernel, 3, axis)
             return jnp.concatenate([a, b + c], axis), jnp.concatenate([a + b, c], axis)
 
         def part(kernel: jax.Array, r: int, s: int) -> jax.Array:
+            """Return pixel (r, s) of each 2x2 square of the output: [B, H, W, features]."""
             pad = (1 - r, r), (1 - s, s)
             return jax.lax.conv_general_dilated(x, kernel, (1, 1), pad, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
         B, H, W, _ = x.shape
-        parts = [part(k, r, s) for r, rows in enumerate(seen(kernel, 0)) for s, k in enumerate(seen(rows, 1))]
+        parts = [part(k, r, s) for r, rows in enumerate(merged(kernel, 0)) for s, k in enumerate(merged(rows, 1))]
         h = jnp.stack(parts) + bias.reshape(1, 1, 1, 1, -1)
         h = h.reshape(2, 2, B, H, W, self.features).transpose(2, 3, 0, 4, 1, 5)
         return h.reshape(B, 2 * H, 2 * W, self.features)
 
 
 class Heads(nn.Module):
-    """q, k and v [B, N, heads, C / heads] of x [B, N, C], with the parameters of a `nn.Dense` of 3 C features.
+    """The layer that gives q, k and v [B, N, heads, C / heads] of x [B, N, C].
 
-    Those of a head lie side by side, head after head. Three products leave nothing to be put together for the gradient.
+    Its parameters are those of a `nn.Dense` with 3 C features, ordered by head, and within a head q before k before v.
+    It computes three products, so that the backward pass need not concatenate three gradients.
     """
 
     heads: int
@@ -122,15 +129,16 @@ class Heads(nn.Module):
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def softmax(logits: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The softmax of logits [..., N], rounded to a dtype.
+    """Return the softmax of logits [..., N], rounded to a dtype.
 
-    The gradient follows from what is rounded. So a compiler need not keep the logits, which are wider, for it.
+    The gradient is computed from the rounded result. So the compiler need not keep the logits, which are wider.
     """
     return nn.softmax(logits).astype(dtype)
 
 
 @softmax.defjvp
 def softmax_jvp(dtype: jnp.dtype, primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """Return the softmax and its tangent, from the rounded softmax."""
     (change,) = tangents
     weights = softmax(*primals, dtype)
     wide = weights.astype(change.dtype)

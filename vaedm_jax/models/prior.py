@@ -1,11 +1,11 @@
 """Priors of z: the standard normal, which the VAE is trained with, a mixture of Gaussians, or a flow.
 
-The parameters of a mixture of K are `logits` [K], of the weights, `means` [K, D] and `factors` [K, D, D], which are
-lower triangular: component k is means[k] + factors[k] N(0, I). Those of a flow are in `models.flow`, and those of the
-standard normal are empty.
+A mixture of K components has the parameters `logits` [K] of the weights, `means` [K, D] and `factors` [K, D, D].
+Component k is means[k] + factors[k] N(0, I); factors are lower triangular. `models.flow` describes the parameters of a
+flow. The standard normal has none.
 
-A mixture or a flow may be of D latents out of the Z that there are: `used` [Z] is 1 for these and 0 for the others,
-which are N(0, 1) by themselves. Without `used` it is of all.
+A mixture or a flow may cover only D of the Z latents: `used` [Z] is 1 for these and 0 for the others, which are N(0, 1)
+and independent. Without `used` it covers all of them.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,15 @@ from vaedm_jax.models.vae import kl_divergence
 Params = Mapping[str, jax.Array]
 MIXTURE = {"logits": ("K",), "means": ("K", "D"), "factors": ("K", "D", "D")}
 USED = {"used": ("Z",)}
-FORMS = (MIXTURE, flow.FORM, USED)  # the shapes of what there may be, in letters
+FORMS = (MIXTURE, flow.FORM, USED)  # the arrays that a prior may have, with their shapes in letters
 
 
 def expected(shapes: Mapping[str, tuple[int, ...]], Z: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that a prior of z [Z] must have whose arrays have `shapes`.
+    """Return the shapes that the arrays of a prior of z [Z] must have.
 
-    The numbers of its latents, components, layers and hidden units are taken from these.
+    Args:
+      shapes: the shapes that they have. The numbers of latents, components, layers and hidden units are taken from
+        these.
     """
     form, centre = (flow.FORM, "mean") if "w_in" in shapes else (MIXTURE, "means")
     D = Z
@@ -40,14 +42,19 @@ def expected(shapes: Mapping[str, tuple[int, ...]], Z: int) -> dict[str, tuple[i
 
 
 def split(params: Params, D: int) -> tuple[jax.Array, jax.Array]:
-    """Return the indices of the latents that a density is of, and of the others, of D in all."""
+    """Return the indices of the latents that a mixture or a flow covers, and those of the others, out of D."""
     size = params["mean" if "w_in" in params else "means"].shape[-1]
     order = jnp.argsort(-params["used"], stable=True) if "used" in params else jnp.arange(D)
     return order[:size], order[size:]
 
 
 def draw(params: Params, keys: jax.Array, D: int, temperature: float = 1.0) -> jax.Array:
-    """z of every key, [B, D]; the deviation, of a mixture within its components, is multiplied by the temperature."""
+    """Draw one z from the prior for each key: [B, D].
+
+    Args:
+      keys: [B].
+      temperature: multiplies the standard deviation; for a mixture, the deviations of its components.
+    """
     noise = temperature * jax.vmap(lambda key: jax.random.normal(key, (D,)))(keys)
     if not params:
         return noise
@@ -60,17 +67,21 @@ def draw(params: Params, keys: jax.Array, D: int, temperature: float = 1.0) -> j
 
 
 def divergence(params: Params, z: jax.Array, mu: jax.Array, logvar: jax.Array) -> jax.Array:
-    """Return KL(q(z | x) || p(z)) of each image in nats, [B]; z [B, D] is drawn from q = N(mu, exp logvar).
+    """Return KL(q(z | x) || p(z)) of each image, in nats: [B]. For a mixture or a flow it is an unbiased estimate.
 
-    It is KL(q || N(0, I)), which has a closed form, and the mean over q of log N(z; 0, I) - log p(z), of which each z
-    gives an unbiased estimate. Of a ladder mu and logvar are those given the layers of z before.
+    It is the sum of KL(q || N(0, I)), which has a closed form, and of the mean of log N(z; 0, I) - log p(z) over q. The
+    second term is estimated from one z.
+
+    Args:
+      z: [B, D], drawn from q = N(mu, exp logvar).
+      mu, logvar: [B, D]. In a ladder VAE those of a layer depend on the z of the layers before it.
     """
     closed = kl_divergence(mu, logvar)
     return closed + log_prob({}, z) - log_prob(params, z) if params else closed
 
 
 def log_prob(params: Params, z: jax.Array) -> jax.Array:
-    """Return the log density of z [B, D] in nats, [B]."""
+    """Return the log density of z [B, D] in nats: [B]."""
     if not params:
         return jnp.sum(jax.scipy.stats.norm.logpdf(z), axis=-1)
     used, others = split(params, z.shape[-1])
@@ -79,7 +90,7 @@ def log_prob(params: Params, z: jax.Array) -> jax.Array:
 
 
 def mixture(params: Params, z: jax.Array) -> jax.Array:
-    """Return the log density of a mixture of Gaussians, [B], of z [B, D]."""
+    """Return the log density of z [B, D] under a mixture of Gaussians, in nats: [B]."""
     D = z.shape[-1]
 
     def component(logit: jax.Array, mean: jax.Array, factor: jax.Array) -> jax.Array:

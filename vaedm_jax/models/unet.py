@@ -1,7 +1,7 @@
-"""The U-Net of stage 2: that of the DDPM paper, which may be shown x_hat beside x_t and may take z.
+"""The U-Net of stage 2: the network of the DDPM paper (arXiv 2006.11239), which may also see x_hat and take z.
 
-Layer names carry the index of the published PyTorch network's `input_blocks` and `output_blocks`
-(`down_3_res`, `up_0_attn`), which keeps the table of names in `interop` one line for each kind of layer.
+The names of layers (`down_3_res`, `up_0_attn`) have the index of the layer in `input_blocks` or `output_blocks` of the
+published PyTorch network. So the table of names in `interop` needs only one line for each kind of layer.
 """
 
 import math
@@ -17,7 +17,7 @@ from vaedm_jax.models.patches import depth_to_space, space_to_depth
 
 
 def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
-    """Sinusoids of the steps t [B], cosines first: [B, width]."""
+    """Return the sinusoidal embedding of the steps t [B], cosines first: [B, width]."""
     half = width // 2
     frequency = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / half)
     angle = t.astype(jnp.float32)[:, None] * frequency[None]
@@ -25,9 +25,10 @@ def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
 
 
 class ResBlock(nn.Module):
-    """Two normalised convolutions; the embedding [B, E] is added between them, or scales and shifts there.
+    """A residual block of two convolutions, each after a normalisation.
 
-    `words` are those of `dropout`; without them there is none.
+    Between the convolutions the embedding [B, E] is added, or it scales and shifts the normalised features. `words` are
+    the random words of `dropout`; without them there is no dropout.
     """
 
     features: int
@@ -52,8 +53,8 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """Self-attention over all positions.
 
-    The products of q and k and their softmax are in float32 at least, as in `jax.nn.dot_product_attention`, which would
-    bring float64 down to it.
+    The products of q and k and their softmax are in float32 at least. `jax.nn.dot_product_attention` does the same, but
+    would reduce float64 to float32.
     """
 
     heads: int
@@ -71,16 +72,20 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """F(x_t, t; x_hat, z, k), which is what `diffusion/prediction.py` makes of it.
+    """The network F(x_t, t; x_hat, z, k). `diffusion/prediction.py` defines what it predicts.
 
     Attributes:
-      channels: width of the first level; multipliers: width of every level over it.
-      blocks: residual blocks a level.
-      attention: downsampling factors at which levels attend (2: at half the size); the middle always does.
-      heads: attention heads. dropout: rate inside the residual blocks.
-      scale_shift: the embedding scales and shifts the second normalisation, where it is else added before it.
-      patch: the network works on patches of this size (space to depth); 1 is the published network.
-      precision: what it computes in; see `models.apply`. remat: blocks are computed anew for the gradient, not kept.
+      channels: the width of the first level.
+      multipliers: the width of each level, in units of `channels`.
+      blocks: the number of residual blocks per level.
+      attention: the downsampling factors of the levels with attention (2: half the size). The middle always has it.
+      heads: the number of attention heads.
+      dropout: the dropout rate inside the residual blocks.
+      scale_shift: the embedding scales and shifts the output of the second normalisation of a residual block. If False,
+        it is added to the input of that normalisation.
+      patch: the network works on patches of this size (space to depth). The published network has 1.
+      precision: the dtype of the computation; see `models.apply`.
+      remat: recompute the blocks for the gradient instead of keeping their intermediate results.
     """
 
     channels: int
@@ -104,15 +109,15 @@ class UNet(nn.Module):
         keys: jax.Array | None = None,
         k: jax.Array | None = None,
     ) -> jax.Array:
-        """Return an image for each that it is shown.
+        """Return the prediction for each image: [B, H, W, C].
 
         Args:
-          x: noisy images [B, H, W, C]; H and W are divisible by patch * 2**(levels - 1).
-          t: steps [B] of the T-step chain, from 0; may be fractional.
-          x_hat: images [B, H, W, C] concatenated to x; z: latents [B, D] added to the time embedding.
-          keys: [B], which draw the masks of dropout; without them there is none.
-          k: steps [B] by which x_hat was noised, added to the time embedding.
-        Returns: [B, H, W, C].
+          x: noisy images [B, H, W, C]; H and W must be divisible by patch * 2**(levels - 1).
+          t: steps [B] of the T-step chain, counted from 0; they may be fractional.
+          x_hat: images [B, H, W, C] that are concatenated to x.
+          z: latents [B, D]; their embedding is added to that of t.
+          keys: random keys [B] for dropout; without them there is no dropout.
+          k: the numbers of steps [B] by which x_hat is noised; their embedding is added to that of t.
         """
         widths = [self.channels * m for m in self.multipliers]
         image_channels = x.shape[-1]
@@ -120,7 +125,7 @@ class UNet(nn.Module):
         res = partial(once(ResBlock), dropout=self.dropout, scale_shift=self.scale_shift)
         attention = partial(once(Attention), self.heads)
         words = repeat(None)
-        if keys is not None and self.dropout:  # two for each residual block of each image, drawn at once
+        if keys is not None and self.dropout:  # two words for each residual block and image, drawn at once
             n = 2 + len(widths) * (2 * self.blocks + 1)
             words = iter(jax.vmap(lambda key: jax.random.bits(key, (n, 2), jnp.uint32), out_axes=1)(keys))
 

@@ -1,4 +1,4 @@
-"""Modes `import` and `export`: published PyTorch files as weights of this package, and the other way round."""
+"""Modes `import` and `export`: conversion of published PyTorch files to weights of this package, and back."""
 
 import os
 from pathlib import Path
@@ -25,55 +25,58 @@ from vaedm_jax.storage.paths import path_of, regular_file
 from vaedm_jax.storage.writing import write_whole
 from vaedm_jax.training.stages import Stage, ddpm_stage, parameter_shapes, vae_stage
 
-HYPER = ("enc_block_str", "dec_block_str", "enc_channel_str", "dec_channel_str")  # of a VAE's file
+# The hyper-parameters that give the architecture of a VAE.
+HYPER = ("enc_block_str", "dec_block_str", "enc_channel_str", "dec_channel_str")
 
 
 def import_files(config: ConfigDict, source: str, out: str) -> None:
-    """Write the networks in some files (by commas) as one file of weights, whose configuration says what they are."""
+    """Write the networks in some files (separated by commas) as one file of weights, with their configuration."""
     sources, target = [name.strip() for name in source.split(",")], new_file(out, ".safetensors")
     missing = "is not there; --from takes files that torch.save wrote"
     found = [networks_in(regular_file(source, "--from", missing)) for source in sources]
     unet = next((f.unet for f in found if f.unet), None)
     vae, hyper = next(((f.vae, f.hyper) for f in found if f.vae), (None, {}))
     betas = next((f.betas for f in found if f.betas is not None), None)
-    config, told = config.copy_and_resolve_references().unlock(), []
+    config, notes = config.copy_and_resolve_references().unlock(), []
     if vae:
-        told.append(set_vae(config, vae, hyper))
+        notes.append(set_vae(config, vae, hyper))
     if unet:
-        told += [set_unet(config, unet), set_schedule(config, betas)]
+        notes += [set_unet(config, unet), set_schedule(config, betas)]
         if has_vae(config.ddpm) and not vae:
             raise UserError(
-                f"{sources[0]}: its U-Net is shown x_hat or z, and there is no VAE; --from={sources[0]},VAE.ckpt, "
-                "or --config.ddpm.condition=NAME where it is shown what is left of images"
+                f"{sources[0]}: its U-Net is shown x_hat or z, but there is no VAE; give --from={sources[0]},VAE.ckpt, "
+                "or --config.ddpm.condition=NAME if it is shown a condition"
             )
         if not vae:
             size = config.data.image_size
-            told.append(f"not told by the file: images of {size} pixels a side; if not: --config.data.image_size=N")
+            notes.append(
+                f"not in the file: the image size, {size} pixels a side; set --config.data.image_size if it differs"
+            )
     check(config.lock(), to_train=False)
-    vae_params = fitting(vae, vae_stage(config), names.VAE) if vae else {}
-    ddpm_params = fitting(unet, ddpm_stage(config, {}), names.UNET) if unet else {}
+    vae_params = fitting_params(vae, vae_stage(config), names.VAE) if vae else {}
+    ddpm_params = fitting_params(unet, ddpm_stage(config, {}), names.UNET) if unet else {}
     VAEDM(config, vae_params, ddpm_params).save(target)
-    print(*told, sep="\n")
+    print(*notes, sep="\n")
     for source, f in zip(sources, found, strict=True):
         left = ", ".join(f"{name} ({n})" for name, n in f.left_out.items())
         print(f"left out of {source}: {left or 'nothing'}")
-    print(f"{target}: --config.sample.weights={target} takes it in any mode", flush=True)
+    print(f"wrote {target}; use it in any mode with --config.sample.weights={target}", flush=True)
 
 
 def export_file(config: ConfigDict, source: str, out: str) -> None:
-    """Write a model as a state dict that torch.load reads, by the names that the published files have."""
+    """Write a model as a state dict for torch.load, with the names in the published files."""
     target = new_file(out, ".pt", ".pth", ".ckpt")
     model = VAEDM.open(source, config.sample.best)
     if model.config.ddpm.patch > 1:
         raise UserError(
-            f"{source}: ddpm.patch = {model.config.ddpm.patch}, and the published U-Net has no patches; only what was "
-            "trained with --config.ddpm.patch=1 can be exported"
+            f"{source}: ddpm.patch = {model.config.ddpm.patch}, but the published U-Net has no patches; only a model "
+            "that was trained with --config.ddpm.patch=1 can be exported"
         )
     for name, published in (("prediction", "eps"), ("cond_noise", 0)):
         if model.config.ddpm[name] != published:
             raise UserError(
-                f"{source}: ddpm.{name} = {model.config.ddpm[name]!r}, and the published U-Net knows {published!r} "
-                "alone; what was trained otherwise cannot be exported"
+                f"{source}: ddpm.{name} = {model.config.ddpm[name]!r}, but the published U-Net supports only "
+                f"{published!r}; other models cannot be exported"
             )
     state = {}
     for prefix, table, params in (
@@ -82,21 +85,21 @@ def export_file(config: ConfigDict, source: str, out: str) -> None:
     ):
         state |= {prefix + name: array for name, array in names.to_torch(jax.device_get(params), table).items()}
     write_whole(target, torch_writer.encode(state))
-    print(f"{target}: {len(state)} tensors, {sum(a.size for a in state.values()):,} numbers", flush=True)
+    print(f"wrote {target}: {len(state)} tensors, {sum(a.size for a in state.values()):,} numbers", flush=True)
 
 
 def new_file(out: str, *suffixes: str) -> Path:
-    """The path; UserError where something is there, or the name ends otherwise."""
+    """Return the path of a new file; raise UserError if something is there, or the name has none of the suffixes."""
     target = path_of(out, "--out")
     if os.path.lexists(target):
-        raise UserError(f"--out={target} is there already; name another file, or remove it")
+        raise UserError(f"--out={target} is there already; give another name, or remove it")
     if not target.name.endswith(suffixes):
         raise UserError(f"--out={target}: its name must end in {' or '.join(suffixes)}")
     return target
 
 
 def set_unet(config: ConfigDict, unet: Network) -> str:
-    """Put its architecture into the configuration; what is set, and what could not be told."""
+    """Set the architecture of a U-Net in the configuration; return what is set, and what the file does not say."""
     settings, shown = unet_settings({name: a.shape for name, a in unet.state.items()})
     ddpm = config.ddpm
     ddpm.update(settings)
@@ -108,31 +111,36 @@ def set_unet(config: ConfigDict, unet: Network) -> str:
     variance = config.sample.variance
     return (
         f"U-Net of {unet.prefix or 'the file'}: {settings}\n"
-        f"not told by the file: variant {ddpm.variant}, heads {ddpm.heads}, variance {variance}; "
-        "where they are others: --config.ddpm.variant, --config.ddpm.heads, --config.sample.variance"
+        f"not in the file, and taken from the configuration: variant {ddpm.variant}, heads {ddpm.heads}, variance "
+        f"{variance}; set --config.ddpm.variant, --config.ddpm.heads or --config.sample.variance if they differ"
     )
 
 
 def set_schedule(config: ConfigDict, betas: np.ndarray | None) -> str:
-    """That of the file, if it has one."""
+    """Set the schedule of the file in the configuration, if it has one; return a description of the schedule."""
     ddpm = config.ddpm
     if betas is not None:
         ddpm.scale_betas = False
         ddpm.T, ddpm.beta_1, ddpm.beta_T = len(betas), float(f"{betas[0]:.6g}"), float(f"{betas[-1]:.6g}")
         if not np.allclose(betas, np.linspace(ddpm.beta_1, ddpm.beta_T, ddpm.T), rtol=1e-5):
-            raise UserError("the schedule in the file is not linear in beta, which is the only one here")
-    where = "not told by the file" if betas is None else "of the file"
+            raise UserError("the schedule in the file is not linear in beta; only linear schedules are supported")
+    where = "not in the file, taken from the configuration" if betas is None else "from the file"
     T, first, last = betas_of(ddpm)
     return f"schedule {where}: {T} steps, beta from {first:g} to {last:g}"
 
 
 def set_vae(config: ConfigDict, vae: Network, hyper: dict[str, Any]) -> str:
-    """Put the architecture that fits into the configuration: the file's own, a published one, or what is there."""
+    """Find an architecture that fits a VAE, set it in the configuration, and return a description.
+
+    The candidates, in this order: the file's hyper-parameters, the published VAEs, and the configuration itself.
+    """
     own = [hyper[name] for name in HYPER if isinstance(hyper.get(name), str)]
     candidates = {}
     if len(own) == len(HYPER):
         if own[2] != own[3]:
-            raise UserError("the VAE's encoder and decoder have other widths, and this package has one list of widths")
+            raise UserError(
+                "the VAE's encoder and decoder have different widths; only the same widths in both are supported"
+            )
         candidates["the file's hyper-parameters"] = own[:3], {}
     candidates |= {f"the published VAE '{name}'": (p.blocks, p.data) for name, p in VAES.items()}
     candidates["the configuration"] = [config.vae[name] for name in ("enc_block", "dec_block", "channels")], {}
@@ -141,25 +149,27 @@ def set_vae(config: ConfigDict, vae: Network, hyper: dict[str, Any]) -> str:
         with naming(f"{source}: "):
             config.data.image_size = parse_blocks(blocks[0])[0].size
         try:
-            fitting(vae, vae_stage(config), names.VAE)
+            fitting_params(vae, vae_stage(config), names.VAE)
         except UserError as error:
             reason = error
         else:
-            usual = base_config().data  # what somebody has set stays
+            usual = base_config().data  # the user's own settings stay
             config.data.update({name: value for name, value in data.items() if config.data[name] == usual[name]})
-            return f"VAE of {vae.prefix or 'the file'}: as {source} has it, {config.data.image_size} pixels a side"
+            return (
+                f"VAE of {vae.prefix or 'the file'}: architecture of {source}, {config.data.image_size} pixels a side"
+            )
     raise UserError(
-        f"the VAE is of no known architecture ({reason}); name a configuration with its block strings: --config=FILE"
+        f"the VAE has no known architecture ({reason}); give a configuration with its block strings: --config=FILE"
     ) from reason
 
 
-def fitting(found: Network, stage: Stage, table: names.Table) -> Any:
-    """The parameters of a stage's network; UserError names the first that does not fit."""
+def fitting_params(found: Network, stage: Stage, table: names.Table) -> Any:
+    """Return the parameters of a stage's network; raise UserError for the first that does not fit."""
     params = names.from_torch(found.state, table)
     wanted = parameter_shapes(stage)
     given = {path: a.shape for path, a in flatten_dict(params, sep="/").items()}
     for path in {**wanted, **given}:
         here, there = (shapes.get(path, "missing") for shapes in (wanted, given))
         if here != there:
-            raise UserError(f"{stage.name}: {path} is {there} in the file, and {here} by the configuration")
+            raise UserError(f"{stage.name}: {path} is {there} in the file, but {here} in the configuration")
     return params

@@ -1,4 +1,4 @@
-"""Any number of images of a model: drawn into parts on disk, so that a run that is stopped goes on where it was."""
+"""Drawing any number of images of a model in parts, so that a command that is stopped can continue."""
 
 import json
 import os
@@ -15,9 +15,9 @@ from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.data import Source, picture, some
 from vaedm_jax.data.source import Lazy
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.diffusion.images import to_uint8
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
+from vaedm_jax.reporting import to_uint8
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import whole_batch
 from vaedm_jax.sampling.generation import NOTHING, Given
@@ -26,31 +26,31 @@ from vaedm_jax.storage import Array, Damaged, read_arrays
 from vaedm_jax.storage.disk import writing
 from vaedm_jax.storage.writing import set_aside, write_arrays, writes
 
-Parts = Callable[[], Iterator[Samples]]  # begins anew at every call
+Parts = Callable[[], Iterator[Samples]]  # each call starts with the first part
 
 
-def placed(model: VAEDM, chains: Iterable[Chain], train: Callable[[], Source]) -> list[Chain]:
-    """The chains; a warm start whose t_start is 0 begins where the error of x_hat asks for.
+def with_t_start(model: VAEDM, chains: Iterable[Chain], train: Callable[[], Source]) -> list[Chain]:
+    """Return the chains; a warm start with t_start = 0 gets the t_start of `spacing.warm_step`.
 
     Args:
-      train: gives the images of the training; called where the rule is asked for.
+      train: returns the training images; called only if they are needed.
     """
 
     @cache
     def error() -> float:
         return model.error_variance(some(train(), RULE_OF))
 
-    full, known = model.networks.full_schedule, model.networks.has_x_hat
+    full, known = model.schedule, model.engine.networks.has_x_hat
     return [chain.with_t_start(full, error) if known else chain for chain in chains]
 
 
-def origin(model: VAEDM, source: Callable[[], Source]) -> Source | None:
-    """The images that a model is shown something of; None, where it has a VAE, or is shown nothing."""
-    return source() if model.networks.condition else None
+def originals(model: VAEDM, source: Callable[[], Source]) -> Source | None:
+    """Return the images that a condition is computed from; None if the model has no condition."""
+    return source() if model.engine.networks.condition else None
 
 
 def cycled(images: Source, first: int, n: int) -> np.ndarray:
-    """n images from `first` on, as if they had no end, [n, H, W, C]."""
+    """Return n images from `first` on, [n, H, W, C]; after the last one the first follows."""
     return np.stack([images[i % len(images)] for i in range(first, first + n)])
 
 
@@ -63,31 +63,32 @@ def stored(
     folder: Path,
     source: Source | None = None,
 ) -> Iterator[Samples]:
-    """The first n images of a seed as uint8, a batch at a time: read where `folder` has them, else drawn and put there.
+    """Yield the first n images of a seed as uint8, in parts of a batch. Memory holds one batch.
 
-    A part that another model or chain has left, or that cannot be read, is drawn anew. Memory holds one batch.
+    A part is read from `folder`, if it is there, else drawn and written. Parts of another model or chain, and damaged
+    parts, are drawn again.
 
     Args:
-      source: see `origin`; image i is made of what is left of its i-th, from the first again after the last.
+      source: see `originals`; sample i is made from its i-th image, starting again after the last.
     """
-    size, first = whole_batch(model.mesh, min(batch_size, n)), 0
+    size, first = whole_batch(model.engine.mesh, min(batch_size, n)), 0
     while first < n:
         path, images = folder / f"{first:08d}.npz", None if source is None else cycled(source, first, size)
-        identity = json.dumps([model.fingerprint, chain.changes, seed, digest_of(images)])
-        part = read_part(path, identity, model.networks.shape if images is None else images.shape[1:])
+        identity = json.dumps([model.engine.fingerprint, chain.changes, seed, digest_of(images)])
+        part = read_part(path, identity, model.engine.networks.shape if images is None else images.shape[1:])
         if part is None:
             given = NOTHING if images is None else Given(x_hat=model.condition(images, seed, first))
-            drawn = next(model.batches(size, seed, first, chain, batch_size, given))
+            drawn = next(model.engine.sample_batches(size, seed, first, chain, batch_size, given))
             part = Samples(*(a if a is None else to_uint8(a) for a in drawn))
             arrays = {name: a for name, a in part._asdict().items() if a is not None}
             write_arrays(path, arrays | {"identity": np.array(identity)})
-            hosts.meet("a part is stored")
+            hosts.wait_for_all("a part is stored")
         yield Samples(*(a if a is None else a[: n - first] for a in part))
         first += len(part.images)
 
 
 def read_part(path: Path, identity: str, shape: tuple[int, ...]) -> Samples | None:
-    """A part that was stored for the same purpose, with one image of that shape at least; None where there is none."""
+    """Return a part with this identity and at least one image of this shape; None if the file has none."""
     images = Array(np.uint8, ("N", *shape))
     try:
         arrays = read_arrays(path, {"identity": Array(str), "images": images, "x_hat": images}, ("x_hat",), most=2**32)
@@ -98,11 +99,11 @@ def read_part(path: Path, identity: str, shape: tuple[int, ...]) -> Samples | No
     return Samples(arrays["images"], arrays.get("x_hat"))
 
 
-def makes_room(target: Path, grid: Path, n: int, parts: Parts) -> bool:
-    """Return whether n images have to be written to a file or a folder; what is there, and its grid, is never lost.
+def must_write(target: Path, grid: Path, n: int, parts: Parts) -> bool:
+    """Return whether n images must be written to a file or a folder. Nothing that is there is lost.
 
-    Where these are the first of the images that are there, the others stay and nothing has to be written. Where there
-    are other images, these get another name, and so does their grid.
+    If the target already begins with these images, nothing must be written. If it has other images, it is renamed,
+    with its grid.
     """
     if not writes() or not os.path.lexists(target):
         return writes()
@@ -118,7 +119,7 @@ def makes_room(target: Path, grid: Path, n: int, parts: Parts) -> bool:
 
 
 def images_in(target: Path, shape: tuple[int, ...]) -> Sequence[np.ndarray]:
-    """Return the images that `write_npz` or `write_pngs` has written; none where there is anything else."""
+    """Return the images that `write_npz` or `write_pngs` has written; no images if there is anything else."""
     if not target.is_dir():
         try:
             return read_arrays(target, {"images": Array(np.uint8, ("N", *shape))}, most=2**32)["images"]
@@ -138,7 +139,7 @@ def images_in(target: Path, shape: tuple[int, ...]) -> Sequence[np.ndarray]:
 
 
 def write_npz(path: Path, n: int, parts: Parts) -> None:
-    """All n images, and their x_hat where they have one, as arrays [n, H, W, C] of one file, which is written whole."""
+    """Write all n images, and their x_hat if there is one, as arrays [n, H, W, C] of one file."""
     if not writes():
         return
     beside = path.with_name(f".{path.name}.part")
@@ -156,7 +157,7 @@ def write_npz(path: Path, n: int, parts: Parts) -> None:
 
 
 def write_pngs(folder: Path, parts: Parts) -> None:
-    """All images as `000000.png` and so on, in a folder that appears when it is whole."""
+    """Write all images as `000000.png` and so on, to a folder that appears when it is complete."""
     if not writes():
         return
     beside = folder.with_name(f".{folder.name}.part")

@@ -1,4 +1,4 @@
-"""Mode `evaluate`: how good the samples are, over models, samplers, starts, numbers of steps and seeds."""
+"""Mode `evaluate`: score samples of several models, samplers, starts, numbers of steps and seeds."""
 
 import hashlib
 import json
@@ -15,15 +15,15 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.config import chain_of, flatten, names
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset
-from vaedm_jax.diffusion.chain import SAMPLERS, Chain
-from vaedm_jax.diffusion.images import to_uint8
+from vaedm_jax.diffusion.chain import SAMPLERS, Chain, ChainName
 from vaedm_jax.diffusion.spacing import STARTS
 from vaedm_jax.errors import UserError, brief, naming, one_of
 from vaedm_jax.evaluation.judge import judges
-from vaedm_jax.modes.drawing import origin, placed, stored
+from vaedm_jax.modes.drawing import originals, stored, with_t_start
 from vaedm_jax.modes.likelihood import bits_per_dimension
+from vaedm_jax.modes.opening import configured
 from vaedm_jax.modes.training_images import images_of
-from vaedm_jax.reporting import Progress, counted, renew_report
+from vaedm_jax.reporting import Progress, counted, renew_report, to_uint8
 from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.rows import Row
 from vaedm_jax.runs.models import label_of
@@ -31,13 +31,13 @@ from vaedm_jax.runtime import hosts
 from vaedm_jax.storage import Damaged, read_json
 from vaedm_jax.storage.writing import write_whole, writes
 
-VAE = "vae"  # in the place of a sampler: what the VAE generates, which nothing refines
-BLOCK = 1024  # images of the VAE that are scored at a time
+VAE = "vae"  # in place of a sampler: samples of the VAE, which are not refined
+BLOCK = 1024  # samples of the VAE that are scored at once
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of the comparison: a model, a way to sample, and a seed. With `alone`, only the VAE generates."""
+    """An entry of the comparison: a model, a chain and a seed. With `alone`, samples of the VAE are not refined."""
 
     run: str
     model: VAEDM
@@ -46,28 +46,30 @@ class Cell:
     alone: bool = False
 
     @property
-    def chain_name(self) -> str:
-        name = self.chain.name(self.model.networks.full_schedule)
-        return f"{VAE}_z_0" + "".join(f"_{limit}" for limit in name.split("_")[3:]) if self.alone else name
+    def name(self) -> ChainName:
+        """The name of the chain."""
+        name = self.chain.name(self.model.schedule)
+        return ChainName(VAE, "z", 0, name.options) if self.alone else name
 
     @property
     def label(self) -> str:
-        return f"{self.run}_{self.chain_name}_seed{self.seed}"
+        """The name of the entry, fit for files."""
+        return f"{self.run}_{self.name}_seed{self.seed}"
 
     @property
     def nfe(self) -> int:
-        """Evaluations of the refiner for an image."""
-        return 0 if self.alone else self.chain.nfe(self.model.networks.full_schedule)
+        """The number of evaluations of the refiner for an image."""
+        return 0 if self.alone else self.chain.nfe(self.model.schedule)
 
     def facts(self) -> dict[str, str | int]:
-        """The first columns of the table."""
-        sampler, start, steps, *limit = self.chain_name.split("_")
-        facts = {"run": self.run, "variant": self.model.networks.variant, "sampler": " ".join([sampler, *limit])}
-        return facts | {"start": start, "steps": int(steps), "nfe": self.nfe, "seed": self.seed}
+        """Return the first columns of the table."""
+        name, variant = self.name, self.model.engine.networks.variant
+        facts = {"run": self.run, "variant": variant, "sampler": f"{name.sampler} {name.options}".strip()}
+        return facts | {"start": name.start, "steps": name.steps, "nfe": self.nfe, "seed": self.seed}
 
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
-    """Write `evaluation/`: tables of the scores and plots. What is there already is not computed again."""
+    """Write tables of the scores and plots to `evaluation/`. Earlier results are not computed again."""
     check(config, to_train=False)
     models = open_models(config, workdir)
     data = images_of(config, *models.values())
@@ -97,26 +99,26 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 
 
 def open_models(config: ConfigDict, workdir: Path) -> dict[str, VAEDM]:
-    """The models by the names of their directories or files; UserError where they do not belong together."""
+    """Return the models by the names of their directories or files; raise UserError if they cannot be compared."""
     asked = names(config.eval.runs) or [config.sample.weights or str(workdir)]
     other = f"-{label_of(config.sample.prior)}" if config.sample.prior else ""
-    found = {label_of(name) + other: VAEDM.open(name, config.sample.best).as_asked(config) for name in asked}
+    found = {label_of(name) + other: configured(VAEDM.open(name, config.sample.best), config) for name in asked}
     if len(found) < len(asked):
-        raise UserError(f"eval.runs = {config.eval.runs}: two have the same name; rename one of the directories")
+        raise UserError(f"eval.runs = {config.eval.runs}: two runs have the same name; rename one of the directories")
     (first, model), *others = found.items()
     for name, other in others:
         mine, theirs = (flatten(m.config.data) for m in (model, other))
         for key in ("source", "path", "category", "image_size", "held_out"):
             if mine[key] != theirs[key]:
                 raise UserError(
-                    f"eval.runs: {first} and {name} are of different data: data.{key} is {brief(repr(mine[key]))} and "
-                    f"{brief(repr(theirs[key]))}; compare them apart"
+                    f"eval.runs: {first} and {name} have different data: data.{key} is {brief(repr(mine[key]))} and "
+                    f"{brief(repr(theirs[key]))}; evaluate them separately"
                 )
     return found
 
 
 def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Cell]:
-    """All combinations that are asked for; UserError names the first that cannot be."""
+    """Return all combinations that the configuration asks for; raise UserError for the first that is impossible."""
     settings = config.eval
     samplers = names(settings.samplers) or [config.sample.sampler]
     alone = VAE in samplers
@@ -138,15 +140,15 @@ def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Ce
     cells = [
         Cell(run, model, chain, seed)
         for run, model in models.items()
-        for chain in dict.fromkeys(placed(model, chains, lambda: data.train))
+        for chain in dict.fromkeys(with_t_start(model, chains, lambda: data.train))
         for seed in seeds
     ]
     for cell in cells:
         with naming(f"{cell.run}, {cell.chain.sampler}, start {cell.chain.start}: "):
-            cell.model.check_chain(cell.chain)
+            cell.model.engine.check_chain(cell.chain)
     if alone:
         z = Chain(z_temperature=config.sample.z_temperature)
-        have = [(run, model) for run, model in models.items() if model.networks.vae]
+        have = [(run, model) for run, model in models.items() if model.engine.networks.vae]
         cells += [Cell(run, model, z, seed, alone=True) for run, model in have for seed in seeds]
     if not cells:
         raise UserError(f"eval.samplers = {settings.samplers!r}: no model here has a VAE")
@@ -154,41 +156,41 @@ def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Ce
 
 
 class Scorer:
-    """Scores cells, and keeps the results in a folder."""
+    """Scores cells and keeps the results in a folder."""
 
     def __init__(self, config: ConfigDict, model: VAEDM, data: Dataset, folder: Path):
         self.n, self.batch_size, self.keep_images = config.eval.n, config.sample.batch_size, config.eval.keep_images
         self.folder, self.test, place = folder, data.test, folder / "reference"
-        self.judges = judges(config.eval, model.config.data, data, model.mesh, self.batch_size, place)
+        self.judges = judges(config.eval, model.config.data, data, model.engine.mesh, self.batch_size, place)
         self.judged = [judge.identity for judge in self.judges]
         for reason in filter(None, (judge.too_few(self.n) for judge in self.judges)):
             print(f"note: {reason}", flush=True)
 
     def path(self, cell: Cell) -> Path:
-        """Where the result of a cell is kept: apart from those by other models, numbers of images and features."""
+        """Return the file of a cell's result. Other models, numbers of images and features have other files."""
         digest = hashlib.sha256(json.dumps(self.identity(cell)).encode()).hexdigest()[:8]
         return self.folder / "cells" / f"{cell.label}_{digest}.json"
 
     def identity(self, cell: Cell) -> list:
-        """All that the result of a cell depends on."""
+        """Return all that the result of a cell depends on."""
         how = {"alone": VAE, **cell.chain.changes} if cell.alone else cell.chain.changes
-        return [cell.model.fingerprint, how, cell.seed, self.n, self.judged]
+        return [cell.model.engine.fingerprint, how, cell.seed, self.n, self.judged]
 
     def read(self, cell: Cell) -> Row | None:
-        """The result of a cell, or None where it is not there, or is that of something else."""
+        """Return the result of a cell; None if there is none, or if it depends on something else."""
         identity, columns = read_result(self.path(cell))
         return self.row(columns) if identity == self.identity(cell) else None
 
     def row(self, columns: dict) -> Row | None:
-        """The line that a result has of these judges, None where it is damaged."""
+        """Return the scores of these judges in a result; None if it is damaged."""
         try:
             return Row.of(columns, [judge.space.name for judge in self.judges])
         except ValueError:
             return None
 
     def rows(self, cells: list[Cell]) -> list[Row]:
-        """The results of the cells, and after them all that earlier commands have left in the folder and still hold."""
-        models = {cell.run: cell.model.fingerprint for cell in cells}
+        """Return the results of the cells, followed by results of earlier commands that are still valid."""
+        models = {cell.run: cell.model.engine.fingerprint for cell in cells}
         others = sorted(set((self.folder / "cells").glob("*.json")) - {self.path(cell) for cell in cells})
         rows = [self.read(cell) for cell in cells]
         results = [(identity, columns) for identity, columns in map(read_result, others) if columns]
@@ -204,7 +206,7 @@ class Scorer:
         return rows
 
     def score(self, cell: Cell) -> Iterator[int]:
-        """Draw the cell's images and store its result; yields how many images each batch was."""
+        """Draw the images of a cell and store its result; yield the number of images of each batch."""
         summaries = [None] * len(self.judges)
         for images in self.drawn(cell):
             summaries = [judge.add(s, images) for s, judge in zip(summaries, self.judges, strict=True)]
@@ -213,7 +215,7 @@ class Scorer:
         row = Row(cell.facts() | {"n": self.n}, {judge.space.name: judge.scores(s) for judge, s in pairs})
         result = {"identity": self.identity(cell), "row": row.columns}
         write_whole(self.path(cell), json.dumps(result, indent=1).encode())
-        hosts.meet("a cell is scored")
+        hosts.wait_for_all("a cell is scored")
         kept = self.images(cell)
         if not self.keep_images and writes() and kept.is_dir():
             shutil.rmtree(kept)
@@ -221,24 +223,24 @@ class Scorer:
                 kept.parent.rmdir()
 
     def images(self, cell: Cell) -> Path:
-        """Return where the images of a cell are kept while they are drawn."""
+        """Return the folder that keeps the images of a cell while they are drawn."""
         return self.folder / "images" / cell.label
 
     def drawn(self, cell: Cell) -> Iterator[np.ndarray]:
-        """Yield the images of a cell, uint8, by parts."""
+        """Yield the images of a cell, uint8, in parts."""
         model, chain = cell.model, cell.chain
         if cell.alone:
             z = model.sample_z(self.n, cell.seed, chain.z_temperature)
             for begin in range(0, self.n, BLOCK):
                 yield to_uint8(model.decode(z[begin : begin + BLOCK], self.batch_size))
             return
-        source = origin(model, lambda: self.test)
+        source = originals(model, lambda: self.test)
         parts = stored(model, self.n, cell.seed, chain, self.batch_size, self.images(cell), source)
         yield from (part.images for part in parts)
 
 
 def read_result(path: Path) -> tuple[list, dict | None]:
-    """Identity and columns of a result, None for the columns where there is none, or it is damaged."""
+    """Return identity and columns of a result; the columns are None if there is none, or if it is damaged."""
     try:
         result = read_json(path, {"identity": list, "row": {"run": str}}, nan=True)
     except Damaged:

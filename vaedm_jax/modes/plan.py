@@ -1,4 +1,4 @@
-"""Mode `plan`: what training and sampling would cost on accelerators that are not here."""
+"""Mode `plan`: estimate the cost of training and sampling on accelerators that need not be present."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,8 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import Progress
 from vaedm_jax.runtime.mesh import make_mesh, replicated, split_batch, whole_batch
 from vaedm_jax.runtime.targets import Cost, compile_for, devices_of, memory_of, roofline
-from vaedm_jax.sampling.generation import Given, generate, networks_of
+from vaedm_jax.sampling.generation import Given, generate
+from vaedm_jax.sampling.networks import networks_of
 from vaedm_jax.storage.writing import write_csv
 from vaedm_jax.training.loop import abstract_state, total_steps
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
@@ -32,7 +33,7 @@ COLUMNS += ("MB temporary", "of memory", "largest batch", "roofline ms", "compil
 
 
 def plan(config: ConfigDict, workdir: Path) -> None:
-    """Print what each program costs on each target, and write `plan.csv`."""
+    """Print a table of the cost of each program on each target, and write it to `plan.csv`."""
     check(config, to_train=False, to_run=False)
     meshes = {name: make_mesh(config.mesh.model, devices_of(name)) for name in names(config.plan.targets)}
     images, rows = config.plan.images or len(load(config.data).train), []
@@ -46,12 +47,15 @@ def plan(config: ConfigDict, workdir: Path) -> None:
                 progress.update(len(rows))
                 write_csv(workdir / "plan.csv", rows)
     print(table(rows))
-    print(f"of a device each; what compilers estimate is optimistic. The table: {workdir / 'plan.csv'}", flush=True)
+    print(
+        f"all figures are per device; the estimates of the compiler are optimistic. Table: {workdir / 'plan.csv'}",
+        flush=True,
+    )
 
 
 @contextmanager
 def not_stored() -> Iterator[None]:
-    """Nothing goes into the compilation cache: JAX could not read back what was compiled for elsewhere."""
+    """Disable the compilation cache: JAX cannot read back programs that were compiled for other devices."""
     setting = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, setting)
     jax.config.update(setting, 1e9)
@@ -62,16 +66,22 @@ def not_stored() -> Iterator[None]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a table of aligned columns."""
     lines = [COLUMNS, *([str(row[name]) for name in COLUMNS] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 class Program(NamedTuple):
-    """A program, lowered for a batch, and how often it runs for the whole recipe.
+    """A program to compile, and how often it runs.
 
     Attributes:
-      parts: its batch is shared by so many devices and microbatches; the loop over these counts once for the compiler.
+      batch: the number of images in a batch.
+      parts: the batch must be a multiple of this, the number of data-parallel devices times the microbatches.
+      microbatches: the number of iterations of the loop over microbatches, of which the compiler counts only one.
+      lower: lowers the program for a batch of this number of images.
+      runs: the number of runs for the whole of `unit`.
+      unit: what the runs add up to, such as "training".
     """
 
     label: str
@@ -84,7 +94,11 @@ class Program(NamedTuple):
 
 
 def programs(name: str, mesh: Mesh, config: ConfigDict, images: int) -> list[Program]:
-    """The train step of each stage, and one reverse step; UserError where their batches cannot be shared."""
+    """Return the train step of each stage and one reverse step.
+
+    Raises:
+      UserError: a batch cannot be divided equally.
+    """
     share, fsdp, found = mesh.shape["data"], config.mesh.fsdp, []
     stages = [vae_stage(config)] if has_vae(config.ddpm) else []
     stages.append(ddpm_stage(config, abstract_state(stages[0], mesh, fsdp).params if stages else {}))
@@ -93,20 +107,20 @@ def programs(name: str, mesh: Mesh, config: ConfigDict, images: int) -> list[Pro
         parts = share * settings.microbatches
         if settings.batch_size % parts:
             raise UserError(
-                f"{stage.name}.batch_size = {settings.batch_size}: {name} works it off in {parts} parts; it must be a "
-                "multiple of that"
+                f"{stage.name}.batch_size = {settings.batch_size}: must be a multiple of {parts}, since {name} divides "
+                f"it into {parts} parts"
             )
         runs = total_steps(settings, images)
-        lower = partial(step, stage, mesh, config)
+        lower = partial(lower_train_step, stage, mesh, config)
         label = f"{stage.name} step"
         found.append(Program(label, settings.batch_size, parts, settings.microbatches, lower, runs, "training"))
     runs, batch = chain_of(config.sample).nfe(networks_of(config).full_schedule), config.sample.batch_size
-    lower = partial(reverse, mesh, config)
+    lower = partial(lower_reverse_step, mesh, config)
     return [*found, Program("reverse step", whole_batch(mesh, batch), share, 1, lower, runs, "a batch of samples")]
 
 
-def step(stage: Stage, mesh: Mesh, config: ConfigDict, batch: int) -> Any:
-    """The train step, lowered for a batch."""
+def lower_train_step(stage: Stage, mesh: Mesh, config: ConfigDict, batch: int) -> Any:
+    """Return the train step, lowered for a batch of this number of images."""
     size = config.data.image_size
     images = Shape((batch, size, size, 3), np.uint8, sharding=split_batch(mesh))
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -114,25 +128,26 @@ def step(stage: Stage, mesh: Mesh, config: ConfigDict, batch: int) -> Any:
     return made.lower(abstract_state(stage, mesh, config.mesh.fsdp), stage.frozen, images, key)
 
 
-def reverse(mesh: Mesh, config: ConfigDict, batch: int) -> Any:
-    """A chain of one step from noise, lowered for a batch."""
+def lower_reverse_step(mesh: Mesh, config: ConfigDict, batch: int) -> Any:
+    """Return a chain of one step from noise, lowered for a batch of this number of images."""
     stages = [ddpm_stage(config, {})] + ([vae_stage(config)] if has_vae(config.ddpm) else [])
     params = {"vae": {}, "prior": {}} | {
-        s.name: lying(abstract_state(s, mesh).params, replicated(mesh)) for s in stages
+        s.name: with_sharding(abstract_state(s, mesh).params, replicated(mesh)) for s in stages
     }
     chain = replace(chain_of(config.sample), steps=1, start="noise", spacing="even")
     networks, share, seed = networks_of(config), split_batch(mesh), Shape((), np.int32, sharding=replicated(mesh))
-    arrays = lying(jax.eval_shape(lambda: chain.arrays(networks.full_schedule)), replicated(mesh))
+    arrays = with_sharding(jax.eval_shape(lambda: chain.arrays(networks.full_schedule)), replicated(mesh))
     x_hat = Shape((batch, *networks.shape), np.float32, sharding=share) if networks.condition else None
     return generate.lower(networks, arrays, params, seed, Shape((batch,), np.int32, sharding=share), Given(x_hat=x_hat))
 
 
-def lying(tree: Any, place: Any) -> Any:
-    return jax.tree.map(lambda a: Shape(a.shape, a.dtype, sharding=place), tree)
+def with_sharding(tree: Any, sharding: Any) -> Any:
+    """Return the shapes of a tree of arrays, all with this sharding."""
+    return jax.tree.map(lambda a: Shape(a.shape, a.dtype, sharding=sharding), tree)
 
 
 def row(name: str, program: Program, precision: str) -> dict[str, Any]:
-    """A line of the table; see `largest` for the largest batch."""
+    """Compile a program for a target and return its row of the table."""
     cost, has = compile_for(lambda: program.lower(program.batch)), memory_of(name)
     facts = {"target": name, "program": program.label, "batch": program.batch, "precision": precision}
     if isinstance(cost, str):
@@ -157,7 +172,11 @@ def row(name: str, program: Program, precision: str) -> dict[str, Any]:
 
 
 def largest(program: Program, cost: Cost, double: Cost | str, has: float) -> int:
-    """The batch at which a line through the memory of the batch and of its double reaches what there is."""
+    """Return the largest batch that fits into memory.
+
+    The memory is assumed to be linear in the batch, through its values at the batch and at twice the batch. If twice
+    the batch does not fit, the batch is returned.
+    """
     if isinstance(double, str):
         return program.batch
     each = max(1, double.memory - cost.memory) / program.batch
@@ -165,6 +184,7 @@ def largest(program: Program, cost: Cost, double: Cost | str, has: float) -> int
 
 
 def duration(seconds: float) -> str:
+    """Return a duration in the largest unit in which it is at least 1, such as `1.5 minutes`."""
     units = {"days": 86400, "hours": 3600, "minutes": 60, "s": 1, "ms": 1e-3}
     unit, length = next((u, s) for u, s in units.items() if seconds >= s or s < 1)
     return f"{seconds / length:.3g} {unit}"

@@ -1,6 +1,6 @@
-"""Mode `prepare`: a folder of images to records of the size that is trained on, by processes here or by Apache Beam.
+"""Mode `prepare`: write a folder of images as records of `data.image_size`, with local processes or Apache Beam.
 
-The records are an ordinary data set of TensorFlow Datasets; to train on them, their folder is given as `data.path`.
+The records are an ordinary data set of TensorFlow Datasets (tfds). To train on them, set `data.path` to their folder.
 """
 
 import math
@@ -28,56 +28,59 @@ IMAGES_A_SHARD = 4096
 
 
 def prepare(config: ConfigDict, workdir: Path) -> None:
-    """Write the images under `data.path` as records into `workdir`; what is there already, and whole, stays."""
+    """Write the images under `data.path` as records into `workdir`, and keep the complete files that are there."""
     check(config, to_train=False)
-    plan = planned(config)
-    refuse_other_data(plan, workdir)
+    plan = plan_of(config)
+    check_target(plan, workdir)
     if not (workdir / INFO).is_file():
-        check_some(plan)
+        check_readable(plan)
         if config.prepare.beam:
             by_beam(plan, workdir, config)
         else:
             by_processes(plan, workdir, config)
-    written = len(records.written(workdir, plan))
+    written = len(records.recorded_names(workdir, plan))
     place = shown(workdir)
-    print(f"{written:,} images in {place}; to train on them: --config.data.path={place}", flush=True)
+    print(f"wrote {written:,} images to {place}; to train on them, use --config.data.path={place}", flush=True)
     if broken := len(plan.names) - written:
-        print(f"files that could not be read: {broken:,}; {workdir / BROKEN} says why", flush=True)
+        print(f"files that cannot be read: {broken:,}; see {workdir / BROKEN} for the reasons", flush=True)
 
 
-def planned(config: ConfigDict) -> Plan:
+def plan_of(config: ConfigDict) -> Plan:
+    """Return the plan of the records; raise UserError if `data.path` is not a folder of images."""
     if not config.data.path:
-        raise UserError("data.path is empty: --mode=prepare takes a folder of images, --config.data.path=DIR")
+        raise UserError("data.path is empty: --mode=prepare needs a folder of images, --config.data.path=DIR")
     if records.are_in(config.data.path):
-        raise UserError(f"data.path: {config.data.path} is prepared; --mode=prepare takes the folder of the images")
-    root, names = folder.listed(config.data.path, config.data.every_format)
+        raise UserError(
+            f"data.path: {config.data.path} is already prepared; --mode=prepare needs the folder of the images"
+        )
+    root, names = folder.list_images(config.data.path, config.data.every_format)
     shards = min(config.prepare.shards or math.ceil(len(names) / IMAGES_A_SHARD), len(names))
     return Plan(str(root), config.data.image_size, shards, names)
 
 
-def refuse_other_data(plan: Plan, target: Path) -> None:
-    """UserError unless the target is this plan's, or there is nothing in it."""
+def check_target(plan: Plan, target: Path) -> None:
+    """Raise UserError unless the target is empty, or has records of the same plan."""
     if target.resolve() == Path(plan.folder):
-        raise UserError(f"--workdir={target} is the folder of the images; name another for the records")
+        raise UserError(f"--workdir={target} is the folder of the images; use another --workdir for the records")
     if not target.exists() or not any(target.iterdir()):
         return
     old = records.read_plan(target)
     if old is None:
-        raise UserError(f"--workdir={target} holds other things; name a new folder for the records")
+        raise UserError(f"--workdir={target} has other files; use a new folder for the records")
     for what in ("folder", "image_size", "shards"):
         before, now = getattr(old, what), getattr(plan, what)
         if before != now:
-            raise UserError(f"--workdir={target} has records of {what} {before}, not {now}; name another --workdir")
+            raise UserError(f"--workdir={target} has records with {what} = {before}, not {now}; use another --workdir")
     if old.names != plan.names:
         gone, new = len(set(old.names) - set(plan.names)), len(set(plan.names) - set(old.names))
         raise UserError(
-            f"--workdir={target} has records of what was in {plan.folder} before {new} images came and {gone} went; "
-            "name another --workdir"
+            f"--workdir={target} has records of other images: {plan.folder} has {new} new images, and {gone} are gone; "
+            "use another --workdir"
         )
 
 
-def check_some(plan: Plan) -> None:
-    """UserError where no image can be read: those before the first that can are decoded twice."""
+def check_readable(plan: Plan) -> None:
+    """Raise UserError if no image can be read. The check stops at the first image that can."""
     first = ""
     for name in plan.names:
         try:
@@ -85,11 +88,11 @@ def check_some(plan: Plan) -> None:
             return
         except UserError as error:
             first = first or str(error)
-    raise UserError(f"data.path: no image in {plan.folder} can be read; {first}")
+    raise UserError(f"data.path: no image in {plan.folder} can be read; the first error: {first}")
 
 
 def by_processes(plan: Plan, target: Path, config: ConfigDict) -> None:
-    """Shards that are there stay; the metadata of tfds comes last."""
+    """Write the missing shards with local processes, then the lists and the metadata of tfds."""
     from vaedm_jax.data.shards import Images
 
     write_whole(target / PLAN, plan.encoded())
@@ -106,12 +109,12 @@ def by_processes(plan: Plan, target: Path, config: ConfigDict) -> None:
 
 
 def work(tasks: list[tuple[Any, Path]], processes: int) -> Iterator[int]:
-    """Let so many processes write the shards; now and then the number of images that they have worked on."""
+    """Write the shards in parallel; yield the number of processed images several times a second."""
     from vaedm_jax.data.shards import begin, write_shard
 
     count = get_context("spawn").Value("q", 0)
     with workers.pool(processes, begin, (count,)) as pool:
-        pending = workers.started_apart(lambda: {pool.submit(write_shard, *task) for task in tasks})
+        pending = workers.start_shielded(lambda: {pool.submit(write_shard, *task) for task in tasks})
         while pending:
             done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             for task in done:
@@ -120,12 +123,12 @@ def work(tasks: list[tuple[Any, Path]], processes: int) -> Iterator[int]:
 
 
 def by_beam(plan: Plan, target: Path, config: ConfigDict) -> None:
-    """By tfds's own way through Apache Beam, which begins anew after a failure; its workers share the file system."""
+    """Write the records with tfds on Apache Beam, which starts again after a failure and needs a shared file system."""
     try:
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
     except ImportError as error:
         raise UserError(
-            f"prepare.beam needs Apache Beam: pip install '.[beam]', as docs/data.md has it ({reason(error)})"
+            f"prepare.beam needs Apache Beam: pip install '.[beam]', see docs/data.md ({reason(error)})"
         ) from error
     import tensorflow_datasets as tfds
 
@@ -133,11 +136,13 @@ def by_beam(plan: Plan, target: Path, config: ConfigDict) -> None:
 
     if target.exists():
         if any(target.iterdir()):
-            raise UserError(f"--workdir={target} was begun without prepare.beam; go on without, or name another")
+            raise UserError(
+                f"--workdir={target} was begun without prepare.beam; continue without it, or use another --workdir"
+            )
         target.rmdir()
     asked = PipelineOptions([f"--{option}" for option in config.prepare.beam.split(",")])
     runner = asked.view_as(StandardOptions).runner or "DirectRunner"
-    with TemporaryDirectory() as downloads:  # there are none, but tfds makes a folder for them
+    with TemporaryDirectory() as downloads:  # nothing is downloaded, but tfds creates this folder
         Images(plan, target, config.data.max_pixels).download_and_prepare(
             download_dir=downloads,
             download_config=tfds.download.DownloadConfig(beam_runner=runner, beam_options=asked),

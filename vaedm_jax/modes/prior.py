@@ -1,7 +1,7 @@
-"""Mode `prior`: a mixture of Gaussians or a flow in place of N(0, I), fitted to the z of the training images.
+"""Mode `prior`: a mixture of Gaussians or a flow, fitted to the z of the training images, replaces N(0, I).
 
-What the VAE decodes in training is drawn from q(z | x) of images, whose mixture is not quite N(0, I); an estimate of it
-as the prior closes the gap (Ex-PDE of the authors' code; their paper names flows).
+In training, the VAE decodes z from q(z | x) of images. The mixture of these q is not exactly N(0, I). A prior that
+estimates it closes the gap (Ex-PDE of the authors' code; their paper names flows).
 """
 
 from pathlib import Path
@@ -25,16 +25,16 @@ from vaedm_jax.runtime.memory import check_fits
 from vaedm_jax.storage.writing import set_aside, write_arrays, write_csv
 
 KINDS = ("full", "diag", "flow")
-RIDGE = 1e-4  # is added to variances
-DRAWS = 8  # z of each image
-MOST = 2**16  # z that a mixture is fitted to, unless there are more images
-LEAST = 0.01  # nats of KL(q(z | x) || N(0, I)) that a latent has, on average over the images, if it is used
-# Of the flow: z a step; steps after which the held-out ones are looked at; Adam's rate.
+RIDGE = 1e-4  # added to variances
+DRAWS = 8  # z that are drawn for each image
+MOST = 2**16  # z that a mixture is fitted to, or as many as there are images if these are more
+LEAST = 0.01  # nats of KL(q(z | x) || N(0, I)), the mean over the images, above which a latent is used
+# For the flow: z in a step; steps between evaluations on held-out z; the learning rate of Adam.
 BATCH, LOOK, RATE = 256, 100, 1e-3
 
 
 def fit_prior(config: ConfigDict, workdir: Path) -> None:
-    """Write `prior.npz`, the one under which held-out z are likeliest, and `prior.csv`, which has all of them."""
+    """Write `prior.npz`, the prior with the highest held-out likelihood, and `prior.csv`, the scores of all."""
     check(config, to_train=False)
     kinds, settings = names(config.prior.kinds), config.prior
     for kind in kinds:
@@ -42,7 +42,7 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     if set(kinds) - {"flow"}:
         mixtures()
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
-    model.check_vae()
+    model.engine.check_vae()
     data = images_of(config, model)
     images, held_out = some(data.train, settings.images), model.posterior(some(data.test, settings.images))
     draws = np.stack([model.posterior(images, first=i * len(images)) for i in range(DRAWS)])
@@ -65,49 +65,53 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
             if rows[-1]["held_out"] == max(r["held_out"] for r in rows):
                 best = params
             progress.update(i + 1)
-    print("log density of a z in nats; components (layers of a flow):")
+    print("mean log density of z in nats, by prior and number of components (layers of a flow):")
     for r in rows:
-        print(f"{r['kind']:8} {r['components']:3}: {r['train']:9.2f} of training, {r['held_out']:9.2f} held out")
+        print(
+            f"{r['kind']:8} {r['components']:3}: {r['train']:9.2f} for training z, {r['held_out']:9.2f} for held-out z"
+        )
     if not best:
-        raise UserError("nothing makes the held-out z likelier than N(0, I) does; none is written")
+        raise UserError("no prior has a higher held-out likelihood than N(0, I), so prior.npz is not written")
     file = workdir / "prior.npz"
     set_aside(file, workdir / "prior.csv")
     write_csv(workdir / "prior.csv", rows)
-    write_arrays(file, best | {"vae": np.array(model.vae_digest)})
-    print(f"the best: {file}, for --config.sample.prior={file}", flush=True)
+    write_arrays(file, best | {"vae": np.array(model.engine.vae_digest)})
+    print(f"wrote the best prior; use it with --config.sample.prior={file}", flush=True)
 
 
 def used_latents(draws: np.ndarray) -> np.ndarray:
-    """Return the indices of the latents that are used: the others are N(0, 1) whatever the image is.
+    """Return the indices of the latents that are used. The others are N(0, 1) for every image.
 
-    The KL divergence of each is that of Gaussians with the mean variance of q(z | x).
+    The KL divergence of a latent is computed for Gaussians with the mean variance of q(z | x).
 
     Args:
-      draws: K z of q(z | x) for each of N images, [K, N, D].
+      draws: [K, N, D], K z from q(z | x) for each of N images.
 
     Raises:
-      UserError: none is used.
+      UserError: no latent is used.
     """
     mean, variance, within = draws.mean((0, 1)), draws.var((0, 1)), draws.var(0, ddof=1).mean(0)
     used = np.flatnonzero(0.5 * (mean**2 + variance - 1 - np.log(within)) > LEAST)
     if not used.size:
-        raise UserError("this VAE uses none of its latents (with a lower vae.kl_weight it may), so N(0, I) fits")
+        raise UserError(
+            "this VAE uses none of its latents, so N(0, I) fits; a VAE with a lower vae.kl_weight may use some"
+        )
     return used
 
 
 def mixtures() -> Any:
-    """scikit-learn's class of mixtures; UserError where it is not installed."""
+    """Return the class for mixtures of scikit-learn; raise UserError if it is not installed."""
     try:
         from sklearn.mixture import GaussianMixture
     except ImportError as error:
         raise UserError(
-            "mixtures need scikit-learn: pip install scikit-learn; --config.prior.kinds=flow does without"
+            "mixtures need scikit-learn; install it with pip install scikit-learn, or use --config.prior.kinds=flow"
         ) from error
     return GaussianMixture
 
 
 def fit_mixture(z: np.ndarray, kind: str, components: int, seed: int) -> dict[str, np.ndarray]:
-    """By scikit-learn, as the parameters of `models.prior`."""
+    """Fit a mixture to z [N, D] with scikit-learn, and return the parameters that `models.prior` takes."""
     mixture = mixtures()(components, covariance_type=kind, reg_covar=RIDGE, random_state=seed).fit(z)
     covariances = mixture.covariances_
     if kind == "diag":
@@ -117,7 +121,7 @@ def fit_mixture(z: np.ndarray, kind: str, components: int, seed: int) -> dict[st
 
 
 def fit_flow(z: np.ndarray, held_out: np.ndarray, steps: int, seed: int) -> dict[str, np.ndarray]:
-    """Trained on z [N, D]; that of the step at which held-out z were likeliest."""
+    """Train a flow on z [N, D], and return its parameters at the step with the highest held-out likelihood."""
     covariance = np.cov(z.T) + RIDGE * np.eye(z.shape[1])
     key, start = jax.random.split(jax.random.key(seed))
     params = init_flow(start, np.float32(z.mean(0)), np.float32(np.linalg.cholesky(covariance)))
@@ -144,7 +148,7 @@ def fit_flow(z: np.ndarray, held_out: np.ndarray, steps: int, seed: int) -> dict
 
 
 def row(kind: str, components: int, params: dict[str, Any], train: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
-    """Mean log densities."""
+    """Return a row of `prior.csv`: the mean log densities of training and held-out z under a prior."""
     sides = {"train": train, "held_out": held_out}
     means = {name: float(np.mean(log_prob(params, z))) for name, z in sides.items()}
     return {"kind": kind, "components": components, **means}

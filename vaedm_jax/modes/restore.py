@@ -1,6 +1,6 @@
-"""Mode `restore`: pictures that lost something, with the damaged one in place of x_hat.
+"""Mode `restore`: restore damaged pictures, which take the place of x_hat.
 
-A refiner with a VAE was not trained for it; one with a condition gives back what that takes.
+A refiner with a VAE was not trained for this. A refiner with a condition restores what the condition takes.
 """
 
 from collections import Counter
@@ -19,14 +19,14 @@ from vaedm_jax.config import chain_of
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset, pictures, some
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.diffusion.images import to_uint8
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
-from vaedm_jax.modes.restoring import restored, told_of, ways
+from vaedm_jax.modes.opening import open_model
+from vaedm_jax.modes.restoring import describe_ways, restore_images, ways
 from vaedm_jax.modes.training_images import images_of
-from vaedm_jax.reporting import Progress, counted, grid, renew_report, save_png
+from vaedm_jax.reporting import Progress, counted, grid, renew_report, save_png, to_uint8
 from vaedm_jax.runs.models import label_of
 from vaedm_jax.storage.paths import path_of, shown
 from vaedm_jax.storage.writing import write_csv
@@ -35,18 +35,18 @@ SHOWN = 8  # images in a row of the picture
 
 
 def restore(config: ConfigDict, workdir: Path) -> None:
-    """Write `restored/TASK_CHAIN/`, the pictures of a folder, or `.csv` and `.png` on held-out images."""
+    """Write the restored pictures of a folder to `restored/`, or scores and a picture of restored held-out images."""
     check(config, to_train=False)
     task_of(config.restore)
-    model = VAEDM.open(config.sample.weights or workdir, config.sample.best).as_asked(config)
-    model.check_x_hat()
+    model = open_model(config, workdir)
+    model.engine.check_x_hat()
     task = task_of(config.restore, model.config.ddpm.condition)
     files = config.restore.files
     found = pictures(files, config.data.max_pixels)[: config.restore.n or None] if files else []
     data = cache(lambda: images_of(config, model))
-    chain = task.begin(chain_of(config.sample), model.networks.full_schedule, lambda: some(data().train, RULE_OF))
-    model.check_chain(chain)
-    name = chain.name(model.networks.full_schedule)
+    chain = task.begin(chain_of(config.sample), model.schedule, lambda: some(data().train, RULE_OF))
+    model.engine.check_chain(chain)
+    name = chain.name(model.schedule)
     print(f"{task.label}: {name}", flush=True)
     which = label_of(config.sample.weights) if config.sample.weights else "run"
     target = workdir / "restored" / f"{which}_{task.label}_{name}"
@@ -59,23 +59,23 @@ def restore(config: ConfigDict, workdir: Path) -> None:
 
 
 def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, chain: Chain, folder: Path) -> None:
-    """Each picture of a folder by itself, at its own size, or `factor` times that; all are looked at beforehand."""
+    """Restore each picture of a folder at its own size, or `factor` times that. All sizes are checked first."""
     for name, read in found:
-        check_size(name, task, read().shape, config.restore.pixels, model.networks.multiple)
+        check_size(name, task, read().shape, config.restore.pixels, model.engine.networks.multiple)
     targets = output_names([name for name, _ in found])
     with Progress(len(found), 0, "restore", noun="picture", unit="pictures") as progress:
         for i, (name, read) in enumerate(found):
             damaged = read()[None].astype(np.float32) / 255
-            image = restored(model, task, chain, damaged, config.sample.seed)[0]
+            image = restore_images(model, task, chain, damaged, config.sample.seed)[0]
             if np.array_equal(to_uint8(image), to_uint8(damaged[0])):
                 print(
-                    f"note: {shown(name)} is as it was: it lacks nothing that {task.label} takes (docs/conditions.md)",
+                    f"note: {shown(name)} is unchanged: it lacks nothing that {task.label} takes (docs/conditions.md)",
                     flush=True,
                 )
             save_png(
                 folder / targets[name],
                 Image.fromarray(to_uint8(image)),
-                f"{name}, restored: {task.label}, {chain.name(model.networks.full_schedule)}",
+                f"{name}, restored: {task.label}, {chain.name(model.schedule)}",
                 keep=True,
             )
             progress.update(i + 1)
@@ -83,9 +83,9 @@ def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, cha
 
 
 def output_names(names: list[str]) -> dict[str, str]:
-    """Return a name of its own, ending in `.png`, for what each picture becomes.
+    """Return a unique name, ending in `.png`, for each restored picture.
 
-    It is the picture's with another ending where only one picture would have that, else the whole name with one more.
+    The ending is replaced, unless several pictures would have the same name: then `.png` is appended.
     """
     short = {name: str(Path(name).with_suffix(".png")) for name in names}
     wanted, given = Counter(short.values()), {}
@@ -99,17 +99,17 @@ def output_names(names: list[str]) -> dict[str, str]:
 
 
 def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain, data: Dataset, target: Path) -> None:
-    """Damage held-out images, give them back, and write down how near each way comes."""
+    """Damage held-out images, restore them in several ways, and write how near each comes to the originals."""
     seed, batch_size = config.sample.seed, config.sample.batch_size
     truth = some(data.test, config.restore.n)
     if len(truth) < 2:
         raise UserError(
-            f"{data.name}: {len(truth)} held-out image (data.held_out, restore.n), and scores need two; "
+            f"{data.name}: scores need two held-out images, and there is {len(truth)} (data.held_out, restore.n); "
             "--config.restore.files=DIR restores pictures of a folder"
         )
     attempts = ways(model, task, chain, truth, seed, batch_size=batch_size)
     place = target.parents[1] / "evaluation" / "reference"
-    judge = judges(config.eval, model.config.data, data, model.mesh, batch_size, place, "random")[0]
+    judge = judges(config.eval, model.config.data, data, model.engine.mesh, batch_size, place, "random")[0]
     rows, shown = [], [("held out", truth[:SHOWN])]
     with Progress(len(attempts), 0, task.label, len(truth), noun="way") as progress:
         for i, (way, images) in enumerate(attempts.items()):
@@ -119,7 +119,7 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
             rows.append(row(task.label, way, made, truth) | {k: scores[k] for k in ("kid", "kid_error", "fd")})
             progress.update(i + 1)
     write_csv(target.with_name(f"{target.name}.csv"), rows, keep=True)
-    caption = f"{task.label}, {len(truth)} held-out images, {told_of(model, chain)}; PSNR: " + ", ".join(
+    caption = f"{task.label}, {len(truth)} held-out images, {describe_ways(model, chain)}; PSNR: " + ", ".join(
         f"{r['way']} {r['psnr']:.2f} dB" for r in rows
     )
     picture = grid([a for _, a in shown], [name for name, _ in shown])
@@ -133,7 +133,7 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
 
 
 def row(task: str, way: str, images: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """Means over the images and their standard errors."""
+    """Return the means of the scores over the images, with their standard errors."""
     facts = {"task": task, "way": way, "n": len(truth)}
     for name, score in (("psnr", psnr), ("ssim", ssim)):
         values = np.asarray(score(images, truth))

@@ -1,4 +1,4 @@
-"""Restoration by a model: the damaged image stands in place of x_hat."""
+"""Restoration of images by a model: the damaged image takes the place of x_hat."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,35 +9,36 @@ from vaedm_jax.conditioning.tasks import Images, Task
 from vaedm_jax.diffusion.chain import Chain
 
 
-def restored(model: VAEDM, task: Task, chain: Chain, damaged: Images, seed: int = 0, **how: Any) -> Images:
-    """Damaged images, restored by the chain that `Task.begin` gave; `how` as in `VAEDM.sample`."""
+def restore_images(model: VAEDM, task: Task, chain: Chain, damaged: Images, seed: int = 0, **how: Any) -> Images:
+    """Return damaged images, restored by the chain of `Task.begin`; `how` are arguments of `VAEDM.sample`."""
     made = model.refine(task.lift(damaged), seed, x_T=task.x_T(damaged, seed), chain=chain, **how)
-    return task.agree(made, damaged)
+    return task.make_consistent(made, damaged)
 
 
-def told_of(model: VAEDM, chain: Chain) -> str:
-    """Return in words the chains of `ways`."""
+def describe_ways(model: VAEDM, chain: Chain) -> str:
+    """Return a description of the chains of `ways`."""
     chains = dict.fromkeys((replace(chain, start="noise"), chain))
-    return " and ".join(chain.describe(model.networks.full_schedule) for chain in chains)
+    return " and ".join(chain.describe(model.schedule) for chain in chains)
 
 
 def ways(
     model: VAEDM, task: Task, chain: Chain, truth: Images, seed: int = 0, **how: Any
 ) -> dict[str, Callable[[], Images]]:
-    """Ways to give back what `truth` loses by a task, by name: none, the VAE's, the paper's (from noise), and ours.
+    """Return functions that restore what `truth` loses by a task, by name.
 
-    What is known is put into the images of both chains.
+    They are: none, the VAE's reconstruction, the paper's way (from noise), and ours (a warm start). The images of both
+    chains are made consistent with what is known.
     """
     damaged = task.corrupt(truth, seed)
     lifted = task.lift(damaged)
     found = {
         task.input_name: lambda: lifted,
         "VAE": lambda: model.reconstruct(lifted),
-        "from noise": lambda: task.agree(
+        "from noise": lambda: task.make_consistent(
             model.refine(lifted, seed, chain=replace(chain, start="noise"), **how), damaged
         ),
     }
-    if not model.networks.vae:
+    if not model.engine.networks.vae:
         del found["VAE"]
     ours = f"from t = {chain.t_start}" if chain.start == "warm" else "agreeing"
-    return found | {ours: lambda: restored(model, task, chain, damaged, seed, **how)}
+    return found | {ours: lambda: restore_images(model, task, chain, damaged, seed, **how)}

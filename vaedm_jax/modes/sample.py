@@ -1,4 +1,4 @@
-"""Mode `sample`: images from a trained run, or from the weights in the package."""
+"""Mode `sample`: draw images from a run, or from weights."""
 
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -13,6 +13,7 @@ from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset, Source
 from vaedm_jax.errors import UserError
 from vaedm_jax.modes import drawing
+from vaedm_jax.modes.opening import open_model
 from vaedm_jax.modes.training_images import images_of
 from vaedm_jax.reporting import Progress, counted, grid, renew_report, sample_rows, save_png
 from vaedm_jax.runs.identity import OtherImages
@@ -20,22 +21,22 @@ from vaedm_jax.runs.models import label_of
 from vaedm_jax.runtime import hosts
 from vaedm_jax.storage.writing import remove
 
-SHOWN = 256  # images that the grid has at most
+SHOWN = 256  # the most images of the grid
 
 
 def sample(config: ConfigDict, workdir: Path) -> None:
-    """Write `samples/NAME.png`, a grid of the first SHOWN images, and all of them as uint8.
+    """Write a grid of the first SHOWN images to `samples/NAME.png`, and all images as uint8.
 
-    They are the arrays `images` and `x_hat` of `samples/NAME.npz`, or a folder `export/NAME` of PNG files.
-    What earlier commands have written stays as it is, or gets another name.
+    The images are the arrays `images` and `x_hat` of `samples/NAME.npz`, or PNG files in the folder `export/NAME`.
+    Files of earlier commands are kept, if necessary under another name.
     """
     check(config, to_train=False)
     settings = config.sample
-    model = VAEDM.open(settings.weights or workdir, settings.best).as_asked(config)
+    model = open_model(config, workdir)
     data = cache(lambda: images_of(config, model))
-    (chain,) = drawing.placed(model, [chain_of(settings)], lambda: data().train)
-    model.check_chain(chain)
-    train = training_images(data) if settings.nearest else None  # before anything is drawn, since it may refuse
+    (chain,) = drawing.with_t_start(model, [chain_of(settings)], lambda: data().train)
+    model.engine.check_chain(chain)
+    train = training_images(data) if settings.nearest else None  # before the drawing, since it may raise an error
     origin, which = "run", f"run {workdir.name}"
     if settings.weights:
         origin, which = label_of(settings.weights), f"weights '{settings.weights}', not this run's"
@@ -43,36 +44,36 @@ def sample(config: ConfigDict, workdir: Path) -> None:
         origin, which = "best", f"{which}, best checkpoint"
     if settings.prior:
         origin, which = f"{origin}-{label_of(settings.prior)}", f"{which}, z from {settings.prior}"
-    full = model.networks.full_schedule
+    full = model.schedule
     name = f"{origin}_{chain.name(full)}_seed{settings.seed}"
     kept = workdir / "samples" / f"{name}.parts"
-    source = drawing.origin(model, lambda: data().test)
+    source = drawing.originals(model, lambda: data().test)
 
     def parts():
         return drawing.stored(model, settings.n, settings.seed, chain, settings.batch_size, kept, source)
 
     first = draw_all(parts(), settings.n)
     how = chain.describe(full)
-    shown = others(model, first.images, data, train)
+    shown = rows_below(model, first.images, data, train)
     rows = sample_rows(*first, columns=16, **shown)
     picture = grid([images for _, images in rows], [label for label, _ in rows])
     caption = f"{which}: {how}; " + ", ".join(dict.fromkeys(label for label, _ in rows))
     shown_in, as_files = workdir / "samples" / f"{name}.png", settings.files == "png"
     target = workdir / "export" / name if as_files else workdir / "samples" / f"{name}.npz"
-    if new := drawing.makes_room(target, shown_in, settings.n, parts):
+    if new := drawing.must_write(target, shown_in, settings.n, parts):
         drawing.write_pngs(target, parts) if as_files else drawing.write_npz(target, settings.n, parts)
     if new or settings.nearest or not shown_in.exists():
         save_png(shown_in, picture, caption)
-    hosts.meet("all is read")
+    hosts.wait_for_all("all is read")
     remove(kept)
     renew_report(workdir)
     print(f"{counted(settings.n, 'image')} ({which}; {how}): {shown_in} and {target}", flush=True)
     if not new:
-        print("note: they were there already, and perhaps more of them, which stay", flush=True)
+        print("note: these images had been drawn before; they are kept, with any others of the same seed", flush=True)
 
 
 def draw_all(parts: Iterator[Samples], n: int) -> Samples:
-    """Draw what is not there yet, and return the first SHOWN images."""
+    """Draw all parts, and return the first SHOWN images."""
     shown, count = [], 0
     with Progress(n, 0, "sample", noun="image") as progress:
         for part in parts:
@@ -83,18 +84,18 @@ def draw_all(parts: Iterator[Samples], n: int) -> Samples:
     return Samples(*(None if a[0] is None else np.concatenate(a)[:SHOWN] for a in zip(*shown, strict=True)))
 
 
-def others(
+def rows_below(
     model: VAEDM, images: np.ndarray, data: Callable[[], Dataset], train: Source | None
 ) -> dict[str, np.ndarray | None]:
-    """What is shown below some images: what the model was shown something of, and what is nearest to them."""
-    found = {"held_out": drawing.cycled(data().test, 0, len(images)) if model.networks.condition else None}
+    """Return the rows of images that the grid shows below samples: their originals, and the nearest training images."""
+    found = {"held_out": drawing.cycled(data().test, 0, len(images)) if model.engine.networks.condition else None}
     if train is not None:
         found["nearest"] = nearest_images(train, images)
     return found
 
 
 def training_images(data: Callable[[], Dataset]) -> Source | None:
-    """Return the images to train on; None, and a note, where they cannot be read. UserError where they are others."""
+    """Return the training images; print a note and return None if they cannot be read. Other images are an error."""
     try:
         return data().train
     except OtherImages:
@@ -105,7 +106,7 @@ def training_images(data: Callable[[], Dataset]) -> Source | None:
 
 
 def nearest_images(source: Source, images: np.ndarray, chunk: int = 1024) -> np.ndarray:
-    """For each image [N, H, W, C] uint8 the one of the source with the least squared distance in its pixels."""
+    """Return the image of the source with the least squared distance for each image, uint8 [N, H, W, C]."""
     flat = images.reshape(len(images), -1).astype(np.float32)
     best, found = np.full(len(images), np.inf, np.float32), np.zeros_like(images)
     for begin in range(0, len(source), chunk):

@@ -1,4 +1,4 @@
-"""Mode `train`: stage 1, then stage 2, each from where it was left."""
+"""Mode `train`: train stage 1, then stage 2; each continues from its newest checkpoint."""
 
 import hashlib
 from contextlib import closing, nullcontext
@@ -16,7 +16,6 @@ from vaedm_jax.config import flatten, picture_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.config.settings import SECTIONS
 from vaedm_jax.data import Dataset, load, preview, some
-from vaedm_jax.diffusion.images import to_uint8
 from vaedm_jax.diffusion.prediction import TARGETS
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.errors import UserError, brief
@@ -24,7 +23,7 @@ from vaedm_jax.evaluation.features import width
 from vaedm_jax.evaluation.judge import checked_spaces, judges, side, too_few
 from vaedm_jax.models import COMPUTATION, VAE, UNet, build_unet, build_vae, chosen
 from vaedm_jax.modes.drawing import cycled
-from vaedm_jax.reporting import grid, read_metrics, renew_report, sample_rows, save_png
+from vaedm_jax.reporting import grid, read_metrics, renew_report, sample_rows, save_png, to_uint8
 from vaedm_jax.runs import rundir
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import check_memory, make_mesh
@@ -42,9 +41,10 @@ from vaedm_jax.training.loop import (
 )
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 from vaedm_jax.training.state import TrainState
-from vaedm_jax.training.step import held_out_figures
+from vaedm_jax.training.step import held_out_metrics
+from vaedm_jax.training.stop import Poll
 
-MEASURED_BY = 512  # images of the training tell what a target must know of them
+MEASURED_BY = 512  # training images that sigma_r and sigma_data are measured on
 STAGES = ("vae", "ddpm", "all")
 # Settings that a network must share with the one that it begins from.
 ARCHITECTURE = {
@@ -57,7 +57,7 @@ ARCHITECTURE = {
 
 
 def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
-    """Train what `stage` names; where there is no VAE, there is no first stage."""
+    """Train the stages that `stage` names; without a VAE there is only the second."""
     config = config.copy_and_resolve_references()
     rundir.keep_measured(config, workdir)
     check(config)
@@ -66,7 +66,7 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     if stage == "vae" and not vae:
         why, use = ("variant", "form1 or form2") if config.ddpm.variant == "uncond" else ("condition", "'vae'")
         raise UserError(f"--stage=vae: ddpm.{why} = {config.ddpm[why]!r} has no VAE; use {use}, or --stage=ddpm")
-    build_unet(config), vae and build_vae(config)  # refuse what does not fit before the data is read
+    build_unet(config), vae and build_vae(config)  # raises errors before the data is read
     names = ("vae", "ddpm") if vae else ("ddpm",)
     for name in names:
         check_place(workdir / name / "checkpoints")
@@ -76,17 +76,17 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     for name in names:
         if len(data.train) < config[name].batch_size:
             raise UserError(
-                f"{data.name} has {len(data.train)} images to train on, too few for a batch: {name}.batch_size = "
-                f"{config[name].batch_size}; give --config.{name}.batch_size at most that"
+                f"{data.name} has {len(data.train)} training images, fewer than {name}.batch_size = "
+                f"{config[name].batch_size}; give --config.{name}.batch_size={len(data.train)} or less"
             )
     if vae and not config.vae.checkpoint:
         check_order(config, workdir, stage, total_steps(config.vae, len(data.train)))
     check_stages(config, workdir, mesh, data, given, stage)
     images = data.identity
-    see_the_same(config, workdir, f"{data.name} { {**images, 'folder': ''} }")
-    with nullcontext() if jax.process_index() else rundir.alone(workdir):
-        left = rundir.claim(workdir, config, images, lambda: where_left(config, workdir, mesh, given, stage))
-        print(f"data: {data.name}, {len(data.train):,} images to train on, {len(data.test):,} held out", flush=True)
+    check_processes(config, workdir, f"{data.name} { {**images, 'folder': ''} }")
+    with nullcontext() if jax.process_index() else rundir.lock(workdir):
+        left = rundir.claim(workdir, config, images, lambda: read_checkpoints(config, workdir, mesh, given, stage))
+        print(f"data: {data.name}, {len(data.train):,} training images, {len(data.test):,} held out", flush=True)
         train_stages(config, workdir, mesh, data, given, stage, left)
     print(f"the report is in {workdir / 'report.html'}", flush=True)
 
@@ -94,10 +94,11 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
 def train_stages(
     config: ConfigDict, workdir: Path, mesh: Mesh, data: Dataset, given: dict, stage: str, left: dict[str, Begun]
 ) -> None:
-    """Train the stages that `given` has, and `stage` names; each begins with the parameters that are given for it.
+    """Train the stages that `stage` names.
 
     Args:
-      left: see `where_left`.
+      given: the initial parameters of each stage that there is, or None.
+      left: the checkpoints of the stages that have begun; see `read_checkpoints`.
     """
 
     def fitted(of: Stage) -> Any:
@@ -118,13 +119,13 @@ def train_stages(
 
 
 def fitted_stages(config: ConfigDict, given: dict, stage: str) -> list[Stage]:
-    """The stages that are trained, or are done and read; the second has no parameters of the VAE yet."""
+    """Return the stages that are trained by this command; the second has no parameters of the VAE yet."""
     first = [vae_stage(config)] if "vae" in given and not config.vae.checkpoint else []
     return [*first, *([ddpm_stage(config, {})] if stage != "vae" else [])]
 
 
 def check_stages(config: ConfigDict, workdir: Path, mesh: Mesh, data: Dataset, given: dict, stage: str) -> None:
-    """UserError for all that would refuse a stage later, be it the second. Nothing is read but what is small."""
+    """Raise UserError for what would stop a stage later, also the second. Only small files are read."""
     for of in fitted_stages(config, given, stage):
         total_steps(of.settings, len(data.train))
         check_memory(abstract_state(of, mesh, config.mesh.fsdp), f"the state of the {of.name.upper()}")
@@ -134,17 +135,17 @@ def check_stages(config: ConfigDict, workdir: Path, mesh: Mesh, data: Dataset, g
 
 
 def check_scored(config: ConfigDict, data: Dataset) -> None:
-    """UserError where the samples of the pictures could not be scored."""
+    """Raise UserError if the samples that are drawn in training cannot be scored."""
     space = checked_spaces(config.eval, config.data, data)[0]
     n, D = min(config.log.scored, len(side(data, config.eval.split))), width(space, config.data.image_size)
     if config.checkpoint.best == "fd" and (reason := too_few(space, D, n)):
         raise UserError(f"checkpoint.best = 'fd', but there is {reason}")
 
 
-def where_left(config: ConfigDict, workdir: Path, mesh: Mesh, given: dict, stage: str) -> dict[str, Begun]:
-    """Where the stages that have begun were left, by name; UserError where one cannot go on from there.
+def read_checkpoints(config: ConfigDict, workdir: Path, mesh: Mesh, given: dict, stage: str) -> dict[str, Begun]:
+    """Return the checkpoints of the stages that have begun; raise UserError if one cannot continue.
 
-    A VAE that is taken from elsewhere is read too, if the directory has it already.
+    A VAE that was copied from another run is checked too.
     """
     stages = [of for of in fitted_stages(config, given, stage) if newest_step(workdir / of.name) is not None]
     if config.vae.checkpoint and "vae" in given and not given["vae"]:
@@ -153,9 +154,9 @@ def where_left(config: ConfigDict, workdir: Path, mesh: Mesh, given: dict, stage
 
 
 def measure(config: ConfigDict, workdir: Path, vae_params: Any, data: Dataset) -> None:
-    """Set what the target of the refiner must know of the images of the training; `workdir` keeps it.
+    """Measure what the target of the refiner needs, and write it to the configuration of the run.
 
-    It is rounded, so that another number of devices finds the same.
+    Values are rounded, so that they do not depend on the number of devices.
     """
     ddpm = config.ddpm
     names = TARGETS[ddpm.prediction](ddpm).lacks(FORMULATIONS[ddpm.variant])
@@ -165,15 +166,15 @@ def measure(config: ConfigDict, workdir: Path, vae_params: Any, data: Dataset) -
     for name in names:
         centre = 0.5  # the middle of the range
         if name == "sigma_r":
-            centre = model.decode(model.posterior(x)) if model.networks.vae else model.condition(x)
+            centre = model.decode(model.posterior(x)) if model.engine.networks.vae else model.condition(x)
         ddpm[name] = max(round(2 * float(np.sqrt(np.mean((x - centre) ** 2))), 4), 1e-4)
         print(f"ddpm.{name} = {ddpm[name]}, measured on {len(x)} images", flush=True)
     rundir.write_config(workdir, config)
 
 
-def see_the_same(config: ConfigDict, workdir: Path, images: str) -> None:
-    """UserError in all processes unless all have one configuration, one data set and one run directory."""
-    if hosts.alone():
+def check_processes(config: ConfigDict, workdir: Path, images: str) -> None:
+    """Raise UserError in all processes unless they have the same configuration, data and run directory."""
+    if hosts.is_single():
         return
     seen = {
         "another configuration": rundir.encode_config(config),
@@ -183,11 +184,11 @@ def see_the_same(config: ConfigDict, workdir: Path, images: str) -> None:
         ),
     }
     for what, text in seen.items():
-        hosts.agree(hashlib.sha256(text.encode()).digest(), what)
+        hosts.check_all_agree(hashlib.sha256(text.encode()).digest(), what)
 
 
 def check_order(config: ConfigDict, workdir: Path, stage: str, total: int) -> None:
-    """UserError where the second stage would be trained on a VAE that is not there, or that goes on changing."""
+    """Raise UserError if stage 2 would be trained on a VAE that is missing, or that would still change."""
     done = newest_step(workdir / "vae") or 0
     if done >= total:
         return
@@ -198,13 +199,13 @@ def check_order(config: ConfigDict, workdir: Path, stage: str, total: int) -> No
         )
     if newest_step(workdir / "ddpm"):
         raise UserError(
-            f"the DDPM in {shown(workdir)} was trained on its VAE of {done:,} steps, which would change if it was "
-            f"trained to {total:,}; leave it (--config.vae.steps={done}), or begin anew in another --workdir"
+            f"the DDPM in {shown(workdir)} was trained on its VAE of {done:,} steps, which would change with "
+            f"{total:,} steps; keep it (--config.vae.steps={done}), or start again in another --workdir"
         )
 
 
 def given_params(name: str, config: ConfigDict, workdir: Path) -> Any | None:
-    """The parameters that a stage begins with where its settings name some, and it has no state of its own yet."""
+    """Return the parameters that the settings of a stage name, unless it has a checkpoint already."""
     source = (name == "vae" and config.vae.checkpoint) or config[name].init
     if not source or newest_step(workdir / name) is not None:
         return None
@@ -212,11 +213,11 @@ def given_params(name: str, config: ConfigDict, workdir: Path) -> Any | None:
     theirs, ours = flatten(model.config), flatten(config)
     of_z = ("vae.dec_block", "vae.channels") if name == "ddpm" and config.ddpm.z_conditioning else ()
     differing = [key for key in (*ARCHITECTURE[name], *of_z) if theirs[key] != ours[key]]
-    if name == "ddpm" and model.networks.form.shown != FORMULATIONS[config.ddpm.variant].shown:
+    if name == "ddpm" and model.engine.networks.form.shown != FORMULATIONS[config.ddpm.variant].shown:
         differing.append("ddpm.variant")
     for key in differing:
         raise UserError(
-            f"the {name.upper()} in {source} is of another architecture: {key} is {brief(repr(theirs[key]))} there and "
+            f"the {name.upper()} in {source} has another architecture: {key} is {brief(repr(theirs[key]))} there and "
             f"{brief(repr(ours[key]))} here"
         )
     if not model.params[name]:
@@ -225,41 +226,43 @@ def given_params(name: str, config: ConfigDict, workdir: Path) -> Any | None:
 
 
 def adopt(stage: Stage, params: Any, workdir: Path, like: TrainState) -> None:
-    """Save parameters as those of a stage that is not trained here, so that the directory goes on explaining itself."""
+    """Save parameters of another run as a checkpoint of a stage, so that the directory holds the whole model."""
     with closing(Checkpoints(workdir / stage.name / "checkpoints")) as checkpoints:
         checkpoints.save(new_state(stage, like, jax.random.key(0), params))
 
 
 class Pictures:
-    """What is looked at during training: a grid of pictures, the loss on images held out, scores of some samples."""
+    """Draws pictures during training, and computes the held-out loss and scores of samples."""
 
     def __init__(self, stage: Stage, data: Dataset, config: ConfigDict, workdir: Path):
         self.stage, self.config, self.folder = stage, config, workdir / stage.name / "pictures"
         self.test, self.shown = data.test, preview(data.test, config.log.images)
         self.held_out = preview(data.test, stage.settings.batch_size)
-        self.figures = held_out_figures(stage, make_mesh(config.mesh.model))
+        self.metrics = held_out_metrics(stage, make_mesh(config.mesh.model))
         self.judge = None
         if config.log.scored and stage.name == "ddpm":
             place = workdir / "evaluation" / "reference"
             self.judge = judges(config.eval, config.data, data, make_mesh(), config.sample.batch_size, place)[0]
 
-    def __call__(self, step: int, average: Any) -> dict[str, float]:
-        rows = self.vae_rows(average) if self.stage.name == "vae" else self.ddpm_rows(average)
+    def __call__(self, step: int, average: Any, poll: Poll) -> dict[str, float]:
+        """Write the picture of a step, and return metrics of the averaged parameters; `poll` is called in between."""
+        rows = self.vae_rows(average) if self.stage.name == "vae" else self.ddpm_rows(average, poll)
         caption = f"{self.stage.name}, step {step:,}: " + ", ".join(dict.fromkeys(label for label, _ in rows))
         picture = grid([images for _, images in rows], [label for label, _ in rows])
         save_png(self.folder / f"step_{step:07d}.png", picture, caption)
-        figures = {f"held_out_{name}": value for name, value in self.figures(average, self.held_out).items()}
-        return figures | self.scores(average)
+        held_out = self.metrics(average, self.held_out, poll)
+        return {f"held_out_{name}": value for name, value in held_out.items()} | self.scores(average, poll)
 
-    def scores(self, average: Any) -> dict[str, float]:
-        """`kid` and `fd` of some samples, where they are asked for."""
+    def scores(self, average: Any, poll: Poll) -> dict[str, float]:
+        """Return `kid` and `fd` of samples, if `log.scored` asks for them."""
         if not self.judge:
             return {}
-        samples = self.samples(average, self.config.log.scored)
+        samples = self.samples(average, self.config.log.scored, poll)
         found = self.judge.scores(self.judge.add(None, to_uint8(samples.images)))
         return {name: found[name] for name in ("kid", "fd") if found[name] is not None}
 
     def vae_rows(self, average: Any) -> list[tuple[str, np.ndarray]]:
+        """Return the rows of the picture of stage 1, with their labels."""
         model = VAEDM(self.config, average, {})
         half = self.shown[: max(1, len(self.shown) // 2)]
         return [
@@ -268,14 +271,15 @@ class Pictures:
             ("from the prior", model.sample_x_hat(len(half))),
         ]
 
-    def ddpm_rows(self, average: Any) -> list[tuple[str, np.ndarray]]:
+    def ddpm_rows(self, average: Any, poll: Poll) -> list[tuple[str, np.ndarray]]:
+        """Return the rows of the picture of stage 2, with their labels."""
         n = self.config.log.images
         held_out = cycled(self.test, 0, n) if condition_of(self.config.ddpm.condition) else None
-        return sample_rows(*self.samples(average, n), held_out=held_out)
+        return sample_rows(*self.samples(average, n, poll), held_out=held_out)
 
-    def samples(self, average: Any, n: int) -> Samples:
-        """n samples, of what is left of held-out images where the condition is that."""
+    def samples(self, average: Any, n: int, poll: Poll) -> Samples:
+        """Return n samples; with a condition they are made from held-out images."""
         model = VAEDM(self.config, self.stage.frozen, average)
-        x_hat = model.condition(cycled(self.test, 0, n)) if model.networks.condition else None
+        x_hat = model.condition(cycled(self.test, 0, n)) if model.engine.networks.condition else None
         chain, batch_size = picture_chain(self.config), self.config.sample.batch_size
-        return model.sample(n, chain=chain, batch_size=batch_size, x_hat=x_hat)
+        return model.sample(n, chain=chain, batch_size=batch_size, x_hat=x_hat, progress=lambda *_: poll())

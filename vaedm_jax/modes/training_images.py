@@ -1,4 +1,4 @@
-"""The images that a model was trained on, which are loaded again to be compared with, encoded or measured."""
+"""Load the images that a model was trained on, to compare with them, encode them or measure them."""
 
 from ml_collections import ConfigDict
 
@@ -9,10 +9,12 @@ from vaedm_jax.runs.identity import refuse_other_images
 
 
 def images_of(config: ConfigDict, *models: VAEDM) -> Dataset:
-    """Load the images that models were trained on, from where `data.path` of a configuration says that they lie now.
+    """Load the images that models were trained on, from `data.path` of `config` if it is set.
 
-    UserError where they are others than those that a model was trained on, unless `data.changed` allows it. Models of
-    which that is not known, such as files of weights of before, are taken as they are.
+    Models that do not record their images, such as older files of weights, are not checked.
+
+    Raises:
+      UserError: the images are not those that a model was trained on, unless `data.changed` allows it.
     """
     data = load(data_of(config, models[0].config))
     known = {f"model {i} of {len(models)}": model.images for i, model in enumerate(models, 1) if model.images}

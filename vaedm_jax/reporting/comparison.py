@@ -21,11 +21,13 @@ LINES = ("-", "--", ":", "-.")
 
 
 def write_comparison(folder: Path, rows: Sequence[Row], titles: dict[str, str]) -> str:
-    """`evaluation.csv` (a line a seed), `evaluation.json` (that and means over seeds), `NAME.png` for each space.
+    """Write the results of an evaluation, and return the means in the first space as a table for a terminal.
+
+    The files are `evaluation.csv` (a row for each seed), `evaluation.json` (the same and the means over the seeds), and
+    `NAME.png` for each space NAME.
 
     Args:
-      titles: what the Frechet distance in the features NAME is called.
-    Returns: the means in the first space, as a table for a terminal.
+      titles: the name of the Frechet distance in each space.
     """
     means = over_seeds(rows)
     lines, of_means = ([row.columns for row in some] for some in (rows, means))
@@ -33,13 +35,13 @@ def write_comparison(folder: Path, rows: Sequence[Row], titles: dict[str, str]) 
     about = {"frechet_distance": titles, "rows": lines, "means_over_seeds": of_means}
     write_whole(folder / "evaluation.json", json.dumps(about, indent=1).encode())
     for name, title in titles.items():
-        caption = f"{rows[0].facts['n']:,} images a point in the features '{name}'; bars: standard error"
+        caption = f"scores in the features '{name}', {rows[0].facts['n']:,} images for each point; bars: standard error"
         save_png(folder / f"{name}.png", plot(means, name, title), caption)
-    return text(means, *next(iter(titles.items())))
+    return as_text(means, *next(iter(titles.items())))
 
 
-def text(means: Sequence[Row], name: str, title: str) -> str:
-    """A line for each combination, in columns."""
+def as_text(means: Sequence[Row], name: str, title: str) -> str:
+    """Return the means in one space as text, with a line for each combination."""
     lines = [("run", "sampler", "start", "NFE", "KID", "+-", title, "precision", "recall")]
     for row in means:
         scores = row.scores[name]
@@ -52,7 +54,7 @@ def text(means: Sequence[Row], name: str, title: str) -> str:
 
 
 def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:
-    """Scores over evaluations: a row for each score, a column for each run, a line for each sampler and start."""
+    """Plot scores over NFE: a row for each score, a column for each run, a line for each sampler and start."""
     facts, of = [row.facts for row in means], [row.scores[name] for row in means]
     runs, samplers, starts = (list(dict.fromkeys(fact[key] for fact in facts)) for key in ("run", "sampler", "start"))
     scores = {key: label.format(title=title) for key, label in TITLES.items()}
@@ -71,7 +73,7 @@ def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:
             panels[0].set_ylabel(label)
             for panel, run in zip(panels, runs, strict=True):
                 pairs = zip(facts, of, strict=True)
-                lines(panel, [(f, found) for f, found in pairs if f["run"] == run], key, styles)
+                draw_lines(panel, [(f, found) for f, found in pairs if f["run"] == run], key, styles)
             values = [found[key] for found in of if found.get(key) is not None]
             set_scales(panels[0], values, [fact["nfe"] for fact in facts])
         for top, bottom, run in zip(axes[0], axes[-1], runs, strict=True):
@@ -82,8 +84,13 @@ def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:
         return as_image(figure)
 
 
-def lines(panel: Axes, pairs: Sequence[tuple[dict, Scores]], key: str, styles: dict[tuple[str, str], dict]) -> None:
-    """Draw one score of one run, with bars of its standard error; what takes no evaluation is a horizontal line."""
+def draw_lines(
+    panel: Axes, pairs: Sequence[tuple[dict, Scores]], key: str, styles: dict[tuple[str, str], dict]
+) -> None:
+    """Draw one score of one run, with bars for its standard error.
+
+    A score of samples that take no evaluation of the network, such as those of a VAE, is a horizontal line.
+    """
     there = [(facts, scores) for facts, scores in pairs if scores.get(key) is not None]
     for (sampler, start), style in styles.items():
         chosen = [(f["nfe"], s) for f, s in there if (f["sampler"], f["start"]) == (sampler, start)]
@@ -97,10 +104,10 @@ def lines(panel: Axes, pairs: Sequence[tuple[dict, Scores]], key: str, styles: d
 
 
 def set_scales(panel: Axes, values: Sequence[float], nfe: Sequence[int]) -> None:
-    """Those of a row of panels, which share them: logarithmic where a range is wide."""
+    """Set the scales that a row of panels shares. A scale is logarithmic if its range is wide."""
     ticks = sorted(set(nfe) - {0})
     panel.set_xscale("log" if len(ticks) > 1 else "linear")
-    panel.set_xticks(ticks, spaced(ticks))
+    panel.set_xticks(ticks, tick_labels(ticks))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_minor_formatter(NullFormatter())
     if min(values) > 0 and max(values) > 10 * min(values):
@@ -110,6 +117,6 @@ def set_scales(panel: Axes, values: Sequence[float], nfe: Sequence[int]) -> None
         panel.yaxis.set_minor_formatter(NullFormatter())
 
 
-def spaced(ticks: Sequence[int]) -> list[str]:
-    """Labels of ticks on a log axis; one that would touch the next larger one is left empty."""
+def tick_labels(ticks: Sequence[int]) -> list[str]:
+    """Return the labels of ticks on a log axis. A label that would touch the next larger one is empty."""
     return [str(a) if b is None or b > 1.2 * a else "" for a, b in zip_longest(ticks, ticks[1:])]

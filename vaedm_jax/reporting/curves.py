@@ -1,4 +1,4 @@
-"""A curve over the steps as inline SVG, in the colours of the page around it."""
+"""Charts of curves over the steps as inline SVG, in the colours of the page around them."""
 
 import io
 import re
@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-INK = "#010203"  # stands for the page's text colour until the SVG is written
+INK = "#010203"  # a placeholder, which is replaced by the text colour of the page
 LINES = ("#3b7dd8", "#d9822b", "#3a9d6e", "#9a5fc4", "#c9504f")
-POINTS = 150  # what a chart of this width can show
+POINTS = 150  # of a curve; a chart of this width cannot show more
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "curve",
@@ -32,10 +32,14 @@ STYLE = {
 
 
 def curve_svg(curves: dict, prefix: str) -> str:
-    """One chart of {label: (steps [N], values [N])}: the mean, and as a band the range, over 150 stretches of steps.
+    """Return a chart of {label: (steps [N], values [N])} as SVG; "" if no value is finite.
 
-    The y axis is logarithmic where the values are positive and span more than a decade. Values that are not
-    finite are left out; "" if none remains. `prefix` keeps the chart's ids apart from others on the page.
+    The steps are divided into at most 150 intervals. A line shows the mean in each interval, and a band the range. The
+    y axis is logarithmic if the values are positive and span more than a factor of 10. Values that are not finite are
+    left out.
+
+    Args:
+      prefix: makes the ids in the chart differ from those of other charts on the page.
     """
     finite = {}
     for label, curve in curves.items():
@@ -74,7 +78,7 @@ def curve_svg(curves: dict, prefix: str) -> str:
 
 
 def _inline(svg: str, prefix: str) -> str:
-    """The <svg> element alone, as HTML wants it: no XML prolog, no namespaces, ids of its own."""
+    """Return the <svg> element for HTML: without prolog and namespaces, and with `prefix` before its ids."""
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)

@@ -1,4 +1,4 @@
-"""The numbers of a training run: one JSON object a line, and the same for TensorBoard."""
+"""The metrics of a training run: a file with one JSON object per line, and files for TensorBoard."""
 
 import json
 import math
@@ -14,15 +14,18 @@ from vaedm_jax.storage.damage import read_bytes
 from vaedm_jax.storage.writing import write_whole, writes
 
 FILE = "metrics.jsonl"
-MOST = 2**30  # bytes of it
+MOST = 2**30  # bytes of the file
 
 
 class MetricWriter:
-    """Appends scalars to FOLDER/metrics.jsonl and to the TensorBoard files in FOLDER/tb.
+    """A writer that appends scalars to FOLDER/metrics.jsonl and to the TensorBoard files in FOLDER/tb.
 
-    A run that was killed and continues from its checkpoint of step k passes resume_step = k: the lines of
-    later steps are dropped, since the run is about to write them again. 0 is a new run.
-    Raises UserError if the lines that are there cannot be read.
+    Args:
+      resume_step: the step of the checkpoint from which a run continues, or 0 for a new run. The lines of later steps
+        are dropped, since the run will write them again.
+
+    Raises:
+      UserError: the lines that exist cannot be read.
     """
 
     def __init__(self, folder: Path | str, resume_step: int = 0):
@@ -35,21 +38,24 @@ class MetricWriter:
 
         board = Path(folder, "tb")
         board.mkdir(exist_ok=True)
-        # tensorboardX names a file by the second: the suffix keeps a quick restart from overwriting it.
+        # tensorboardX names a file by the current second. With the suffix, a quick restart does not overwrite it.
         suffix = f".{sum(1 for _ in board.iterdir())}"
         self._board = SummaryWriter(str(board), purge_step=resume_step + 1, flush_secs=5, filename_suffix=suffix)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Adds one line, {"step", "time" in seconds since 1970, ...scalars}, on disk when this returns.
+        """Append one line, {"step", "time" in seconds since 1970, ...scalars}, which survives a kill of the process.
 
-        A value that is not finite is written as null. Raises RunError if the disk takes no more.
+        Values that are not finite are written as null.
+
+        Raises:
+          RunError: the file cannot be written, for example because the disk is full.
         """
         if self._file is None:
             return
         scalars = {name: float(value) for name, value in scalars.items()}
         line = _encode({"step": int(step), "time": time.time(), **scalars})
         try:
-            written = os.write(self._file, line)  # one call: a kill leaves the line, or a torn last one
+            written = os.write(self._file, line)  # a single call, so that a kill can tear only the last line
         except OSError as error:
             raise RunError(f"{self._path}: cannot be written ({error.strerror})") from error
         if written < len(line):
@@ -58,12 +64,12 @@ class MetricWriter:
             self._board.add_scalar(name, value, step)
 
     def sync(self) -> None:
-        """Puts the lines where the loss of the machine does not reach them: a bucket has a file once it is synced."""
+        """Flush the lines to storage, so that they survive the loss of the machine. A bucket has only synced files."""
         if self._file is not None:
             os.fsync(self._file)
 
     def close(self) -> None:
-        """Waits until all is written. Calling it twice does no harm."""
+        """Close the files when all is written. A second call does nothing."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -71,12 +77,15 @@ class MetricWriter:
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, float]]:
-    """The lines of FOLDER/metrics.jsonl in order, null as NaN; [] without the file.
+    """Return the lines of FOLDER/metrics.jsonl in order, with null as NaN; [] if the file does not exist.
 
-    A torn last line is left out; a broken one anywhere else raises UserError.
+    A torn last line is left out.
+
+    Raises:
+      UserError: another line is broken.
     """
     path = Path(folder, FILE)
-    texts = read_bytes(path, "file of metrics", MOST).splitlines() if path.exists() else []
+    texts = read_bytes(path, "metrics file", MOST).splitlines() if path.exists() else []
     lines = []
     for number, text in enumerate(texts, 1):
         try:
@@ -86,13 +95,14 @@ def read_metrics(folder: Path | str) -> list[dict[str, float]]:
             if number == len(texts):
                 break
             raise UserError(
-                f'{path}, line {number}: must be a JSON object of numbers with a "step", is {text[:60]!r}'
+                f'{path}, line {number}: it must be a JSON object of numbers with a "step", but is {text[:60]!r}'
             ) from error
         lines.append({name: math.nan if value is None else value for name, value in line.items()})
     return lines
 
 
 def _encode(line: dict) -> bytes:
-    # NaN and Infinity are no JSON: other readers would reject the whole file.
+    """Return a line as strict JSON."""
+    # NaN and Infinity are not valid JSON, so other readers would reject the whole file.
     strict = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
     return json.dumps(strict).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""The report's page: one template, plain CSS, nothing fetched from anywhere."""
+"""The HTML template of the report. It has plain CSS and loads nothing from elsewhere."""
 
 from string import Template
 

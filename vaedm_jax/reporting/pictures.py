@@ -1,4 +1,4 @@
-"""Grids of images as PNG files, with a caption inside."""
+"""Grids of images as PNG files that contain a caption."""
 
 import io
 import math
@@ -9,7 +9,6 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from vaedm_jax.diffusion.images import to_uint8
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage import read_png
 from vaedm_jax.storage.paths import shown
@@ -17,24 +16,27 @@ from vaedm_jax.storage.writing import write_kept, write_whole
 
 GAP = 2  # pixels of white between tiles
 SMALLEST_TILE = 64  # pixels; smaller images are enlarged to at least this width
-# Pillow's own font has no Greek and no combining hat: "x̂" and "η" would be boxes.
+# The font of Pillow has no Greek letters and no combining hat, so "x̂" and "η" would be boxes.
 FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 def grid(rows: Sequence, labels: Sequence[str] | None = None, scale: int | None = None) -> Image.Image:
-    """One picture of several rows of images, with thin white gaps.
+    """Return one picture with several rows of images, separated by thin white gaps.
 
-    rows: one array [N_i, H, W, 3] a row, uint8 or floats in [0, 1]; N_i may differ, H and W may not.
-    labels: one short text a row, at its left.
-    scale: every pixel becomes scale x scale; by default, what makes a tile at least 64 pixels wide.
-    Raises UserError if the rows do not fit each other or the labels.
+    Args:
+      rows: an array [N_i, H, W, 3] for each row, uint8 or floats in [0, 1]. N_i may differ, H and W may not.
+      labels: a short text for each row, drawn at its left.
+      scale: every pixel becomes scale x scale pixels. By default a tile is at least 64 pixels wide.
+
+    Raises:
+      UserError: the rows differ in H or W, or their number is not that of the labels.
     """
     rows = [to_uint8(row) for row in rows]
     shapes = [row.shape for row in rows]
     if not rows or any(len(s) != 4 or s[3] != 3 or s[1:] != shapes[0][1:] for s in shapes):
-        raise UserError(f"a grid of rows of shapes {shapes}: each must be [N, H, W, 3], with one H and W for all")
+        raise UserError(f"a grid of rows of shapes {shapes}: each must be [N, H, W, 3], with the same H and W")
     if labels is not None and len(labels) != len(rows):
-        raise UserError(f"a grid of {len(rows)} rows with {len(labels)} labels: must be one label a row")
+        raise UserError(f"a grid of {len(rows)} rows with {len(labels)} labels: there must be one label for each row")
     scale = scale or max(1, math.ceil(SMALLEST_TILE / shapes[0][2]))
     rows = [row.repeat(scale, axis=1).repeat(scale, axis=2) for row in rows]
     height, width = (n * scale + GAP for n in shapes[0][1:3])
@@ -56,9 +58,9 @@ def grid(rows: Sequence, labels: Sequence[str] | None = None, scale: int | None 
 
 
 def sample_rows(images, x_hat=None, columns: int = 8, **below) -> list[tuple[str, np.ndarray]]:
-    """Labelled rows for `grid`: x_hat [N, H, W, C], below it what it was refined to, below that others by their names.
+    """Return labelled rows for `grid`: x_hat [N, H, W, C], below it the refined images, then the others by name.
 
-    Where one is None, it is left out.
+    Whatever is None is left out.
     """
     others = ((name.replace("_", " "), values) for name, values in below.items())
     kinds = [("x̂", x_hat), ("sampled" if x_hat is None else "refined", images), *others]
@@ -67,15 +69,18 @@ def sample_rows(images, x_hat=None, columns: int = 8, **below) -> list[tuple[str
 
 
 def tile(images, columns: int | None = None) -> list:
-    """[N, H, W, C] split into rows of `columns` for `grid`, by default as near to a square as can be."""
+    """Split images [N, H, W, C] into rows of `columns` for `grid`, by default into a nearly square grid."""
     columns = columns or max(1, math.ceil(math.sqrt(len(images))))
     return [images[i : i + columns] for i in range(0, len(images), columns)]
 
 
 def save_png(path: Path | str, image: Image.Image, caption: str = "", keep: bool = False) -> None:
-    """Writes a PNG whole, with the caption as its text chunk "Description"; creates the parents.
+    """Write a PNG with the caption as its text chunk "Description", and create the parent folders.
 
-    With `keep`, another picture that is there gets another name.
+    The file is written whole: a kill leaves the old file or the new one.
+
+    Args:
+      keep: rename an existing file of other contents instead of replacing it.
     """
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Description", shown(caption))
@@ -85,5 +90,19 @@ def save_png(path: Path | str, image: Image.Image, caption: str = "", keep: bool
 
 
 def read_caption(path: Path | str) -> str:
-    """The caption of a PNG, "" if it has none. Raises UserError if the file is not a picture."""
+    """Return the caption of a PNG, "" if it has none; raise UserError if the file is not a PNG."""
     return read_png(path)[1]
+
+
+def to_uint8(images) -> np.ndarray:
+    """Convert floats in [0, 1] of any shape to uint8, clipped and rounded; NaN becomes 0. uint8 is returned unchanged.
+
+    Raises:
+      UserError: for other integers, whose range is unknown.
+    """
+    images = np.asarray(images)
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind in "bui":
+        raise UserError(f"images of type {images.dtype}: must be uint8, or floats in [0, 1]")
+    return np.rint(255 * np.clip(np.nan_to_num(images.astype(np.float32)), 0, 1)).astype(np.uint8)

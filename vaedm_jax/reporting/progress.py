@@ -1,4 +1,4 @@
-"""How far a long run is: a bar on a terminal, a line now and then in a log."""
+"""The progress of a long run: a bar on a terminal, or occasional lines in a log."""
 
 import io
 import sys
@@ -11,28 +11,35 @@ from tqdm import tqdm
 
 from vaedm_jax.storage.writing import writes
 
-NOTEBOOK = "ipykernel.iostream"  # whose streams say that they are no terminal, and know a carriage return
+NOTEBOOK = "ipykernel.iostream"  # its streams are not terminals, but can show a bar
 WINDOW = 60.0  # seconds over which the speed is measured
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
 def counted(n: int, noun: str) -> str:
-    """`1 picture`, `1,200 pictures`."""
+    """Return a number with its noun, such as `1 picture` or `1,200 pictures`."""
     return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
-def is_there(value: Any) -> bool:
-    """Return whether a number can be had without waiting for a device."""
-    return getattr(value, "is_ready", lambda: True)()  # arrays of JAX have it
+def is_ready(value: Any) -> bool:
+    """Return whether a number is available without waiting for a device."""
+    return getattr(value, "is_ready", lambda: True)()  # only JAX arrays have this method
 
 
 class Progress:
-    """Shows step, loss if there is one, speed and the time left, on stderr; use it as a context manager.
+    """A display of the step, the loss if there is one, the speed and the time left, on stderr; a context manager.
 
-    total: steps of the whole run; start: steps done before, by the run that this one continues.
-    label: may be changed on the way. noun: what a step is called; unit: what there are `images_per_step` of.
-    On a terminal and in a notebook it is a bar, otherwise (a log, a CI job) a plain line every ten seconds at most.
-    The speed counts from the first step that ends here, so neither earlier steps nor compilation enter it.
+    On a terminal and in a notebook it is a bar. Elsewhere (a log, a CI job) it is a plain line, at most every ten
+    seconds. The speed is measured from the first step that ends here, so that earlier steps and compilation do not
+    count.
+
+    Args:
+      total: the number of steps of the whole run.
+      start: the number of steps that were done before, by the run that this one continues.
+      label: the text before the step. The attribute `label` may be changed at any time.
+      images_per_step: the number of units in a step.
+      noun: the name of a step.
+      unit: the name of the units whose speed is shown.
     """
 
     def __init__(
@@ -49,9 +56,9 @@ class Progress:
         self._stream, self._clock = stream or (sys.stderr if writes() else io.StringIO()), clock
         self._total, self._images, self._noun, self._unit = total, images_per_step, noun, unit
         self.label = label
-        self._marks: deque[tuple[float, int]] = deque()  # (time, step) at each showing within the window
+        self._marks: deque[tuple[float, int]] = deque()  # (time, step) of each update of the display within the window
         self._step, self._shown_step = start, start
-        self._losses: deque[tuple[int, Any]] = deque()  # (step, loss) of the steps that are not known to be done
+        self._losses: deque[tuple[int, Any]] = deque()  # (step, loss) of the steps that may not be done yet
         self._bar = None
         if self._stream.isatty() or type(self._stream).__module__ == NOTEBOOK:
             self._bar = tqdm(
@@ -60,10 +67,11 @@ class Progress:
         self._interval = 0.2 if self._bar is not None else 10.0
 
     def update(self, step: int, loss: Any = None) -> None:
-        """Note that `step` steps are done or under way, the last with `loss`, if it has one.
+        """Record that `step` steps are done or under way.
 
-        The loss may be an array that a device still computes. What is shown is the newest step whose loss is there
-        already, so the device never waits for the display; only the last step of all is waited for.
+        Args:
+          loss: the loss of the last of these steps, if there is one. It may be an array that a device still computes.
+            The display shows the newest step with a computed loss, so it waits only for the last step of the run.
         """
         if loss is None:
             self._step = step
@@ -74,14 +82,14 @@ class Progress:
 
     @property
     def images_per_s(self) -> float | None:
-        """Over the last minute, as last shown; None before the second showing."""
+        """The speed over the last minute, as last shown; None before the second update of the display."""
         if len(self._marks) < 2 or self._marks[-1][0] <= self._marks[0][0]:
             return None
         (t0, first), (t1, last) = self._marks[0], self._marks[-1]
         return self._images * (last - first) / (t1 - t0)
 
     def close(self) -> None:
-        """Shows the last step if it was not shown, and leaves the terminal on a new line."""
+        """Show the last step if it was not shown, and move the terminal to a new line."""
         if self._losses or self._step != self._shown_step:
             self._show(wait=True)
         if self._bar is not None:
@@ -94,8 +102,8 @@ class Progress:
         self.close()
 
     def _show(self, wait: bool) -> None:
-        """Show the newest step that is done; with `wait`, the newest of all, when it is done."""
-        facts, done = [], [pair for pair in self._losses if wait or is_there(pair[1])]
+        """Show the newest step that is done; with `wait`, wait for the newest step and show it."""
+        facts, done = [], [pair for pair in self._losses if wait or is_ready(pair[1])]
         if self._losses and not done:
             return
         if done:

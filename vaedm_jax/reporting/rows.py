@@ -1,7 +1,7 @@
-"""The lines of a comparison: what was evaluated, and its scores in each feature space.
+"""The rows of a comparison: what was evaluated, and its scores in each feature space.
 
-A column of a table is named SCORE_SPACE, such as `kid_error_random`. Names of spaces may hold anything, such as
-`_error_`, so nothing is read out of the name of a column: both parts are known wherever one is made.
+A column is named SCORE_SPACE, such as `kid_error_random`. The name of a space may itself contain `_error_`, so the name
+of a column is never parsed. Whatever uses such a name makes it from its two parts.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,17 +14,17 @@ from vaedm_jax.errors import UserError
 
 FACTS = {"run": str, "variant": str, "sampler": str, "start": str, "steps": int, "nfe": int, "seed": int, "n": int}
 SCORES = ("kid", "fd", "precision", "recall", "is")
-OF_ONE_SEED = ("kid_error", "fd_bias", "is_error")  # what is said of a score beside it
+OF_ONE_SEED = ("kid_error", "fd_bias", "is_error")  # further columns of a score
 Scores = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line.
+    """One row of a comparison: the scores of one seed, or their means over the seeds.
 
     Attributes:
-      facts: those of FACTS; of means over seeds `seeds`, their number, in place of `seed`.
-      scores: by the name of the space, and in it by SCORE; of means also `SCORE_sem`, the standard errors.
+      facts: the values of FACTS. Means over seeds have `seeds`, the number of seeds, in place of `seed`.
+      scores: by space, the scores by SCORE. Means also have their standard errors, `SCORE_sem`.
     """
 
     facts: dict[str, Any]
@@ -32,13 +32,17 @@ class Row:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The line as a table has it."""
+        """The values of the row by column."""
         scores = {column(key, name): v for name, found in self.scores.items() for key, v in found.items()}
         return self.facts | scores
 
     @classmethod
     def of(cls, columns: dict[str, Any], spaces: Collection[str]) -> "Row":
-        """Return the line of such columns; ValueError where there is not all that a line has."""
+        """Return the row with these columns.
+
+        Raises:
+          ValueError: a fact or a score is missing, or a score is not a number.
+        """
         scores = {
             name: {key: columns[c] for key in (*SCORES, *OF_ONE_SEED) if (c := column(key, name)) in columns}
             for name in spaces
@@ -49,18 +53,18 @@ class Row:
         if not all({"kid", "kid_error", *SCORES[1:4]} <= found.keys() for found in scores.values()):
             raise ValueError("a score is missing")
         if not all(v is None or isinstance(v, int | float) for v in values):
-            raise ValueError("a score is no number")
+            raise ValueError("a score is not a number")
         return cls({name: columns[name] for name in FACTS}, scores)
 
 
 def column(score: str, space: str) -> str:
-    """Return the name of a column."""
+    """Return the name of the column of a score in a space."""
     key, _, what = score.partition("_")
     return f"{key}_{space}_sem" if what == "sem" else f"{score}_{space}"
 
 
 def check_spaces(spaces: Sequence[str]) -> None:
-    """UserError where a column of one space would be called as a column of another."""
+    """Raise UserError if columns of two spaces would have the same name."""
     keys = (*SCORES, *OF_ONE_SEED, *(f"{key}_sem" for key in SCORES))
     taken: dict[str, str] = dict.fromkeys(FACTS, "the table itself")
     for name, key in ((name, key) for name in spaces for key in keys):
@@ -70,9 +74,9 @@ def check_spaces(spaces: Sequence[str]) -> None:
 
 
 def over_seeds(rows: Sequence[Row]) -> list[Row]:
-    """A line for each combination: means of its scores over the seeds, and their standard errors.
+    """Return a row for each combination, with the means of its scores over the seeds and their standard errors.
 
-    With one seed there is an error of the kernel distance only, from blocks of its images.
+    With one seed, only the kernel distance has an error, which comes from blocks of its images.
     """
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
@@ -87,7 +91,7 @@ def over_seeds(rows: Sequence[Row]) -> list[Row]:
 
 
 def mean_scores(group: Sequence[Scores]) -> Scores:
-    """Return the means of scores in one space over the seeds; None where one of them is."""
+    """Return the means over the seeds of the scores in one space; None for a score that a seed does not have."""
     mean: Scores = {}
     for key in group[0]:
         values = [scores.get(key) for scores in group]

@@ -1,4 +1,4 @@
-"""Files that hold a model: a run directory, a file of weights, a prior of z."""
+"""Finding and reading models: run directories, files of weights, priors of z."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from vaedm_jax.training.stages import ddpm_stage, parameter_shapes, vae_stage
 
 
 class Stored(NamedTuple):
-    """What a file or a run directory has of a model; see the attributes of `VAEDM`."""
+    """The parts of a stored model; see the attributes of `VAEDM`."""
 
     config: ConfigDict
     params: dict[str, Any]
@@ -39,7 +39,7 @@ class Stored(NamedTuple):
 
 
 def read_weights(file: str | Path) -> Stored:
-    """Return what `write_weights` wrote; UserError unless names and shapes are those of the model's networks."""
+    """Return the model in a file of weights; raise UserError unless its arrays are those of its networks."""
     config, opened = weights(file)
     params = unflatten_dict(opened.read(shapes_of(config, opened.shapes)), sep="/")
     return Stored(config, params, identity_in(opened))
@@ -50,16 +50,19 @@ def write_weights(file: str | Path, model: Stored, dtype: Any) -> None:
     flat = flatten_dict(jax.device_get(model.params), sep="/")
     arrays = {name: np.asarray(a, dtype) for name, a in flat.items() if not isinstance(a, dict)}
     metadata = {"config": encode_config(model.config), "format": "vaedm_jax 1"}
-    if model.images:  # but where they are concerns nobody else
+    if model.images:  # without their folder, which is private
         metadata["images"] = json.dumps(model.images | {"folder": ""})
     write_whole(path_of(file, "file"), safetensors.numpy.save(arrays, metadata))
 
 
 def shapes_of(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all parameters of a model's file, of the networks and the prior that it has some of.
+    """Return the shapes of all parameters that a file of weights must have.
+
+    These are all parameters of each network (and the prior) of which it has any.
 
     Args:
-      config: the configuration in it. found: the shapes in it, by names such as `vae/mu/kernel`.
+      config: the configuration in the file.
+      found: the shapes in the file, by names such as `vae/mu/kernel`.
     """
     groups, wanted = {name.partition("/")[0] for name in found}, {}
     if "vae" in groups:
@@ -73,10 +76,10 @@ def shapes_of(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[
 
 
 def read_run(workdir: Path, mesh: Mesh, best: bool = False) -> Stored:
-    """Return the model of a run directory, from its newest checkpoints; what is not trained yet is left empty.
+    """Return the model of the newest checkpoints of a run directory; parameters that are not trained are empty.
 
     Args:
-      best: take the DDPM's best checkpoint (`checkpoint.best`); UserError where none is kept.
+      best: take the DDPM's best checkpoint (`checkpoint.best`); raise UserError if none is kept.
     """
     config, vae = read_config(workdir), {}
     if has_vae(config.ddpm):
@@ -86,14 +89,14 @@ def read_run(workdir: Path, mesh: Mesh, best: bool = False) -> Stored:
     ddpm = restore_average(ddpm_stage(config, vae), workdir, mesh, best)
     if best and ddpm is None:
         raise UserError(
-            f"{shown(workdir)} holds no best checkpoint of the DDPM; one is kept where it is trained with "
+            f"{shown(workdir)} holds no best checkpoint of the DDPM; to keep one, train with "
             f"--config.checkpoint.best={BEST_BY[0]}"
         )
     return Stored(config, {"vae": vae, "ddpm": ddpm or {}}, trained_on(workdir))
 
 
 def read_prior(file: str | Path, z_dim: int, vae_digest: str) -> dict[str, np.ndarray]:
-    """Return the parameters that mode `prior` wrote; UserError where they were fitted to another VAE."""
+    """Return the parameters of a prior; raise UserError if it was fitted to another VAE."""
     file = regular_file(file, "sample.prior", "is not there; --mode=prior makes one")
     arrays = {name: Array(np.float32, shape) for form in FORMS for name, shape in form.items()}
     try:
@@ -101,9 +104,9 @@ def read_prior(file: str | Path, z_dim: int, vae_digest: str) -> dict[str, np.nd
         digest = prior.pop("vae")
         shapes = {name: a.shape for name, a in prior.items()}
         if shapes != (right := expected(shapes, z_dim)):
-            raise Damaged(file, f"it has arrays of the shapes {shapes}, and should have {right}")
+            raise Damaged(file, f"its arrays have the shapes {shapes}; they should be {right}")
     except Damaged as error:
-        raise UserError(f"sample.prior: {file} is no whole file that --mode=prior wrote ({error.why})") from error
+        raise UserError(f"sample.prior: {file} is not a complete file of --mode=prior ({error.why})") from error
     if digest != vae_digest:
         raise UserError(f"sample.prior: {file} was fitted to another VAE; fit one to this (--mode=prior)")
     return prior
@@ -113,13 +116,13 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 
 
 def label_of(name: str | Path) -> str:
-    """What a model or a prior is called: as its directory, or as its file."""
+    """Return the name of a model or a prior: that of its directory or its file."""
     place = os.path.realpath(path_of(name, "model"))
     return shown(Path(place).name).removesuffix(".safetensors").removesuffix(".npz")
 
 
 def shipped(name: str) -> Path:
-    """The file of weights of that name in the package."""
+    """Return the file of weights of the package with this name; raise UserError without one."""
     path = SHIPPED / f"{name}.safetensors"
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
@@ -128,7 +131,7 @@ def shipped(name: str) -> Path:
 
 
 def model_at(name: str | Path) -> Path:
-    """Return the run directory, or the file of weights, of a name: a path, or a name in the package (UserError)."""
+    """Return the run directory or the file of weights with this name: a path, or weights of the package."""
     path = path_of(name, "weights")
     if path.is_dir():
         return path
@@ -138,7 +141,7 @@ def model_at(name: str | Path) -> Path:
 
 
 def weights(file: str | Path) -> tuple[ConfigDict, Tensors]:
-    """The configuration in a file that `VAEDM.save` wrote, and the file, opened; UserError where it is none."""
+    """Open a file of weights and return its configuration and its tensors; raise UserError if it is none."""
     path = regular_file(file, "weights", "is not there: no such file, nor a run directory")
     try:
         opened = read_tensors(path)
@@ -146,10 +149,10 @@ def weights(file: str | Path) -> tuple[ConfigDict, Tensors]:
             stored = parse_json(opened.metadata.get("config", ""))
         return decode_config(path, stored), opened
     except Damaged as error:
-        raise UserError(f"{path} is no file of weights that VAEDM.save wrote ({error.why})") from error
+        raise UserError(f"{path} is not a file of weights that VAEDM.save wrote ({error.why})") from error
 
 
 def config_of(name: str | Path) -> ConfigDict:
-    """The configuration of what `VAEDM.open` opens, without its parameters."""
+    """Return the configuration of the model that `VAEDM.open` would load, without loading it."""
     path = model_at(name)
     return read_config(path) if path.is_dir() else weights(path)[0]

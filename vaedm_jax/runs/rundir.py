@@ -1,7 +1,4 @@
-"""A run directory explains itself: `config.json` in it says what it holds, and refuses what does not belong there.
-
-A file of weights does too: the configuration is inside.
-"""
+"""Run directories: their configuration, and the checks that keep different runs apart."""
 
 import fcntl
 import json
@@ -25,19 +22,21 @@ from vaedm_jax.storage.paths import path_of, shown
 from vaedm_jax.storage.writing import write_whole
 
 T = TypeVar("T")
-# What a setting means in a run, or a file of weights, that is older than the setting. All others mean their defaults.
+# The values of settings in runs and files of weights older than the setting. All others have their defaults.
 BEFORE: dict[str, Any] = {"seed_per_stage": False, "ddpm.scale_betas": False, "ddpm.allow_signal_at_T": True}
 BEFORE |= {"data.every_format": False}
-# Settings of a stage whose schedule follows the length of the whole run, with the values for which it does.
+# Settings of a stage with the values for which a schedule depends on the length of the whole run.
 FOLLOWS_LENGTH = {"ema_schedule": ("byol",), "decay": ("cosine", "linear")}
 
 
 def read_config(workdir: Path) -> ConfigDict:
-    """The configuration of the run in a directory; settings that are newer than the run have their defaults."""
+    """Return the configuration of the run in a directory; settings newer than the run have their defaults."""
     path = workdir / FILE
     if not path.is_file():
         what = f"holds no run ({FILE} is missing)" if workdir.is_dir() else "does not exist"
-        raise UserError(f"{shown(workdir)} {what}; name a run's directory, or begin one by --mode=train --config=FILE")
+        raise UserError(
+            f"{shown(workdir)} {what}; name the directory of a run, or start one with --mode=train --config=FILE"
+        )
     try:
         return decode_config(path, read_json(path))
     except Damaged as error:
@@ -47,32 +46,37 @@ def read_config(workdir: Path) -> ConfigDict:
 
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
-    """Make it the configuration of the run in a directory."""
+    """Write the configuration of the run in a directory."""
     stored = located(config)
-    stored.data.changed = False  # it is asked for anew whenever they change
+    stored.data.changed = False  # it holds for one command
     write_whole(workdir / FILE, encode_config(stored).encode())
 
 
 def encode_config(config: ConfigDict) -> str:
+    """Return a configuration as JSON."""
     return config.to_json(indent=1)
 
 
 def decode_config(path: Path, stored: Any) -> ConfigDict:
-    """The configuration in a file, of the value that `encode_config` wrote there; `Damaged` where it is none."""
+    """Return the configuration in a file; raise `Damaged` if it has none.
+
+    Args:
+      stored: the parsed JSON of `encode_config`.
+    """
     with reading(path, "configuration"):
         check_form(stored, {"ddpm": {"variant": str}}, "")
         config = base_config(stored["ddpm"]["variant"])
         if unknown := sorted(flatten(stored).keys() - flatten(config).keys()):
-            raise UserError(f"this version knows no setting {shown(unknown[0][:60])}; a newer one has written it")
+            raise UserError(f"this version has no setting {shown(unknown[0][:60])}; a newer version wrote it")
         config.update_from_flattened_dict(BEFORE | flatten(stored))
         check_values(config)
     return config
 
 
 def keep_old_meaning(config: ConfigDict, workdir: Path) -> None:
-    """Set the settings of BEFORE that the run in `workdir` is older than to what they mean there, if there is a run.
+    """Give settings that are newer than the run in `workdir` the values that they have there, if there is a run.
 
-    So the file that began the run can be named again to continue it.
+    So the configuration file that started the run can be named again to continue it.
     """
     if (workdir / FILE).is_file():
         old = read_config(workdir)
@@ -82,14 +86,14 @@ def keep_old_meaning(config: ConfigDict, workdir: Path) -> None:
 
 
 def keep_measured(config: ConfigDict, workdir: Path) -> None:
-    """Set what `config` leaves to be measured (0) to what the run in `workdir` has measured, if there is a run."""
+    """Copy the values that the run in `workdir` has measured to `config`, if there is a run and they are 0."""
     if (workdir / FILE).is_file():
         old, new = flatten(read_config(workdir)), flatten(config)
         config.update_from_flattened_dict({name: old[name] for name in MEASURED if not new[name]})
 
 
 def differences(old: ConfigDict, new: ConfigDict, allowed: tuple[str, ...]) -> dict[str, tuple]:
-    """Settings that differ and match none of the patterns, as {name: (old, new)}."""
+    """Return the settings that differ and match none of the patterns, as {name: (old, new)}."""
     a, b = flatten(old), flatten(new)
     return {
         key: (a[key], b[key])
@@ -99,18 +103,20 @@ def differences(old: ConfigDict, new: ConfigDict, allowed: tuple[str, ...]) -> d
 
 
 def plain(value: Any) -> Any:
+    """Return a value as JSON holds it."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def refuse_another(workdir: Path, config: ConfigDict, moved: bool = True) -> ConfigDict:
-    """The configuration of the run in a directory; UserError where `config` is that of another, or there is none.
+    """Return the configuration of the run in a directory; raise UserError if `config` describes another model.
 
-    `moved`: the folder of its images may be another one.
+    Args:
+      moved: allow another folder of images.
     """
     old = read_config(workdir)
     elsewhere = ("data.path",) if moved and old.data.path and config.data.path else ()
     found = differences(old, config, FREE + TUNABLE + elsewhere)
-    # With no average in the checkpoints none can be gone on with, nor can one be left out.
+    # Checkpoints with an average cannot be continued without one, nor the other way round.
     found |= {key: v for key, v in differences(old, config, FREE).items() if "ema_decay" in key and not all(v)}
     if found:
         changes = [(key, brief(repr(a)), brief(repr(b))) for key, (a, b) in found.items()]
@@ -123,12 +129,11 @@ def refuse_another(workdir: Path, config: ConfigDict, moved: bool = True) -> Con
 
 
 def claim(workdir: Path, config: ConfigDict, images: Any = None, last: Callable[[], T] = lambda: None) -> T:
-    """Make the directory this configuration's, or refuse it where it holds another run (UserError).
+    """Write the configuration to a directory; raise UserError if it holds another run.
 
     Args:
-      images: tells those that are trained on from others: their folder may be another where they are the same.
-      last: what else may refuse, after the directory has been compared and before it is changed; what it returns comes
-        back.
+      images: the identity of the images. Their folder may differ if they are the same.
+      last: a last check, called after the comparison and before the directory is changed. Its result is returned.
     """
     old = None
     if (workdir / FILE).exists():
@@ -139,7 +144,7 @@ def claim(workdir: Path, config: ConfigDict, images: Any = None, last: Callable[
     found = last()
     if old:
         for key, (a, b) in differences(old, config, FREE).items():
-            print(f"note: {key} was {brief(a)}, from here on it is {brief(b)}")
+            print(f"note: {key} was {brief(a)}; from now on it is {brief(b)}")
         for text in rescheduled(workdir, old, config):
             print(f"note: {text}")
     write_config(workdir, config)
@@ -149,7 +154,7 @@ def claim(workdir: Path, config: ConfigDict, images: Any = None, last: Callable[
 
 
 def refuse_inside(workdir: Path, config: ConfigDict) -> None:
-    """UserError where a directory that is no run yet lies among images that are read: its pictures would be too."""
+    """Raise UserError if a new run directory is in a folder of images: its pictures would be read as images."""
     place = Path(os.path.realpath(workdir))
     for setting, written in (("data.path", config.data.path), ("restore.files", config.restore.files)):
         if not written:
@@ -157,28 +162,28 @@ def refuse_inside(workdir: Path, config: ConfigDict) -> None:
         root = Path(os.path.realpath(path_of(written, setting)))
         if root in (place, *place.parents) and not is_run(place):
             raise UserError(
-                f"--workdir={shown(workdir)} lies in {setting} = {shown(root)}, so that its pictures would be read as "
-                "images; name a directory elsewhere"
+                f"--workdir={shown(workdir)} is in {setting} = {shown(root)}, so its pictures would be read as images; "
+                "name a directory elsewhere"
             )
 
 
 def rescheduled(workdir: Path, old: ConfigDict, new: ConfigDict) -> Iterator[str]:
-    """Yield what changes in the stages that have begun where a schedule follows their length, and that is another."""
+    """Yield a note for each schedule that changes with the length of a stage that has begun."""
     for name in ("vae", "ddpm"):
         before, after = (config[name].steps or f"{config[name].epochs:g} epochs" for config in (old, new))
         begun = before != after and any((workdir / name / "checkpoints").glob("[0-9]*"))
         for setting in (s for s, values in FOLLOWS_LENGTH.items() if begun and new[name][s] in values):
             yield (
-                f"{name}.{setting} = {new[name][setting]!r} follows the length of the whole run, which was {before} "
-                f"and is now {after}; from here on it is that of the new length"
+                f"{name}.{setting} = {new[name][setting]!r} depends on the length of the whole run, which was {before} "
+                f"and is now {after}; from now on the new length counts"
             )
 
 
 @contextmanager
-def alone(workdir: Path) -> Iterator[None]:
-    """While one training writes to a directory, another is refused (UserError), as is a directory that cannot be used.
+def lock(workdir: Path) -> Iterator[None]:
+    """Lock a directory for one training; raise UserError if another has it, or if it cannot be written to.
 
-    The lock is the kernel's, and ends with the process, however that ends. A file system without locks refuses nobody.
+    The kernel holds the lock until the process ends, in whatever way. A file system without locks never refuses.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -191,7 +196,7 @@ def alone(workdir: Path) -> Iterator[None]:
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another training writes to {shown(workdir)}; wait for it, or name another --workdir"
+                f"another training writes to {shown(workdir)}; wait until it ends, or name another --workdir"
             ) from error
         except OSError:
             pass

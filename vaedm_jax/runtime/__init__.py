@@ -1,1 +1,1 @@
-"""The machine: devices, memory, several processes that work together, and what is set for the whole process."""
+"""The machine: devices, memory, several processes that work together, and settings of the whole process."""

@@ -1,6 +1,6 @@
-"""Several processes, on one machine or many, that work as one: each drives its own devices, and the first one writes.
+"""Several processes, on one machine or many, that run one command together.
 
-A process alone is the first of one, and nothing here waits for anybody then.
+Each process drives its own devices, and process 0 writes the files. If there is only one process, nothing here waits.
 """
 
 import os
@@ -18,44 +18,59 @@ from jax.experimental import multihost_utils
 
 from vaedm_jax.errors import RunError, UserError
 
-PATIENCE = 300  # seconds that the others wait for the first
-HEARTBEAT = 20  # seconds after which a process that says nothing is taken for dead
+PATIENCE = 300  # seconds that the other processes wait for process 0
+HEARTBEAT = 20  # seconds without a sign of life after which a process counts as dead
 EXAMPLE = "0/2@10.0.0.1:1234"
-GONE = "another process has probably ended; start all of them again, and the same command continues"
+GONE = "another process has probably ended; start all processes again, and the same command continues the run"
 
 
 class Alone(RunError):
-    """The other processes are not there; the same command may find them later."""
+    """An error for other processes that cannot be reached. The same command may succeed later."""
 
     status = os.EX_TEMPFAIL
 
 
 def join(spec: str) -> None:
-    """Meet the other processes; call it before anything else of JAX.
+    """Connect to the other processes. Call it before any other use of JAX.
 
     Args:
-      spec: "K/N@HOST:PORT", the K-th of N (from 0), which meet where the first listens; or "auto", where JAX finds this
-        out (Slurm, Open MPI, Kubernetes, TPU pods).
+      spec: "K/N@HOST:PORT" for process K of N, counted from 0, where process 0 listens at HOST:PORT; or "auto", which
+        lets JAX find this out (Slurm, Open MPI, Kubernetes, TPU pods).
+
+    Raises:
+      UserError: `spec` is not of this form, the port is taken, or JAX cannot connect the processes.
+      Alone: process 0 does not listen for PATIENCE seconds.
     """
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})@(.+:[0-9]{1,5})", spec)
     if spec != "auto" and not (found and int(found[1]) < int(found[2]) and int(spec.rpartition(":")[2]) < 2**16):
         raise UserError(f"--distributed={spec}: it must be 'auto', or K/N@HOST:PORT with K < N, such as {EXAMPLE}")
     who = {}
     if found:
-        find_the_first(int(found[1]), found[3])
+        check_coordinator(int(found[1]), found[3])
         who = {"process_id": int(found[1]), "num_processes": int(found[2]), "coordinator_address": found[3]}
         who["cluster_detection_method"] = "deactivate"
     try:
         jax.distributed.initialize(**who, heartbeat_timeout_seconds=HEARTBEAT)
     except (ValueError, RuntimeError) as error:
-        remedy = f"; name the process, such as --distributed={EXAMPLE}" if spec == "auto" else ""
-        raise UserError(f"--distributed={spec}: the processes do not meet ({error}){remedy}") from error
-    # JAX has set a handler of its own, which would keep SIGTERM to itself; see training/stop.py.
+        remedy = f"; give the process explicitly, such as --distributed={EXAMPLE}" if spec == "auto" else ""
+        raise UserError(f"--distributed={spec}: the processes cannot connect ({error}){remedy}") from error
+    # JAX has installed its own handler of SIGTERM, which would hide the signal from training/stop.py.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def find_the_first(process: int, address: str) -> None:
-    """Wait until process 0 listens, or make sure that process 0 can: JAX ends without a word where either fails."""
+def check_coordinator(process: int, address: str) -> None:
+    """Wait until process 0 listens; in process 0, check that the port is free.
+
+    JAX ends the process without a message if either fails.
+
+    Args:
+      process: the number of this process.
+      address: HOST:PORT, at which process 0 listens.
+
+    Raises:
+      UserError: in process 0, the port is taken.
+      Alone: in other processes, process 0 does not listen for PATIENCE seconds.
+    """
     host, _, port = address.rpartition(":")
     if not process:
         with socket.socket() as trial:
@@ -64,7 +79,7 @@ def find_the_first(process: int, address: str) -> None:
                 trial.bind(("", int(port)))
             except OSError as error:
                 raise UserError(
-                    f"port {port} of {host} is taken ({error.strerror}); let them meet at another"
+                    f"port {port} of {host} is taken ({error.strerror}); give another port to all processes"
                 ) from error
         return
     began, told = time.monotonic(), False
@@ -74,13 +89,14 @@ def find_the_first(process: int, address: str) -> None:
         if waited > 5 and not told:
             told = not print(f"vaedm: process {process} waits for process 0 at {address}", file=sys.stderr, flush=True)
         time.sleep(0.2)
-    raise Alone(f"process 0 does not listen at {address} for {PATIENCE} s; start it, and open the port to the others")
+    raise Alone(f"process 0 does not listen at {address} for {PATIENCE} s; start it, and open its port to the others")
 
 
-def leave(status: int) -> None:
-    """End the process. After a failure it waits neither for the others, who wait for it, nor for threads of its own.
+def exit_process(status: int) -> None:
+    """End this process with an exit status.
 
-    Those that write a checkpoint may wait for each other for many minutes when one of them has failed.
+    After a failure (any status except 0) it ends at once. It does not wait for the other processes, which wait for it,
+    nor for its own threads: threads that write a checkpoint could wait for a failed process for many minutes.
     """
     if status:
         sys.stdout.flush()
@@ -89,38 +105,48 @@ def leave(status: int) -> None:
     sys.exit(status)
 
 
-def part() -> None:
-    """Leave the others, who all come here as well: the first, whom they listen to, goes when they have left."""
+def disconnect() -> None:
+    """Disconnect from the other processes, which must all call this too. Process 0 waits until they have."""
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
 
 
-def alone() -> bool:
+def is_single() -> bool:
+    """Return whether there is only one process."""
     return jax.process_count() == 1
 
 
 def gather(value: Any) -> np.ndarray:
-    """A value [...] of every process, [processes, ...]."""
+    """Return the values [...] of all processes, stacked: [processes, ...]."""
     return np.asarray(multihost_utils.process_allgather(np.asarray(value)))
 
 
-def meet(what: str) -> None:
-    """Wait until all have come here, so that the files that the first has written are there for the others."""
-    if not alone():
+def wait_for_all(what: str) -> None:
+    """Wait until all processes have called this, so that all see the files that process 0 has written.
+
+    Args:
+      what: the name of this point in the program, the same in all processes.
+    """
+    if not is_single():
         multihost_utils.sync_global_devices(what)
 
 
-def agree(digest: bytes, what: str) -> None:
-    """UserError in all processes unless all have the same digest, of 4 bytes or more."""
+def check_all_agree(digest: bytes, what: str) -> None:
+    """Raise UserError in all processes unless all of them have the same digest.
+
+    Args:
+      digest: at least 4 bytes, of which the first 4 are compared.
+      what: what the digests stand for, such as "other data", for the message.
+    """
     numbers = gather(np.frombuffer(digest[:4], np.int32))
     others = [k for k, number in enumerate(numbers) if (number != numbers[0]).any()]
     if others:
-        part()
-        raise UserError(f"process {others[0]} of {len(numbers)} sees {what} than process 0; give all of them the same")
+        disconnect()
+        raise UserError(f"process {others[0]} of {len(numbers)} sees {what} than process 0; all must have the same")
 
 
-def fetch(tree: Any) -> Any:
-    """Arrays of JAX as those of NumPy, whole in every process."""
+def to_host(tree: Any) -> Any:
+    """Return a tree of JAX arrays as whole NumPy arrays, in every process."""
 
     def whole(a: Any) -> Any:
         here = not isinstance(a, jax.Array) or a.is_fully_addressable or a.is_fully_replicated

@@ -1,4 +1,4 @@
-"""The memory of this machine, and what must fit into it."""
+"""The memory of this machine, and the check that data fits into it."""
 
 import os
 
@@ -6,11 +6,14 @@ from vaedm_jax.errors import UserError
 
 
 def check_fits(what: str, needs: int) -> None:
-    """UserError where so many bytes are more than the memory of this machine."""
+    """Raise UserError if this machine has less memory than needed.
+
+    Args:
+      what: what needs the memory, for the message.
+      needs: the number of bytes.
+    """
     if needs > (memory := memory_bytes()):
-        raise UserError(
-            f"{what}: {needs / 2**30:,.1f} GiB would be held in memory at once, and there are {memory / 2**30:,.1f}"
-        )
+        raise UserError(f"{what}: needs {needs / 2**30:,.1f} GiB of memory, but this machine has {memory / 2**30:,.1f}")
 
 
 def memory_bytes() -> int:

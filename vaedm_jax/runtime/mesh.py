@@ -1,6 +1,6 @@
-"""The devices as a mesh of `data` x `model`, and what lies where.
+"""The devices as a mesh of `data` x `model`, and the shardings of arrays over it.
 
-The batch is split over `data`. Parameters, with their average and the optimiser's, lie everywhere, or are cut by RULES.
+Batches are split over `data`. Parameters, their average and the optimiser state are replicated, or split by RULES.
 """
 
 import math
@@ -16,22 +16,35 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from vaedm_jax.errors import UserError
 from vaedm_jax.runtime.memory import memory_bytes
 
-# By the end of an array's name, the axes that its last dimensions are cut over; all else lies everywhere. `data` cuts
-# where `mesh.fsdp` asks for it, and `model` where it has more than one device; an array that an axis does not divide is
-# not cut over it.
+# Pairs (end of an array's name, mesh axes over which its last dimensions are split). Other arrays are replicated.
+# `data` splits only with `mesh.fsdp`, and `model` only if it has more than one device. A dimension that is not
+# divisible by the size of its axis is not split.
 RULES = ((r"kernel'\]$", ("data", "model")),)  # [..., in, out]
 
 
 def make_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Devices, by default all: `model` along that axis, the rest along `data`; UserError where that cannot be."""
+    """Return a mesh of devices: `model` of them along the axis `model`, the rest along `data`.
+
+    Args:
+      model: the size of the axis `model`.
+      devices: the devices; None for all.
+
+    Raises:
+      UserError: `model` does not divide the number of devices.
+    """
     devices = np.array(devices or sorted(jax.devices(), key=lambda d: (d.process_index, d.id)))
     if devices.size % model:
-        raise UserError(f"mesh.model = {model}: there are {devices.size} devices, and it must divide their number")
+        raise UserError(f"mesh.model = {model}: there are {devices.size} devices; it must divide their number")
     return Mesh(devices.reshape(-1, model), ("data", "model"))
 
 
 def check_memory(tree: Any, what: str) -> None:
-    """UserError where what a device would hold of a tree (arrays or shapes, with shardings) is more than it has."""
+    """Raise UserError if a device has less memory than its part of a tree needs.
+
+    Args:
+      tree: arrays or shapes, with shardings.
+      what: what the tree is, for the message.
+    """
     device = jax.local_devices()[0]
     has = (device.memory_stats() or {}).get("bytes_limit", 0)
     if device.platform == "cpu":
@@ -39,21 +52,29 @@ def check_memory(tree: Any, what: str) -> None:
     needs = sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
     if has and needs > has:
         raise UserError(
-            f"{what} needs {needs / 2**30:.1f} GiB of a device, which has {has / 2**30:.1f}, before any image is in; "
-            "more devices with --config.mesh.fsdp=True, or smaller networks need less"
+            f"{what} needs {needs / 2**30:.1f} GiB of a device, which has {has / 2**30:.1f}, even without any images; "
+            "use more devices with --config.mesh.fsdp=True, or smaller networks"
         )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array that every device holds as a whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of an array whose first axis, the batch, is split over `data`."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def placement(mesh: Mesh, tree: Any, fsdp: bool = False) -> Any:
-    """Where the arrays of a tree (or their shapes) lie, as NamedShardings."""
+def shardings(mesh: Mesh, tree: Any, fsdp: bool = False) -> Any:
+    """Return the NamedSharding of each array of a tree.
+
+    Args:
+      mesh: the devices.
+      tree: arrays or shapes.
+      fsdp: also split the arrays that match RULES over `data`.
+    """
     cuts = {"data": mesh.shape["data"] if fsdp else 1, "model": mesh.shape["model"]}
 
     def place(path: tuple, array: Any) -> NamedSharding:
@@ -67,15 +88,15 @@ def placement(mesh: Mesh, tree: Any, fsdp: bool = False) -> Any:
 
 
 def whole_batch(mesh: Mesh, size: int) -> int:
-    """A number of images, rounded up to a multiple of the devices that share a batch."""
+    """Return a number of images, rounded up to a multiple of the devices that share a batch."""
     share = mesh.shape["data"]
     return -(-size // share) * share
 
 
 def in_batches(mesh: Mesh, arrays: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
-    """Yield arrays [N, ...] in batches that the devices share, each with its number of entries.
+    """Yield pairs (count, batch) of arrays [N, ...]: batches [B, ...] on the devices, with their number of entries.
 
-    The last batch is filled up, so that all have one shape. Every process holds all of the arrays.
+    The last batch is padded, so that all batches have the same shape. Every process must have the whole arrays.
     """
     n = len(jax.tree.leaves(arrays)[0])
     size, sharding = whole_batch(mesh, min(batch_size, n)), split_batch(mesh)
@@ -85,19 +106,22 @@ def in_batches(mesh: Mesh, arrays: Any, batch_size: int) -> Iterator[tuple[int, 
 
 
 def host_share(mesh: Mesh) -> tuple[int, int]:
-    """(k, n): this process feeds the k-th of n equal parts of a batch; so do others where `model` spans processes."""
+    """Return (k, n): this process supplies part k, counted from 0, of the n equal parts of a batch.
+
+    Several processes supply the same part if the axis `model` spans them.
+    """
     rows = np.vectorize(lambda d: d.process_index == jax.process_index())(mesh.devices).any(axis=1)
     first, n = int(rows.argmax()), int(rows.sum())
     return first // n, len(rows) // n
 
 
 def place_batch(mesh: Mesh, local: np.ndarray) -> jax.Array:
-    """This host's part of a batch, as the whole batch's array."""
+    """Return a batch as one array over all processes, of which each gives its `local` part [B / n, ...]."""
     return jax.make_array_from_process_local_data(split_batch(mesh), local)
 
 
-def place_ahead(mesh: Mesh, batches: Iterable[np.ndarray], ahead: int = 1) -> Iterator[jax.Array]:
-    """As `place_batch`, of each in turn; `ahead` more are on their way to the devices while one is worked on."""
+def prefetch_batches(mesh: Mesh, batches: Iterable[np.ndarray], ahead: int = 1) -> Iterator[jax.Array]:
+    """Yield each batch as `place_batch` returns it, and transfer `ahead` more to the devices in the meantime."""
     placed: deque[jax.Array] = deque()
     for batch in batches:
         placed.append(place_batch(mesh, batch))

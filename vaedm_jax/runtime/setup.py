@@ -1,6 +1,6 @@
-"""What is set for the whole process, once, before JAX starts: see `setup`.
+"""Settings of the whole process, which `setup` makes once, before JAX starts.
 
-Importing the package sets none of it, so that a notebook keeps its own settings.
+Importing the package changes none of them, so that a notebook keeps its own settings.
 """
 
 import ctypes
@@ -15,64 +15,68 @@ import jax
 
 from vaedm_jax.errors import one_of
 from vaedm_jax.runtime import hosts
-from vaedm_jax.runtime.targets import calm_libtpu
+from vaedm_jax.runtime.targets import set_libtpu_environment
 from vaedm_jax.storage.cache import compiled_programs
-from vaedm_jax.storage.writing import leave_to_another
+from vaedm_jax.storage.writing import disable_writing
 
 MOST_CPU_DEVICES = 8
 MATMUL_PRECISIONS = ("default", "bfloat16", "tensorfloat32", "float32")
-# Of malloc.h: never trim the heap, keep large blocks in it too, and have one heap for all threads.
+# Options of malloc.h: never trim the heap, allocate large blocks on it too, and use one heap for all threads.
 MALLOC_OPTIONS = {"M_TRIM_THRESHOLD": (-1, 2**31 - 1), "M_MMAP_MAX": (-4, 0), "M_ARENA_MAX": (-8, 1)}
 
 
 def setup(deterministic: bool, matmul_precision: str, batch_sizes: Sequence[int], distributed: str | None) -> None:
-    """Prepare the process for a command.
+    """Prepare this process for a command.
 
     Args:
       deterministic, matmul_precision: the section `xla` of the configuration; see `set_xla`.
-      batch_sizes: numbers of images that the devices share.
-      distributed: how to meet the other processes (`hosts.join`); None for a process that works alone.
+      batch_sizes: the batch sizes that the devices must divide.
+      distributed: how to connect to the other processes, see `hosts.join`; None for a single process.
     """
     jax.config.update("jax_compilation_cache_dir", compiled_programs())
     keep_memory()
     set_xla(deterministic, matmul_precision)
-    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX sets it where it finds no TPU
-        calm_libtpu()
+    if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX sets it if it finds no TPU
+        set_libtpu_environment()
     if not distributed:
         share_cpu(*batch_sizes)
         return
     hosts.join(distributed)
     if jax.process_index():
-        leave_to_another()
+        disable_writing()
         sys.stdout = open(os.devnull, "w")
 
 
 def quiet_logs() -> None:
-    """Print warnings of libraries in one form, and leave out tracebacks of Orbax's threads: the error is raised too."""
+    """Print the warnings of libraries in one form, without the tracebacks of Orbax's threads.
+
+    The errors of these threads are raised in the main thread as well.
+    """
     logging.basicConfig(format="vaedm: %(message)s", force=True)
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def share_cpu(*batch_sizes: int) -> None:
-    """Make the CPU as many devices as it has cores and the batches allow, unless JAX has begun (as in a notebook).
+    """Split the CPU into devices: one for each core, but at most MOST_CPU_DEVICES, and a divisor of all batch sizes.
 
-    XLA leaves half of two cores idle where they are one device: both stages of configs/emoji.py take 0.6 of the time
-    on two. A number that the user asked for (XLA_FLAGS, JAX_NUM_CPU_DEVICES) stays, and so do accelerators.
+    XLA leaves half of two cores idle if they are one device: with two devices, both stages of configs/emoji.py take
+    0.6 of the time. Nothing changes if the user has set a number (XLA_FLAGS, JAX_NUM_CPU_DEVICES), or if JAX has
+    already started, as in a notebook. Accelerators are not affected.
     """
     asked = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not asked and jax.config.jax_num_cpu_devices < 1:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         shares = [n for n in range(1, min(cores, MOST_CPU_DEVICES) + 1) if math.gcd(*batch_sizes) % n == 0]
-        with suppress(RuntimeError):  # the devices are there already
+        with suppress(RuntimeError):  # JAX has already started
             jax.config.update("jax_num_cpu_devices", max(shares, default=1))
 
 
 def keep_memory() -> None:
-    """Let the process keep what it frees, where the C library is glibc; call it before anything else of JAX.
+    """Let glibc keep freed memory for reuse. Call it before any other use of JAX.
 
-    XLA's CPU backend allocates its buffers anew at every call. They are large, so glibc takes them from the kernel and
-    gives them back each time, and up to half of a training step goes into clearing pages.
+    XLA's CPU backend allocates its buffers again at every call. They are large, so glibc requests them from the kernel
+    and returns them each time. The kernel clears the pages, which takes up to half of a train step.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
         for option, value in MALLOC_OPTIONS.values():
@@ -80,12 +84,18 @@ def keep_memory() -> None:
 
 
 def set_xla(deterministic: bool, matmul_precision: str) -> None:
-    """Set how XLA computes in this process, as the section `xla` of a configuration has it; call it before JAX begins.
+    """Set how XLA computes in this process. Call it before JAX starts.
 
-    Without `deterministic` a GPU may add up in another order at every run, and choose another kernel in every process.
+    Args:
+      deterministic: use only deterministic operations on a GPU. Otherwise a GPU may sum in another order in every run,
+        and choose another kernel in every process.
+      matmul_precision: one of MATMUL_PRECISIONS. "default" keeps the environment's setting.
+
+    Raises:
+      UserError: the precision is unknown.
     """
     one_of("xla.matmul_precision", matmul_precision, MATMUL_PRECISIONS)
-    if matmul_precision != "default":  # which leaves what the environment says
+    if matmul_precision != "default":
         jax.config.update("jax_default_matmul_precision", matmul_precision)
-    if deterministic:  # no autotuning either: https://github.com/openxla/xla/blob/main/xla/xla.proto
+    if deterministic:  # this also disables autotuning: https://github.com/openxla/xla/blob/main/xla/xla.proto
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()

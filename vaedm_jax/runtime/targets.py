@@ -1,4 +1,4 @@
-"""Accelerators that nobody needs to have: what a device of each can do, and what a program compiled for it costs."""
+"""Accelerators to compile for, which need not be present: their peak figures, and the cost of a compiled program."""
 
 import importlib.util
 import os
@@ -12,18 +12,23 @@ import numpy as np
 
 from vaedm_jax.errors import UserError, one_of
 
-MISSING = "needs libtpu, which compiles for a TPU where none is: launch/env.sh plan, or pip install '.[tpu]'"
+MISSING = "needs libtpu, which can compile for a TPU without one: run launch/env.sh plan, or pip install '.[tpu]'"
 ALONE = {"chips_per_host_bounds": (1, 1, 1)}  # a host with one chip
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v3-8"}
-ENVIRONMENT["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # another process may compile too
+ENVIRONMENT["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # another process may compile at the same time
 
 
 class Target(NamedTuple):
-    """A device is what JAX counts: a core up to v4, a chip from v5 on. Figures are the vendor's peaks.
+    """An accelerator, with the vendor's peak figures for one device.
+
+    A device is what JAX counts as one: a core up to v4, a chip from v5 on.
 
     Attributes:
-      topology: of `jax.experimental.topologies`; "" is the CPU at hand. options: of it.
-      memory: GiB a device. tflops: peak of bfloat16 products a device, in 1e12 a second. bandwidth: GB/s a device.
+      topology: the name for `jax.experimental.topologies`; "" for the CPU of this machine.
+      memory: memory in GiB.
+      tflops: peak rate of bfloat16 products, in 1e12 operations a second.
+      bandwidth: memory bandwidth in GB/s.
+      options: further arguments of `topologies.get_topology_desc`.
     """
 
     topology: str
@@ -33,7 +38,7 @@ class Target(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
 
 
-# https://docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm and the pages of the versions
+# From https://docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm and its pages on each version.
 TARGETS = {
     "tpu-v2-8": Target("v2:2x2", 8, 22.5, 350),
     "tpu-v3-8": Target("v3:2x2", 16, 61.5, 450),
@@ -48,13 +53,16 @@ TARGETS = {
 
 
 class Cost(NamedTuple):
-    """What the compiler says of a program, for each device and run.
+    """The compiler's figures for one run of a program on one device.
 
     Attributes:
-      flops, moved: operations, and bytes that go to and from memory. A loop's body counts once.
-      held, temporary: bytes of arguments, and of what lies beside them while it runs.
-      collectives: exchanges with other devices; exchanged: bytes of their results.
-      seconds: the compiler's own estimate, None where it gives no sensible one.
+      flops: the number of operations. A loop's body counts once.
+      moved: the number of bytes that are read from and written to memory. A loop's body counts once.
+      held: bytes of the arguments and the results.
+      temporary: bytes of temporary buffers.
+      collectives: the number of exchanges with other devices.
+      exchanged: bytes of the results of these exchanges.
+      seconds: the compiler's estimate of the time; None if it gives no sensible one.
     """
 
     flops: float
@@ -67,40 +75,52 @@ class Cost(NamedTuple):
 
     @property
     def memory(self) -> int:
+        """The number of bytes that the program needs on a device."""
         return self.held + self.temporary
 
 
 def devices_of(name: str) -> list[jax.Device]:
-    """The devices of a target, to compile for; UserError where it is unknown or libtpu is missing."""
+    """Return the devices of a target, to compile for.
+
+    Raises:
+      UserError: the target is unknown, libtpu is missing, or libtpu cannot compile for the target.
+    """
     one_of("plan.targets", name, TARGETS)
     target = TARGETS[name]
     if not target.topology:
         return jax.devices()
     from jax.experimental import topologies
 
-    calm_libtpu()
+    set_libtpu_environment()
     try:
         return topologies.get_topology_desc(target.topology, platform="tpu", **target.options).devices
     except RuntimeError as error:
         missing = importlib.util.find_spec("libtpu") is None
-        raise UserError(f"plan.targets: {name} {MISSING if missing else f'cannot be compiled for: {error}'}") from error
+        raise UserError(f"plan.targets: {name} {MISSING if missing else f'is unknown to libtpu: {error}'}") from error
 
 
-def calm_libtpu() -> None:
-    """Where no TPU is, libtpu would look for the host that it is on, and complain of it whenever JAX begins."""
+def set_libtpu_environment() -> None:
+    """Set the environment variables that libtpu needs on a machine without a TPU.
+
+    Otherwise libtpu searches for the TPU's host, and prints warnings whenever JAX starts.
+    """
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
 
 
 def memory_of(name: str) -> float:
-    """Bytes that a device of a target has."""
+    """Return the memory of one device of a target in bytes."""
     if TARGETS[name].topology:
         return TARGETS[name].memory * 2**30
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.device_count()
 
 
 def compile_for(lower: Callable[[], Any]) -> Cost | str:
-    """The cost of what `lower()` gives, or why it cannot be compiled, such as too little memory."""
+    """Compile a program and return its cost, or a message if the device has too little memory for it.
+
+    Args:
+      lower: returns the lowered program.
+    """
     try:
         compiled = lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -117,7 +137,7 @@ def compile_for(lower: Callable[[], Any]) -> Cost | str:
         memory.temp_size_in_bytes,
         len(collectives),
         sum(collectives),
-        seconds if seconds > 0 else None,  # for some targets it is below zero
+        seconds if seconds > 0 else None,  # it is negative for some targets
     )
 
 
@@ -126,7 +146,7 @@ ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 
 
 def exchanges(text: str) -> list[int]:
-    """The bytes of the results of each collective in a compiled program's text."""
+    """Return the size in bytes of the results of each collective operation in a compiled program's text."""
     return [
         sum(
             int(bits or 8) // 8 * int(np.prod([int(n) for n in shape.split(",") if n]))
@@ -137,6 +157,9 @@ def exchanges(text: str) -> list[int]:
 
 
 def roofline(name: str, cost: Cost) -> tuple[float, float] | None:
-    """Seconds that a target's peaks would take for the operations, and for the bytes; None for the CPU."""
+    """Return the seconds that a program needs at a target's peak rates, for its operations and for its bytes.
+
+    Return None for the CPU, whose peak rates are unknown.
+    """
     target = TARGETS[name]
     return (cost.flops / target.tflops / 1e12, cost.moved / target.bandwidth / 1e9) if target.topology else None

@@ -1,4 +1,4 @@
-"""What is given to a model: checked, told from other things, and ways between two of it."""
+"""Inputs of a model: their checks, their digests, and paths between two of them."""
 
 import hashlib
 from typing import Any
@@ -8,34 +8,34 @@ import numpy as np
 
 from vaedm_jax.errors import UserError, in_range, one_of
 
-MOST = 2**31 - 1  # images of a seed
+MOST = 2**31 - 1  # the number of images that a seed has
 PATHS = ("linear", "spherical")
 
 
 def check_indices(n: int, seed: int, first: int = 0) -> None:
-    """UserError unless there can be images `first` to `first + n` of a seed."""
+    """Raise UserError unless a seed has images `first` to `first + n`."""
     in_range("n", n, 1, MOST, "a seed has no more images")
     in_range("seed", seed, 0, 2**32 - 1)
     in_range("first", first, 0, MOST - n)
 
 
 def as_array(name: str, values: Any, dtype: Any = None) -> np.ndarray:
-    """Return values as an array; UserError where they are none of numbers."""
+    """Return values as an array; raise UserError if they are not numbers."""
     try:
         values = np.asarray(values, dtype)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{name} is no array of numbers") from error
+        raise UserError(f"{name} is not an array of numbers") from error
     if values.dtype.kind not in "buif" and values.dtype.name != "bfloat16":
-        raise UserError(f"{name} is no array of numbers, but of {values.dtype}")
+        raise UserError(f"{name} is an array of {values.dtype}; it must be an array of numbers")
     return values
 
 
 def spread(name: str, values: np.ndarray, n: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Values [n, *shape] as float32, of values [n, *shape], or [*shape] for all; UserError for another shape."""
+    """Return values as float32 [n, *shape]; values [*shape] are repeated. Raise UserError for other shapes."""
     values = as_array(name, values).astype(np.float32)
     if values.shape not in ((n, *shape), shape):
         raise UserError(
-            f"{name} of the shape {values.shape}; for {n} images of this model it is {(n, *shape)} or {shape}"
+            f"{name} has the shape {values.shape}; for {n} images of this model it must be {(n, *shape)} or {shape}"
         )
     if not np.isfinite(values).all():
         raise UserError(f"{name} is not finite")
@@ -43,10 +43,10 @@ def spread(name: str, values: np.ndarray, n: int, shape: tuple[int, ...]) -> np.
 
 
 def as_images(name: str, images: np.ndarray, shape: tuple[int, int, int], multiple: int = 0) -> np.ndarray:
-    """Images [N, *shape] as float32 in [0, 1]; UserError where they are not of this shape and range.
+    """Return images [N, *shape] as float32 in [0, 1]; raise UserError for another shape or range.
 
     Args:
-      multiple: all sizes are right whose sides are multiples of it; 0: none but that of the shape.
+      multiple: allow all sizes whose sides are multiples of it; 0 allows only the size of the shape.
     """
     images = as_array(name, images)
     if multiple:
@@ -55,42 +55,42 @@ def as_images(name: str, images: np.ndarray, shape: tuple[int, int, int], multip
     else:
         fits, wanted = images.ndim == 4 and images.shape[1:] == shape, f"N, {', '.join(map(str, shape))}]"
     if not fits or not images.size:
-        raise UserError(f"{name} of the shape {images.shape}; this model takes [{wanted}")
+        raise UserError(f"{name}: the shape is {images.shape}; this model takes [{wanted}")
     if images.dtype == np.uint8:
         return images.astype(np.float32) / 255
     if images.dtype.kind in "bui":
-        raise UserError(f"{name} of {images.dtype}; give uint8, or floats in [0, 1]")
+        raise UserError(f"{name}: the type is {images.dtype}; give uint8, or floats in [0, 1]")
     images = images.astype(np.float32)
     if not np.isfinite(images).all():
         raise UserError(f"{name} is not finite")
     if not (images.min() >= 0 and images.max() <= 1):
         low, high = images.min(), images.max()
-        raise UserError(f"{name} from {low:g} to {high:g}; floats are from 0 to 1, and uint8 from 0 to 255")
+        raise UserError(f"{name}: values from {low:g} to {high:g}; floats must be in [0, 1], uint8 in 0 ... 255")
     return images
 
 
-def between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> np.ndarray:
-    """n points from a to b, both included, [n, *a.shape].
+def path_between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> np.ndarray:
+    """Return n points from a to b, both included, [n, *a.shape].
 
     Args:
-      path: `linear`, as in the paper, or `spherical`, along the great circle between them, which keeps the norm of what
-        is drawn from a normal distribution (arXiv 1609.04468, section 2.3).
+      path: `linear`, as in the paper; or `spherical`, along the great circle, which keeps the norm of points that are
+        drawn from a normal distribution (arXiv 1609.04468, section 2.3).
     """
     one_of("path", path, PATHS)
     in_range("n", n, 1)
     a, b = (as_array("an end", end).astype(np.float32) for end in (a, b))
     if a.shape != b.shape:
-        raise UserError(f"from the shape {a.shape} to {b.shape}; the two ends have one shape")
+        raise UserError(f"path from the shape {a.shape} to {b.shape}: the two ends must have one shape")
     s = np.linspace(0, 1, n).reshape(-1, *(1,) * a.ndim)
     cosine = np.sum(a * b) / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)
     angle = np.arccos(np.clip(cosine, -1, 1))
-    if path == "linear" or np.sin(angle) < 1e-4:  # the great circle is a line there, or any
+    if path == "linear" or np.sin(angle) < 1e-4:  # the ends lie on one line, and the great circle is not determined
         return np.float32((1 - s) * a + s * b)
     return np.float32((np.sin((1 - s) * angle) * a + np.sin(s * angle) * b) / np.sin(angle))
 
 
 def digest_of(tree: Any, text: str = "") -> str:
-    """A digest of a tree of arrays, and of a text."""
+    """Return a digest of a tree of arrays and of a text."""
     digest = hashlib.sha256(text.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
         digest.update(jax.tree_util.keystr(path).encode() + np.ascontiguousarray(leaf).tobytes())

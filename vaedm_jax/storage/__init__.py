@@ -1,4 +1,4 @@
-"""What lies on disk: paths as users write them, and one reader for each kind of file, which trusts nothing in it."""
+"""Files on disk: paths as users write them, and one reader for each kind of file. Readers trust no content."""
 
 from vaedm_jax.storage.arrays import Array, read_arrays
 from vaedm_jax.storage.damage import Damaged, reading

@@ -1,4 +1,4 @@
-"""Where this package keeps what it can make anew: compiled programs, drawn faces."""
+"""Folders for files that can be made again: compiled programs and drawn faces."""
 
 import os
 import stat
@@ -9,28 +9,31 @@ NAME = "vaedm_jax"
 
 
 def compiled_programs() -> str | None:
-    """Return the folder for what JAX compiles: `JAX_COMPILATION_CACHE_DIR`, else that of the user."""
+    """Return the folder of JAX's compilation cache, or None if there is none.
+
+    It is `JAX_COMPILATION_CACHE_DIR` if that is set, where an empty value means no cache; otherwise `user_cache()`.
+    """
     if (named := os.environ.get("JAX_COMPILATION_CACHE_DIR")) is not None:
         return named or None
     return user_cache()
 
 
 def user_cache() -> str | None:
-    """Return the folder of this package among a user's caches: the first that there is of these, else None.
+    """Return the cache folder of this package for the current user, or None if there is none.
 
-    `vaedm_jax` in `XDG_CACHE_HOME`, or in `.cache` of the home; a folder of this user's own in the temporary one, since
-    a user that no system knows, as in containers, has no home.
+    It is the first that is available of: `vaedm_jax` in `XDG_CACHE_HOME`; `vaedm_jax` in `.cache` of the home
+    directory; a private folder in the system's temporary directory. In containers a user may have no home directory.
     """
-    if os.path.isabs(xdg := os.environ.get("XDG_CACHE_HOME", "")):  # others are to be ignored, its standard says
+    if os.path.isabs(xdg := os.environ.get("XDG_CACHE_HOME", "")):  # the XDG standard ignores relative paths
         return os.path.join(xdg, NAME)
     try:
         return str(Path.home() / ".cache" / NAME)
     except RuntimeError:
-        return temporary()
+        return temporary_folder()
 
 
-def temporary() -> str | None:
-    """Return a folder that nobody else can write to: what lies in it is run."""
+def temporary_folder() -> str | None:
+    """Return a temporary folder that only this user can write to, or None. Cached programs in it are executed."""
     try:
         folder = os.path.join(tempfile.gettempdir(), f"{NAME}-{os.getuid()}")
         os.makedirs(folder, mode=0o700, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The one error of all readers: a file that is not what it should be."""
+"""The error that all readers raise for a file that cannot be used."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from vaedm_jax.storage.paths import opened, shown
 
 
 class Damaged(UserError):
-    """A file that is missing, torn, damaged or of another form.
+    """An error for a file that is missing, truncated, damaged or of another form.
 
     Attributes:
       why: the reason in a few words, without the file's name.
@@ -22,7 +22,12 @@ class Damaged(UserError):
 
 @contextmanager
 def reading(path: str | os.PathLike, what: str) -> Iterator[None]:
-    """Turn whatever fails while a file is read into `Damaged`: libraries raise all kinds of errors on damaged bytes."""
+    """Raise `Damaged` for any error inside the block. Libraries raise all kinds of errors on damaged files.
+
+    Args:
+      path: the file that is read.
+      what: the kind of the file, for the message.
+    """
     try:
         yield
     except Damaged:
@@ -31,13 +36,13 @@ def reading(path: str | os.PathLike, what: str) -> Iterator[None]:
         raise Damaged(path, str(error)) from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise Damaged(path, f"it is no {what} ({shown(reason[:200])})") from error
+        raise Damaged(path, f"it is not a valid {what} ({shown(reason[:200])})") from error
 
 
 def read_bytes(path: str | os.PathLike, what: str, most: int) -> bytes:
-    """Return the content of a regular file; `Damaged` where it is none, or has more than `most` bytes."""
+    """Return the content of a file; raise `Damaged` if it is no regular file or has more than `most` bytes."""
     with reading(path, what), opened(path, what) as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise Damaged(path, f"it has more than {most:,} bytes, which is too many for {what}")
+        raise Damaged(path, f"it has more than {most:,} bytes, which is too many for a {what}")
     return data

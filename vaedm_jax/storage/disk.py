@@ -1,4 +1,4 @@
-"""A full disk, which libraries report in their own ways."""
+"""Detection of a full disk, which libraries report in different ways."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def full_disk(error: BaseException) -> int | None:
-    """Return the error number where an error says that the disk is full, be it in its text alone; else None."""
+    """Return the error number if an error, by number or by its text, says that the disk is full; otherwise None."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in FULL else None
     return next((number for number in FULL if os.strerror(number) in str(error)), None)
@@ -17,10 +17,11 @@ def full_disk(error: BaseException) -> int | None:
 
 @contextmanager
 def writing(path: str | os.PathLike, beside: str | os.PathLike | None = None) -> Iterator[None]:
-    """Make whatever is raised on a full disk an OSError that names the file.
+    """Raise an OSError with the file's name if an error in the block says that the disk is full.
 
     Args:
-      beside: what was written first, in the file's place; it is removed where that fails, since it takes space.
+      path: the file that is written.
+      beside: a temporary file that is written first. It is removed after any error, since it takes space.
     """
     try:
         yield

@@ -1,15 +1,15 @@
-"""JSON that may come from anywhere: of bounded size and depth, of one meaning, and of the form that is asked for.
+"""A reader for JSON of unknown origin: it limits size and depth, rejects duplicate names, and checks the form.
 
 A form is one of
 
     str, bool, dict, list    a value of that type
-    int, float               a number, which is no bool; a whole number is a float too
+    int, float               a number, not a bool; a whole number is also a float
     None                     null
     object                   anything
     (FORM, FORM)             one or the other
-    [FORM]                   a list of such values
-    {str: FORM}              an object with any names and such values
-    {"NAME": FORM}           an object that has these names at least; "NAME?" may be missing
+    [FORM]                   a list of values of this form
+    {str: FORM}              an object with any names and values of this form
+    {"NAME": FORM}           an object with at least these names; "NAME?" may be missing
 """
 
 import json
@@ -19,19 +19,25 @@ from typing import Any
 
 from vaedm_jax.storage.damage import read_bytes, reading
 
-WHAT = "JSON"
-MOST = 2**24  # bytes of a file, which can take some twenty times of it in memory
-DEEPEST = 32  # levels: what walks a value afterwards may do so by recursion
-LARGEST = 2**63  # of whole numbers: what NumPy takes
-WORDS = {str: "a text", bool: "true or false", dict: "an object", list: "a list", int: "a whole number"}
+WHAT = "JSON file"
+MOST = 2**24  # bytes of a file; the parsed value may take about 20 times as much memory
+DEEPEST = 32  # levels, so that other code can safely walk a value by recursion
+LARGEST = 2**63  # whole numbers must lie in [-LARGEST, LARGEST), so that they fit into int64
+WORDS = {str: "a string", bool: "true or false", dict: "an object", list: "a list", int: "a whole number"}
 WORDS |= {float: "a number", None: "null"}
 
 
 def read_json(path: str | os.PathLike, form: Any = object, most: int = MOST, nan: bool = False) -> Any:
-    """Return the value in a file; `Damaged` where it cannot be read or has another form.
+    """Return the value in a JSON file.
 
     Args:
-      form: see above. most: the largest number of bytes. nan: NaN and Infinity are numbers too, as Python writes them.
+      path: the file.
+      form: the form that the value must have, as described above.
+      most: the largest size of the file in bytes.
+      nan: accept NaN and Infinity as numbers, as Python writes them.
+
+    Raises:
+      Damaged: the file cannot be read or has another form.
     """
     data = read_bytes(path, WHAT, most)
     with reading(path, WHAT):
@@ -39,11 +45,11 @@ def read_json(path: str | os.PathLike, form: Any = object, most: int = MOST, nan
 
 
 def parse_json(data: bytes | str, form: Any = object, nan: bool = False) -> Any:
-    """Return the value in a text; ValueError where it is not JSON or has another form."""
-    numbers = {} if nan else {"parse_float": finite, "parse_constant": finite}
+    """Return the value of a JSON text; raise ValueError if it is not valid or has another form. See `read_json`."""
+    numbers = {} if nan else {"parse_float": parse_float, "parse_constant": parse_float}
     text = data.decode() if isinstance(data, bytes) else data
     try:
-        value = json.loads(text, object_pairs_hook=once, parse_int=whole, **numbers)
+        value = json.loads(text, object_pairs_hook=unique_names, parse_int=parse_int, **numbers)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     check_depth(value)
@@ -51,31 +57,36 @@ def parse_json(data: bytes | str, form: Any = object, nan: bool = False) -> Any:
     return value
 
 
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; ValueError where a name stands in it twice, since readers differ in which they take."""
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the dict of an object's pairs; raise ValueError if a name occurs twice.
+
+    JSON parsers differ in which of the two values they use.
+    """
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"'{name[:60]}' stands in it twice")
+            raise ValueError(f"the name '{name[:60]}' occurs twice in an object")
         found[name] = value
     return found
 
 
-def whole(text: str) -> int:
+def parse_int(text: str) -> int:
+    """Return a whole number; raise ValueError if it does not fit into int64."""
     number = int(text) if len(text) < 20 else LARGEST
     if not -LARGEST <= number < LARGEST:
         raise ValueError(f"the number {text[:20]} is too large")
     return number
 
 
-def finite(text: str) -> float:
+def parse_float(text: str) -> float:
+    """Return a number; raise ValueError if it is not finite."""
     if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return number
 
 
 def check_depth(value: Any) -> None:
-    """ValueError where a value has more than DEEPEST levels."""
+    """Raise ValueError if a value has more than DEEPEST levels of lists and objects."""
     level = [value]
     for _ in range(DEEPEST):
         inside = [item for item in level if isinstance(item, dict | list)]
@@ -86,11 +97,17 @@ def check_depth(value: Any) -> None:
 
 
 def check_form(value: Any, form: Any, where: str) -> None:
-    """ValueError names the first place where a value is of another form."""
+    """Raise ValueError, which names the first place, if a value has another form.
+
+    Args:
+      value: a parsed JSON value.
+      form: the form, as described above.
+      where: the place of `value` in the whole, such as `inside.x[3]`; "" for the whole.
+    """
     match form:
         case tuple():
             if not any(has_form(value, one) for one in form):
-                raise ValueError(f"{where or 'it'} should be {' or '.join(map(words, form))}")
+                raise ValueError(f"{where or 'it'} should be {' or '.join(map(describe_form, form))}")
         case [inner]:
             check_form(value, list, where)
             for i, item in enumerate(value):
@@ -106,11 +123,12 @@ def check_form(value: Any, form: Any, where: str) -> None:
                 elif name == key:
                     raise ValueError(f"{place} is missing")
         case _:
-            if not is_plain(value, form):
+            if not has_type(value, form):
                 raise ValueError(f"{where or 'it'} should be {WORDS[form]}")
 
 
 def has_form(value: Any, form: Any) -> bool:
+    """Return whether a value has a form."""
     try:
         check_form(value, form, "")
     except ValueError:
@@ -118,7 +136,8 @@ def has_form(value: Any, form: Any) -> bool:
     return True
 
 
-def is_plain(value: Any, form: Any) -> bool:
+def has_type(value: Any, form: Any) -> bool:
+    """Return whether a value has a form that is a type, `object` or None."""
     if form is object or form is None:
         return form is object or value is None
     if form in (int, float):
@@ -126,5 +145,6 @@ def is_plain(value: Any, form: Any) -> bool:
     return isinstance(value, form)
 
 
-def words(form: Any) -> str:
+def describe_form(form: Any) -> str:
+    """Return the words for a form in a message."""
     return WORDS.get(form, "something else") if form is None or isinstance(form, type) else WORDS[type(form)]

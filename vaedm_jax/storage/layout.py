@@ -1,4 +1,4 @@
-"""What a run directory looks like from outside, so that its pictures are not taken for somebody's images."""
+"""The files of a run directory, so that a folder of images is not confused with one."""
 
 import os
 from pathlib import Path
@@ -7,13 +7,13 @@ from vaedm_jax.storage.damage import Damaged
 from vaedm_jax.storage.json_file import read_json
 
 FILE = "config.json"
-# What the modes write beside it: folders, of which some hold pictures, and files.
+# The folders and files that the modes write beside it. Some of the folders hold pictures.
 FOLDERS = ("vae", "ddpm", "samples", "export", "evaluation", "figures", "restored")
 FILES = ("images.json", "report.html", "prior.npz")
 
 
 def is_run(folder: str | os.PathLike) -> bool:
-    """Return whether a folder is a run directory: it holds a configuration of this package, and what a run writes."""
+    """Return whether a folder has a configuration of this package and at least one other file or folder of a run."""
     folder = Path(folder)
     if not (folder / FILE).is_file() or not any((folder / name).exists() for name in (*FOLDERS, *FILES)):
         return False

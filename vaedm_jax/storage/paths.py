@@ -1,7 +1,7 @@
-"""Paths that users write, what lies there, and how a name is printed.
+"""Checks of paths that users give, and the printing of names.
 
-A name can hold any bytes but a slash and a zero: new lines, escape sequences, bytes that are not UTF-8. What lies there
-can be a pipe, from which a reader waits for ever. Every path of a user goes through this module.
+A file name can contain any byte except a slash and zero: newlines, escape sequences, invalid UTF-8. A path can lead to
+a pipe, from which a reader would wait for ever. So every path that a user gives goes through this module.
 """
 
 import errno
@@ -24,38 +24,40 @@ GONE = "is not there"
 
 
 def shown(name: str | os.PathLike) -> str:
-    r"""Return a name, or any text, as it is printed: on one line, with what cannot be printed escaped.
+    r"""Return a name, or any text, on one line: characters that cannot be printed are escaped.
 
-    A new line becomes `\n`, a byte that is not UTF-8 `\xff`. What can be printed stays as it is.
+    A newline becomes `\n`; a byte that is not valid UTF-8 becomes `\xff`, for example.
     """
-    return "".join(c if c.isprintable() else escaped(c) for c in os.fspath(name))
+    return "".join(c if c.isprintable() else escape(c) for c in os.fspath(name))
 
 
-def escaped(character: str) -> str:
-    byte = ord(character) - 0xDC00  # Python's way to keep a byte of a name that is not UTF-8
+def escape(character: str) -> str:
+    """Return the escape sequence of a character."""
+    byte = ord(character) - 0xDC00  # Python represents a byte that is not UTF-8 by a surrogate
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
 def path_of(written: str | os.PathLike, setting: str) -> Path:
-    """Return what a user has written as an absolute path, with `~` and `~name` expanded. Nothing need be there.
+    """Return a path as an absolute path, with `~` and `~name` expanded. It need not exist.
 
-    A path that came from here comes back as it is.
+    A path that this function has returned is returned unchanged.
 
     Args:
-      setting: what the path was given as, such as `data.path` or `--workdir`.
+      written: the path, as the user has written it.
+      setting: the name of the setting or flag, such as `data.path` or `--workdir`, for messages.
 
     Raises:
       UserError: there is no such user, or no file can have such a name.
     """
     text = os.fspath(written)
     if not text:
-        raise UserError(f"{setting} is empty; give a path")
+        raise UserError(f"{setting} is empty; it must be a path")
     if "\0" in text:
-        raise UserError(f"{setting}: {shown(text)}: no name of a file can hold a zero byte")
+        raise UserError(f"{setting}: {shown(text)}: a file name cannot contain a zero byte")
     text = os.path.expanduser(text)
-    if text.startswith("~"):  # as it was; a folder of such a name is written ./~name
+    if text.startswith("~"):  # nothing was expanded; a folder of such a name is written ./~name
         user = shown(text.partition("/")[0])
-        raise UserError(f"{setting}: {shown(text)}: no home directory of '{user}' is known; write the path in full")
+        raise UserError(f"{setting}: {shown(text)}: the home directory of '{user}' is unknown; give the full path")
     try:
         path = Path(text).absolute()
     except FileNotFoundError as error:
@@ -65,43 +67,53 @@ def path_of(written: str | os.PathLike, setting: str) -> Path:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"{setting}: {brief(shown(path))}: the name is too long") from error
-    except ValueError as error:  # what the encoding of file names cannot express
+    except ValueError as error:  # the encoding of file names cannot express it
         raise UserError(f"{setting}: {shown(text)}: no file can have this name ({error})") from error
     return path
 
 
 def regular_file(path: str | os.PathLike, setting: str, missing: str = GONE) -> Path:
-    """Return the absolute path; UserError unless a regular file is there, or a link to one.
+    """Return the absolute path; raise UserError unless it is a regular file or a link to one.
 
-    `missing` is what the error says of the path where nothing is there.
+    Args:
+      path: the path, as the user has written it.
+      setting: the name of the setting or flag, for messages.
+      missing: the end of the message, after the path, if the path does not exist.
     """
-    return expected(path, setting, stat.S_IFREG, missing)
+    return check_kind(path, setting, stat.S_IFREG, missing)
 
 
 def folder(path: str | os.PathLike, setting: str, missing: str = GONE) -> Path:
-    """Return the absolute path; UserError unless a folder is there, or a link to one.
+    """Return the absolute path; raise UserError unless it is a folder or a link to one.
 
-    `missing` is what the error says of the path where nothing is there.
+    Args:
+      path: the path, as the user has written it.
+      setting: the name of the setting or flag, for messages.
+      missing: the end of the message, after the path, if the path does not exist.
     """
-    return expected(path, setting, stat.S_IFDIR, missing)
+    return check_kind(path, setting, stat.S_IFDIR, missing)
 
 
 def opened(path: str | os.PathLike, setting: str, missing: str = GONE) -> BinaryIO:
-    """Open a regular file for reading bytes; UserError where it is none, or cannot be opened. It never waits."""
+    """Open a regular file for reading bytes, without ever waiting. The arguments are those of `regular_file`.
+
+    Raises:
+      UserError: it is no regular file, or cannot be opened.
+    """
     path = regular_file(path, setting, missing)
     try:
-        # Without O_NONBLOCK it would wait for ever where a pipe has taken the file's place just now.
+        # Without O_NONBLOCK this would wait for ever if a pipe has replaced the file since it was checked.
         file = open(os.fspath(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     except OSError as error:
         raise UserError(f"{setting}: {shown(path)} {obstacle(path, error, missing)}") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise UserError(f"{setting}: {shown(path)} is no regular file; give one")
+        raise UserError(f"{setting}: {shown(path)} is no regular file; give the path of a regular file")
     return file
 
 
-def expected(path: str | os.PathLike, setting: str, kind: int, missing: str) -> Path:
-    """Return the absolute path; UserError unless what is there is of that kind, links followed."""
+def check_kind(path: str | os.PathLike, setting: str, kind: int, missing: str) -> Path:
+    """Return the absolute path; raise UserError unless it, with links followed, is of a kind of KINDS."""
     path = path_of(path, setting)
     try:
         found = stat.S_IFMT(os.stat(path).st_mode)
@@ -113,7 +125,7 @@ def expected(path: str | os.PathLike, setting: str, kind: int, missing: str) -> 
 
 
 def obstacle(path: Path, error: OSError, missing: str) -> str:
-    """Return why nothing can be read at a path, as what follows its name in a sentence."""
+    """Return why a path cannot be read, as the end of a sentence that begins with the path."""
     if error.errno == errno.ELOOP:
         return "is a link that leads to itself"
     if error.errno == errno.ENOENT and path.is_symlink():

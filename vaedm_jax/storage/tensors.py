@@ -1,4 +1,4 @@
-"""Files of safetensors that may come from anywhere: names, shapes and types are looked at before anything is read."""
+"""A reader for `.safetensors` files of unknown origin: it checks names and shapes before it reads any tensor."""
 
 import os
 from collections.abc import Mapping
@@ -10,15 +10,16 @@ import safetensors
 from vaedm_jax.storage.damage import Damaged, reading
 from vaedm_jax.storage.paths import regular_file, shown
 
-WHAT = "file of safetensors"
-TYPES = ("BF16", "F16", "F32", "F64")  # of numbers that are read, all as float32
+WHAT = ".safetensors file"
+TYPES = ("BF16", "F16", "F32", "F64")  # the types that can be read; they are converted to float32
 
 
 class Tensors:
-    """An opened file.
+    """An opened `.safetensors` file.
 
     Attributes:
-      metadata: the texts that it has. shapes: the shape of every tensor in it, by its name.
+      metadata: the strings that are stored with the tensors.
+      shapes: the shape of every tensor, by name.
     """
 
     def __init__(self, path: str | os.PathLike, file: Any):
@@ -27,7 +28,14 @@ class Tensors:
         self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
 
     def read(self, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-        """Return all tensors as float32; `Damaged` unless names and shapes are those wanted, and all is finite."""
+        """Return all tensors as float32.
+
+        Args:
+          wanted: the shape of every tensor, by name. The file must have exactly these tensors.
+
+        Raises:
+          Damaged: names, shapes or types differ, or a number is not finite.
+        """
         for name in {**wanted, **self.shapes}:
             has, should = self.shapes.get(name), wanted.get(name)
             if has != should:
@@ -37,7 +45,9 @@ class Tensors:
         return {name: self.tensor(name) for name in wanted}
 
     def tensor(self, name: str) -> np.ndarray:
-        with reading(self.path, WHAT), np.errstate(over="ignore"):  # what is too large is not finite then
+        """Return one tensor as float32; raise `Damaged` if its type is unsupported or a number is not finite."""
+        # A float64 that is too large for float32 becomes infinite, and is refused below.
+        with reading(self.path, WHAT), np.errstate(over="ignore"):
             kind = self.file.get_slice(name).get_dtype()
             if kind not in TYPES:
                 raise Damaged(self.path, f"'{shown(name)}' is of the type {kind}; it should be {' or '.join(TYPES)}")
@@ -48,6 +58,6 @@ class Tensors:
 
 
 def read_tensors(path: str | os.PathLike) -> Tensors:
-    """Open a file of safetensors; `Damaged` where it is none."""
+    """Open a `.safetensors` file; raise `Damaged` if it is not valid."""
     with reading(path, WHAT):
         return Tensors(path, safetensors.safe_open(regular_file(path, WHAT), "numpy"))

@@ -1,4 +1,7 @@
-"""Files that are either whole or not there. Of several processes one writes; the others call the same functions."""
+"""Atomic writing of files: a file is either complete or unchanged.
+
+Of several processes only one writes. The others call the same functions, which then do nothing.
+"""
 
 import csv
 import io
@@ -17,21 +20,21 @@ from vaedm_jax.storage.paths import shown
 _writes = True
 
 
-def leave_to_another() -> None:
-    """From here on this process writes no files and shows no progress: another does."""
+def disable_writing() -> None:
+    """Let this process write no files and show no progress from now on, since another process does."""
     global _writes
     _writes = False
 
 
 def writes() -> bool:
-    """Whether this process is the one that writes."""
+    """Return whether this process is the one that writes."""
     return _writes
 
 
 def write_whole(path: Path | str, data: bytes) -> None:
-    """Writes `data` to `path` through a file beside it, so that a kill leaves the old file or the new one.
+    """Write `data` to `path` through a temporary file, so that a kill leaves either the old file or the new one.
 
-    The parents are created.
+    Parent folders are created.
     """
     if not writes():
         return
@@ -44,7 +47,7 @@ def write_whole(path: Path | str, data: bytes) -> None:
 
 
 def write_kept(path: Path | str, data: bytes) -> None:
-    """Write `data` to `path` as `write_whole` does; a file of other contents that is there gets another name."""
+    """Write `data` to `path` as `write_whole` does, but first rename an existing file with other contents."""
     path = Path(path)
     if writes() and path.is_file() and path.read_bytes() != data:
         set_aside(path)
@@ -52,9 +55,9 @@ def write_kept(path: Path | str, data: bytes) -> None:
 
 
 def set_aside(*paths: Path) -> None:
-    """Give files or folders, as far as they are there, another name, the same for all: `NAME_1.png` for `NAME.png`.
+    """Rename files or folders that exist, so that nothing overwrites them, and print their new names.
 
-    So what a later command writes replaces nothing; where the old things are now is printed.
+    `NAME.png` becomes `NAME_1.png`, for example. All get the same number, which is the first that is free for all.
     """
     there = [path for path in paths if os.path.lexists(path)]
     if not there or not writes():
@@ -67,26 +70,29 @@ def set_aside(*paths: Path) -> None:
     i = next(i for i in count(1) if not any(os.path.lexists(numbered(path, i)) for path in paths))
     for path in there:
         path.rename(numbered(path, i))
-        print(f"note: what was {shown(path)} is {shown(numbered(path, i))} now", flush=True)
+        print(f"note: {shown(path)} existed already and is now {shown(numbered(path, i))}", flush=True)
 
 
 def remove(folder: Path) -> None:
-    """Deletes a folder that is no longer needed."""
+    """Delete a folder with its contents."""
     if writes():
         shutil.rmtree(folder)
 
 
 def write_arrays(path: Path | str, arrays: dict[str, np.ndarray]) -> None:
-    """Writes arrays as a compressed `.npz`, whole."""
+    """Write arrays as a compressed `.npz` file, atomically."""
     data = io.BytesIO()
     np.savez_compressed(data, **arrays)
     write_whole(path, data.getvalue())
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]], keep: bool = False) -> None:
-    """Write a table, whole; where a row has nothing in a column it is empty.
+    """Write a table as CSV, atomically.
 
-    With `keep`, another table that is there gets another name.
+    Args:
+      path: the file.
+      rows: the rows, as {column: value}. A column that a row lacks is left empty.
+      keep: rename an existing table with other contents first; see `write_kept`.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(chain.from_iterable(rows))), lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Checkpoints of the whole train state by Orbax, written in the background, each with the sums that prove it whole."""
+"""Checkpoints of the train state, written by Orbax in the background, each with checksums that show damage."""
 
 import errno
 import hashlib
@@ -17,17 +17,17 @@ import orbax.checkpoint as ocp
 
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.runtime import hosts
-from vaedm_jax.storage import Damaged, read_json
+from vaedm_jax.storage import Damaged, check_form
 from vaedm_jax.storage.paths import shown
 
-# What is written beside each state; the figures and the digest of it came later than the rest.
+# The file beside each state. Older versions wrote neither metrics ("figures") nor the digest.
 PROOF = {"shapes": {str: [int]}, "checksums": [int], "figures?": {str: float}, "digest?": str}
 log = logging.getLogger(__name__)
 
 
 @jax.jit
 def checksums(tree: Any) -> list[jax.Array]:
-    """A sum of the bits of every array, weighted by their place: the same on any number of devices."""
+    """Return a weighted sum of the bits of each array, which does not depend on the number of devices."""
 
     def one(a: jax.Array) -> jax.Array:
         bits = jax.lax.bitcast_convert_type(a, jnp.uint32).reshape(-1)
@@ -37,24 +37,25 @@ def checksums(tree: Any) -> list[jax.Array]:
 
 
 def shapes(tree: Any) -> dict[str, list[int]]:
+    """Return the shape of each array of a tree by its path."""
     return {jax.tree_util.keystr(path): list(a.shape) for path, a in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def check_place(folder: Path) -> None:
-    """UserError where something else stands where a folder of checkpoints should be."""
+    """Raise UserError if something else is where the folder of checkpoints should be."""
     for place in (folder, *folder.parents):
         if place.is_dir():
             return
         if place.exists() or place.is_symlink():
-            what = "a link that leads nowhere" if not place.exists() else "a file" if place.is_file() else "no folder"
+            what = "a broken link" if not place.exists() else "a file" if place.is_file() else "not a folder"
             raise UserError(f"{folder} should be a folder for checkpoints, but {place} is {what}; move it away")
 
 
 def check_listing(folder: Path) -> None:
-    """UserError names what would end or stop Orbax: it copes with other damage.
+    """Raise UserError for damage that would crash or block Orbax, which handles all other damage.
 
-    That is what is neither a file nor a folder, at any depth, such as a pipe, from which it would wait for ever; and
-    JSON of a step that is nested very deeply.
+    That is anything that is neither a file nor a folder, at any depth, such as a pipe, which Orbax would read forever;
+    and JSON that is nested too deeply.
     """
     for place in folder.rglob("*"):
         sound = place.is_file() or place.is_dir() or not place.exists()  # it may be gone since it was listed
@@ -67,11 +68,11 @@ def check_listing(folder: Path) -> None:
                 pass
         if not sound:
             step = place.relative_to(folder).parts[0]
-            raise UserError(f"{shown(place)} is not what a checkpoint has there; move {shown(folder / step)} away")
+            raise UserError(f"{shown(place)} does not belong in a checkpoint; move {shown(folder / step)} away")
 
 
 def digest_of(proof: dict[str, Any]) -> str:
-    """Return what tells a proof from a damaged one."""
+    """Return a digest that shows damage of the checksums."""
     text = json.dumps([proof[name] for name in ("shapes", "checksums", "figures")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -80,7 +81,7 @@ class Checkpoints:
     """The checkpoints of one stage, in `folder`; the newest `keep` are kept.
 
     Attributes:
-      figures: those that were saved with the state that was saved or read last.
+      metrics: those of the state that was saved or read last.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
@@ -90,29 +91,29 @@ class Checkpoints:
         self.folder = folder.resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self.manager = ocp.CheckpointManager(self.folder, options=options)
-        self.bad: list[int] = []  # steps whose checkpoints were passed over
-        self.figures: dict[str, float] = {}
-        self.failed = False  # a write has; Orbax's threads may then wait for each other for a long time
+        self.bad: list[int] = []  # steps with damaged checkpoints
+        self.metrics: dict[str, float] = {}
+        self.failed = False  # whether a write has failed; Orbax's threads may then wait for each other for a long time
 
     def steps(self) -> list[int]:
-        """Steps that there is a checkpoint of, newest first."""
+        """Return the steps of the checkpoints, newest first."""
         return sorted(self.manager.all_steps(), reverse=True)
 
-    def save(self, state: Any, figures: dict[str, float] | None = None) -> None:
-        """Begin to write the state and figures of it; an error of this or an earlier write is a RunError."""
+    def save(self, state: Any, metrics: dict[str, float] | None = None) -> None:
+        """Start to write a state and metrics of it; raise RunError if this or an earlier write has failed."""
         self._set_bad_aside()
-        self.figures = figures or {}
+        self.metrics = metrics or {}
         sums = [int(s) for s in jax.device_get(checksums(state))]
-        proof = {"shapes": shapes(state), "checksums": sums, "figures": self.figures}
+        proof = {"shapes": shapes(state), "checksums": sums, "figures": self.metrics}
         proof["digest"] = digest_of(proof)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), proof=ocp.args.JsonSave(proof))
-        # A best state may lie ahead of where a killed run goes on. One that beats it at or before its step takes the
-        # next number instead of its own, since the newest counts.
+        # After a kill, training may repeat steps before that of the best state. A better state of such a step gets the
+        # next free number, since the newest checkpoint counts.
         number = max([int(state.step), *(step + 1 for step in self.steps())])
         self._guarded(lambda: self.manager.save(number, args=args))
 
     def close(self) -> None:
-        """Wait until all is written; after a failed write there is nothing to wait for."""
+        """Wait until everything is written; after a failed write there is nothing to wait for."""
         if not self.failed:
             self._guarded(self.manager.close)
 
@@ -123,13 +124,15 @@ class Checkpoints:
         if not peer_died(error):
             self.close()
 
-    def restore(self, like: Any, advice: str = "begin anew in another --workdir") -> Any | None:
-        """The newest state that is whole, or None where there is no checkpoint.
+    def restore(self, like: Any, advice: str = "start again in another --workdir") -> Any | None:
+        """Return the newest undamaged state, or None if there is no checkpoint.
 
         Args:
-          like: a state of the same shape (arrays or ShapeDtypeStructs), whose shardings the result has.
-          advice: what to do where none is whole.
-        Raises: UserError where the checkpoint is of another architecture, or none of several is whole.
+          like: a state of the same shapes (arrays or ShapeDtypeStructs), whose shardings the result has.
+          advice: what to do if all checkpoints are damaged.
+
+        Raises:
+          UserError: the checkpoint has another architecture, or all checkpoints are damaged.
         """
         state = self.newest(like)
         if state is None and self.steps():
@@ -137,15 +140,15 @@ class Checkpoints:
         return state
 
     def newest(self, like: Any) -> Any | None:
-        """As `restore`, but None also where no checkpoint is whole."""
+        """Return the newest undamaged state; None if all are damaged. Otherwise like `restore`."""
         for step in self.steps():
             try:
                 return self._read(step, like)
-            except Exception as error:  # a torn file can fail in any of Orbax's layers
+            except Exception as error:  # a truncated file can fail in any layer of Orbax
                 if isinstance(error, UserError) and not isinstance(error, Damaged):
                     raise
                 log.warning(
-                    "checkpoint %s/%d is torn or corrupt and is passed over (%s)",
+                    "checkpoint %s/%d is damaged and is skipped (%s)",
                     self.folder,
                     step,
                     _brief(error),
@@ -154,39 +157,40 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, like: Any) -> Any:
-        proof = read_json(self.folder / str(step) / "proof" / "metadata", PROOF, nan=True)
-        if proof.get("digest") not in (None, digest_of(proof)):  # those of before have none
-            raise ValueError("its proof is damaged")
+        proof = self.manager.restore(step, args=ocp.args.Composite(proof=ocp.args.JsonRestore()))["proof"]
+        check_form(proof, PROOF, "")
+        if proof.get("digest") not in (None, digest_of(proof)):  # older versions wrote none
+            raise ValueError("its checksums are damaged")
         if proof["shapes"] != shapes(like):
             raise UserError(
-                f"the checkpoint {self.folder}/{step} is of another architecture: {_difference(proof['shapes'], like)}"
+                f"the checkpoint {self.folder}/{step} has another architecture: {_difference(proof['shapes'], like)}"
             )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like))
         state = self.manager.restore(step, args=args)["state"]
         if [int(s) for s in jax.device_get(checksums(state))] != proof["checksums"]:
             raise ValueError("its checksums do not match")
-        self.figures = proof.get("figures", {})
+        self.metrics = proof.get("figures", {})
         return state
 
     def _set_bad_aside(self) -> None:
-        """Move bad checkpoints out of the manager's sight, lest they stand in the way of good ones of their steps."""
+        """Move damaged checkpoints to the folder `corrupt`, so that their steps can be saved again."""
         for step in self.bad if jax.process_index() == 0 else ():
             target = self.folder.with_name("corrupt") / str(step)
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(exist_ok=True)
             shutil.move(self.folder / str(step), target)
         if self.bad:
-            hosts.meet("bad checkpoints are set aside")
+            hosts.wait_for_all("bad checkpoints are set aside")
             self.manager.reload()
             self.bad = []
 
     def _guarded(self, action: Any) -> Any:
         try:
             return action()
-        except Exception as error:  # Orbax hands a failed write on in several types
+        except Exception as error:  # Orbax reports a failed write with several types
             self.failed = True
             whole = sorted((int(p.name) for p in self.folder.glob("*") if p.name.isdigit()), reverse=True)
-            kept = f"the checkpoint of step {whole[0]} is whole" if whole else "there is no earlier one"
+            kept = f"the checkpoint of step {whole[0]} is complete" if whole else "there is no earlier one"
             raise RunError(
                 f"a checkpoint could not be written to {self.folder} ({_brief(error)}); {kept}. {_advice(error)}, "
                 "and the same command continues"
@@ -194,42 +198,42 @@ class Checkpoints:
 
 
 class Best:
-    """The state with the lowest of a figure so far, in `folder`; none where the figure has no name.
+    """The state with the lowest value of a metric so far, in `folder`; "" keeps none.
 
     Args:
-      like: as in `Checkpoints.restore`. A state that lies there already is to be beaten if it is whole.
+      like: as in `Checkpoints.restore`. An undamaged state of an earlier command counts.
     """
 
-    def __init__(self, folder: Path, figure: str, like: Any):
-        self.figure = figure
-        self.kept = Checkpoints(folder, keep=1) if figure else None
+    def __init__(self, folder: Path, metric: str, like: Any):
+        self.metric = metric
+        self.kept = Checkpoints(folder, keep=1) if metric else None
         if self.kept:
             self.kept.newest(like)
 
-    def consider(self, state: Any, figures: dict[str, float]) -> None:
-        """Keep a state instead, if it is better."""
-        if self.kept and figures[self.figure] < self.kept.figures.get(self.figure, math.inf):
-            self.kept.save(state, figures)
+    def consider(self, state: Any, metrics: dict[str, float]) -> None:
+        """Keep a state if its metric is lower."""
+        if self.kept and metrics[self.metric] < self.kept.metrics.get(self.metric, math.inf):
+            self.kept.save(state, metrics)
 
     def __enter__(self) -> "Best":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Wait until it is written."""
+        """Wait until the state is written."""
         if self.kept:
             self.kept.__exit__(*error)
 
 
 def peer_died(error: BaseException | None) -> bool:
-    """Return whether an error tells that another process has ended: what both have begun to write stays unfinished."""
-    return isinstance(error, jax.errors.JaxRuntimeError) and not hosts.alone()
+    """Return whether an error means that another process has ended. What both were writing stays unfinished."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and not hosts.is_single()
 
 
 def ignore_late_reads() -> None:
-    """Keep quiet of reads that end after another of the same checkpoint has failed.
+    """Suppress the tracebacks of reads that finish after another read of the same checkpoint has failed.
 
-    Orbax closes its event loop at the first that fails. TensorStore goes on with the others, and Python would print a
-    traceback for each that reports to the closed loop.
+    Orbax closes its event loop at the first failure. TensorStore continues with the other reads, and Python would print
+    a traceback for each that reports to the closed loop.
     """
     if getattr(sys.unraisablehook, "ignores_late_reads", False):
         return
@@ -237,7 +241,7 @@ def ignore_late_reads() -> None:
 
     def hook(unraisable: Any) -> None:
         closed = isinstance(unraisable.exc_value, RuntimeError) and "loop is closed" in str(unraisable.exc_value)
-        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine that nobody goes on with
+        code = getattr(unraisable.object, "cr_code", None)  # of an abandoned coroutine
         if not (closed or (code and "orbax" in code.co_filename)):
             told(unraisable)
 
@@ -258,21 +262,21 @@ def _brief(error: Exception) -> str:
 
 
 def _advice(error: Exception) -> str:
-    """What helps against a failed write."""
+    """Return what helps against a failed write."""
     if _brief(error) in FULL:
         return "Free some space"
     match getattr(error, "errno", None):
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return "Make that folder writable"
         case errno.ENOTDIR | errno.EEXIST | errno.EISDIR:
-            return "Move away what stands in its place"
+            return "Move away what is in its place"
         case errno.ENOENT:
             return "Leave the folder in place while the training writes to it"
-    return "Mend that"
+    return "Fix this"
 
 
 def _difference(saved: dict[str, list[int]], like: Any) -> str:
-    """The first array in which two states differ, in words."""
+    """Return a description of the first array in which two states differ."""
     wanted = shapes(like)
     name = next(k for k in [*saved, *wanted] if saved.get(k) != wanted.get(k))
-    return f"its {name} is {saved.get(name, 'not there')}, the configuration's is {wanted.get(name, 'not there')}"
+    return f"its {name} is {saved.get(name, 'missing')}, the configuration's is {wanted.get(name, 'missing')}"

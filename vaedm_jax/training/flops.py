@@ -1,7 +1,7 @@
-"""Counts the floating-point operations of a traced program: its matrix products and convolutions.
+"""Counting the floating-point operations of a traced program: its matrix products and convolutions.
 
-A compiler's own count depends on the backend: that of a GPU does not see into the calls of cuDNN. The traced program is
-the same everywhere, and what it leaves out (sums, norms, the optimiser) is little beside its products.
+A compiler's own count depends on the backend: on a GPU it does not include calls of cuDNN. The traced program is the
+same everywhere. Its other operations (sums, norms, the optimiser) are few in comparison.
 """
 
 import math
@@ -11,13 +11,13 @@ import numpy as np
 
 
 def count_flops(jaxpr: Any) -> int:
-    """Return the operations of a program and of all programs in it: a product and its sum count as two.
+    """Return the number of operations of a program. A multiplication and an addition count as two.
 
-    The body of a `scan` counts once for each of its turns, that of a `while` loop once, and of branches the dearest
-    one. Under `shard_map` the operations of all devices are counted.
+    The body of a `scan` counts once for each iteration, the body of a `while` loop once, and of branches the most
+    expensive one. Under `shard_map` the operations of all devices are counted.
 
     Args:
-      jaxpr: of `jax.make_jaxpr`, or the `jaxpr` of what `jax.jit(...).trace` returns.
+      jaxpr: the result of `jax.make_jaxpr`, or the attribute `jaxpr` of `jax.jit(...).trace(...)`.
     """
     eqns = getattr(jaxpr, "jaxpr", jaxpr).eqns
     return sum(of_equation(eqn) for eqn in eqns)
@@ -47,16 +47,16 @@ def programs(value: Any) -> list[Any]:
 
 
 def of_product(eqn: Any) -> int:
-    """Return 2 x the numbers of the result x those that each of them sums up."""
+    """Return the operations of a matrix product: 2 x size of the result x size of the contracted axes."""
     (contracted, _), _ = eqn.params["dimension_numbers"]
     shape = eqn.invars[0].aval.shape
     return 2 * eqn.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
 
 
 def of_convolution(eqn: Any) -> int:
-    """Return 2 x the images and channels of the result x the input channels of each x the pairs of pixels that meet.
+    """Return the operations of a convolution: 2 x images x channels x input channels x pairs of pixels and weights.
 
-    Neither the padding nor the zeros between the pixels of a dilated input, as in the gradient of a stride, count.
+    Padding does not count, nor do the zeros between the pixels of a dilated input (the gradient of a stride).
     """
     params, (image, kernel) = eqn.params, (v.aval.shape for v in eqn.invars)
     numbers, out = params["dimension_numbers"], eqn.outvars[0].aval.shape
@@ -74,6 +74,6 @@ def of_convolution(eqn: Any) -> int:
 def pairs(
     size: int, kernel: int, out: int, stride: int, padding: tuple[int, int], dilation: int, kernel_dilation: int
 ) -> int:
-    """Return how often a weight of a kernel meets a pixel of a line, for all `out` positions of the kernel."""
+    """Return the number of products of a weight and a pixel along one axis, for all `out` positions of the kernel."""
     place = np.arange(out)[:, None] * stride - padding[0] + np.arange(kernel)[None] * kernel_dilation
     return int(np.sum((place >= 0) & (place <= (size - 1) * dilation) & (place % dilation == 0)))

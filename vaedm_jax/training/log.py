@@ -1,4 +1,4 @@
-"""What a stage tells while it is trained: what is about to run, how far it is, and the figures of its steps."""
+"""The log of a stage in training: a summary at the start, progress, and metrics."""
 
 import json
 import math
@@ -18,14 +18,16 @@ from vaedm_jax.storage.writing import write_whole
 from vaedm_jax.training.stages import Stage
 from vaedm_jax.training.state import TrainState
 
-WARM_UP = 5  # the quickest of so many steps is what the duration is estimated by: the first ones are slower
+WARM_UP = 5  # the duration is estimated from the fastest of so many steps, since the first ones are slower
 
 
 class Log:
-    """Of the steps start + 1 to total, in the folder of a stage.
+    """The log of steps start + 1 to total, in the folder of a stage.
 
     Args:
-      like: the state, or its shapes. compiled: the train step. flops: operations of a step on each device.
+      like: the state, or its shapes.
+      compiled: the compiled train step.
+      flops: operations of a step on each device.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Log:
         self.began = time.monotonic()
 
     def add(self, n: int, metrics: dict[str, jax.Array]) -> None:
-        """Step n is under way."""
+        """Add the metrics of step n, which may still be running."""
         self.pending.append(metrics)
         if len(self.seconds) < WARM_UP:
             jax.block_until_ready(metrics)
@@ -52,25 +54,29 @@ class Log:
         self.progress.update(n, metrics["loss"])
 
     def averages(self, last: int) -> dict[str, float]:
-        """Means of the figures since the last call, up to step `last`; RunError names the first that is not finite."""
+        """Return the means of the metrics since the last call; raise RunError for the first that is not finite.
+
+        Args:
+          last: the last step that was added.
+        """
         fetched, self.pending = jax.device_get(self.pending), []
-        for i, figures in enumerate(fetched):
-            for name, value in figures.items():
+        for i, metrics in enumerate(fetched):
+            for name, value in metrics.items():
                 if not math.isfinite(value):
                     raise RunError(
                         f"step {last - len(fetched) + 1 + i}: the {name} is {value}. Training stops; the checkpoints "
                         f"in {self.folder / 'checkpoints'} are from before it. A lower learning rate or clipping may "
                         "help"
                     )
-        return {name: float(np.mean([figures[name] for figures in fetched], dtype=np.float64)) for name in fetched[0]}
+        return {name: float(np.mean([metrics[name] for metrics in fetched], dtype=np.float64)) for name in fetched[0]}
 
-    def write(self, n: int, figures: dict[str, float]) -> None:
-        """Write figures of step n down, and how fast it goes."""
+    def write(self, n: int, metrics: dict[str, float]) -> None:
+        """Write metrics of step n, and the throughput."""
         speed = {"images_per_s": self.progress.images_per_s} if self.progress.images_per_s else {}
-        self.writer.write(n, figures | speed)
+        self.writer.write(n, metrics | speed)
 
     def opening(self, seconds: float) -> None:
-        """Say what is about to run, on what, and what it takes; leave it in summary.json and parameters.txt too."""
+        """Print the devices, the number of parameters, the memory and the duration; write them to files too."""
         devices, memory, batch_size = jax.devices(), self.compiled.memory_analysis(), self.stage.settings.batch_size
         size = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
         summary = {
@@ -94,6 +100,6 @@ class Log:
         )
 
     def close(self) -> None:
-        """The last step is shown, and all is on disk."""
+        """Show the last step, and write everything to disk."""
         self.progress.close()
         self.writer.close()

@@ -13,21 +13,21 @@ from jax.sharding import Mesh
 from vaedm_jax.data import Dataset, batches
 from vaedm_jax.errors import in_range
 from vaedm_jax.runtime import hosts
-from vaedm_jax.runtime.mesh import check_memory, host_share, place_ahead, placement
+from vaedm_jax.runtime.mesh import check_memory, host_share, prefetch_batches, replicated, shardings
 from vaedm_jax.training.checkpoints import Best, Checkpoints
 from vaedm_jax.training.flops import count_flops
 from vaedm_jax.training.log import Log
 from vaedm_jax.training.stages import Stage
 from vaedm_jax.training.state import TrainState, create_state
 from vaedm_jax.training.step import make_train_step, state_shapes
-from vaedm_jax.training.stop import Stop
+from vaedm_jax.training.stop import Poll, Stop
 
-OWED = "pictures_owed"  # stands in the checkpoint of a run that was stopped before it had drawn them
-OnPicture = Callable[[int, Any], dict[str, float]]  # (step, averaged parameters) -> figures to write down
+OWED = "pictures_owed"  # marks the checkpoint of a run that was stopped before it had drawn its pictures
+OnPicture = Callable[[int, Any, Poll], dict[str, float]]  # (step, averaged parameters, poll) -> metrics
 
 
 def total_steps(settings: Any, images: int) -> int:
-    """Steps of a stage: its `steps`, or else its epochs over so many images; UserError where they cannot be counted."""
+    """Return the number of steps of a stage: its `steps`, or its epochs over so many images."""
     total = settings.steps or math.ceil(settings.epochs * images / settings.batch_size)
     in_range(f"steps of {settings.epochs:g} epochs over {images:,} images", total, 1, 2**31 - 1, "32 bits count them")
     return total
@@ -46,21 +46,24 @@ def fit(
     """Train a stage to its end, from its newest whole checkpoint if there is one.
 
     Args:
-      on_picture: called every `log.pictures` steps and at the end. The state with the lowest of its figure
-        `checkpoint.best` is kept in the folder `best`.
-      params: those to begin with where there is no checkpoint; by default random ones.
-      begun: where it was left, if `begin` has looked already.
-    Raises: RunError where the loss is not finite or a disk is full; what was saved stays. Stopped where a signal asks
-      for it, after saving: at once where there is one process, else at the next of the steps of `log.every`.
+      on_picture: called every `log.pictures` steps and at the end. The state with the lowest `checkpoint.best` of its
+        metrics is kept in the folder `best`.
+      params: the initial parameters if there is no checkpoint; by default they are random.
+      begun: what `begin` returned, if it was called already.
+
+    Raises:
+      RunError: the loss is not finite, or a disk is full. Checkpoints are kept.
+      Stopped: a signal came, and the state is saved. A single process stops at once, several at the next multiple of
+        `log.every`.
     """
     folder, settings = workdir / stage.name, stage.settings
     total = total_steps(settings, len(data.train))
     seed = stage_seed(stage.name, config)
-    key, init_key = jax.random.split(jax.random.key(seed))
+    key, init_key = jax.device_put(jax.random.split(jax.random.key(seed)), replicated(mesh))
     like = abstract_state(stage, mesh, config.mesh.fsdp)
     checkpoints, state = begun or begin(stage, config, workdir, mesh)
     start = 0 if state is None else int(state.step)
-    owed = OWED in checkpoints.figures
+    owed = OWED in checkpoints.metrics
     if start >= total and not owed:
         print(f"{stage.name}: done, {start:,} steps (to train on: --config.{stage.name}.steps=N)", flush=True)
         checkpoints.close()
@@ -70,7 +73,7 @@ def fit(
     images = batches(
         data.train, settings.batch_size, seed, config.data.flip, start, host_share(mesh), config.data.workers
     )
-    placed = place_ahead(mesh, images)
+    placed = prefetch_batches(mesh, images)
     batch = next(placed)
     traced = make_train_step(stage, mesh, total, config.mesh.fsdp).trace(state, stage.frozen, batch, key)
     flops, step = count_flops(traced.jaxpr) / mesh.size, traced.lower().compile()
@@ -85,25 +88,25 @@ def fit(
     ):
 
         def look(n: int) -> dict[str, float] | None:
-            figures = stop.unless(lambda: on_picture(n, state.average))
-            if figures is not None:
-                best.consider(state, figures)
-            return figures
+            found = stop.try_to(lambda poll: on_picture(n, state.average, poll))
+            if found is not None:
+                best.consider(state, found)
+            return found
 
         if owed:
-            figures = look(start)
-            stop.check(stop.asked if figures is None else 0, stage.name, start, total)
-            log.write(start, figures)
+            looked = look(start)
+            stop.check(stop.asked if looked is None else 0, stage.name, start, total)
+            log.write(start, looked)
         for n in range(start + 1, total + 1):
             state, metrics = step(state, stage.frozen, batch, key)
             log.add(n, metrics)
             due = {what: n == total or n % every == 0 for what, every in intervals(config).items()}
-            stopped = stop.asked if hosts.alone() else stop.agreed() if due["figures"] else 0
+            stopped = stop.asked if hosts.is_single() else stop.agreed() if due["metrics"] else 0
             looked = {}
             if stopped or any(due.values()):
-                figures = log.averages(n)
+                means = log.averages(n)
                 looked = look(n) if due["pictures"] else {}
-                log.write(n, figures | (looked or {}))
+                log.write(n, means | (looked or {}))
                 stopped = stopped or (stop.asked if looked is None else 0)
             if stopped or due["checkpoint"]:
                 log.writer.sync()
@@ -115,14 +118,14 @@ def fit(
 
 
 class Begun(NamedTuple):
-    """The checkpoints of a stage, and the newest whole state in them; None where there is none."""
+    """The checkpoints of a stage and their newest undamaged state, None if there is none."""
 
     checkpoints: Checkpoints
     state: TrainState | None
 
 
 def begin(stage: Stage, config: Any, workdir: Path, mesh: Mesh) -> Begun:
-    """Look where a stage was left; UserError where it cannot go on from there."""
+    """Read the newest state of a stage; raise UserError if training cannot continue from it."""
     like = abstract_state(stage, mesh, config.mesh.fsdp)
     check_memory(like, f"the state of the {stage.name.upper()}")
     checkpoints = Checkpoints(workdir / stage.name / "checkpoints", config.checkpoint.keep)
@@ -130,9 +133,9 @@ def begin(stage: Stage, config: Any, workdir: Path, mesh: Mesh) -> Begun:
 
 
 def stage_seed(name: str, config: Any) -> int:
-    """Return the seed of a stage: that of the run, with the stage's name folded in where `seed_per_stage` is set.
+    """Return the seed of a stage: that of the run, combined with the stage's name if `seed_per_stage` is set.
 
-    Without the name, both stages of a run would see the same images with the same noise of z, step by step.
+    Without the name, both stages would see the same images with the same noise of z, step by step.
     """
     if not config.seed_per_stage:
         return config.seed
@@ -140,7 +143,7 @@ def stage_seed(name: str, config: Any) -> int:
 
 
 def new_state(stage: Stage, like: TrainState, key: jax.Array, params: Any | None = None) -> TrainState:
-    """That of step 0, with random parameters or with those that are given, where `abstract_state` says."""
+    """Create the initial train state, sharded like `like`, from given or from random parameters."""
 
     def new(key, params):
         return create_state(stage.init(key) if params is None else params, stage.settings)
@@ -149,23 +152,26 @@ def new_state(stage: Stage, like: TrainState, key: jax.Array, params: Any | None
 
 
 def intervals(config: Any) -> dict[str, int]:
-    """How many steps lie between two of each."""
+    """Return the interval of each output in steps."""
     return {
-        "figures": config.log.every,
+        "metrics": config.log.every,
         "pictures": config.log.pictures,
         "checkpoint": config.checkpoint.every,
     }
 
 
 def abstract_state(stage: Stage, mesh: Mesh, fsdp: bool = False) -> TrainState:
-    """The shapes of a stage's state and where they lie, without making it."""
+    """Return the shapes and shardings of a stage's state, without creating it."""
     shapes = state_shapes(stage)
-    lies = placement(mesh, shapes, fsdp)
-    return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, lies)
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+        shapes,
+        shardings(mesh, shapes, fsdp),
+    )
 
 
 def restore_average(stage: Stage, workdir: Path, mesh: Mesh, best: bool = False, fsdp: bool = False) -> Any | None:
-    """The averaged parameters of a stage's newest (or best) checkpoint in a run directory, None where there is none."""
+    """Return the averaged parameters of a stage's newest (or best) checkpoint in a run directory; None without one."""
     folder = workdir / stage.name / ("best" if best else "checkpoints")
     if not folder.is_dir():
         return None
@@ -176,5 +182,5 @@ def restore_average(stage: Stage, workdir: Path, mesh: Mesh, best: bool = False,
 
 
 def newest_step(folder: Path) -> int | None:
-    """The step of the newest checkpoint in the folder of a stage, None where there is none."""
+    """Return the step of the newest checkpoint in the folder of a stage; None without one."""
     return max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=None)

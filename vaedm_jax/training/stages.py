@@ -1,4 +1,4 @@
-"""The two stages: what each trains, and its loss."""
+"""The two stages: the network that each trains, and its loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from vaedm_jax.diffusion.process import FORMULATIONS, augment, nearest_step
 from vaedm_jax.diffusion.schedule import schedule_of
 from vaedm_jax.models.vae import kl_divergence
 
-Figures = dict[str, jax.Array]
-Loss = Callable[[Any, Any, jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, Figures]]
-BINS = 4  # ranges of t that the loss of the DDPM is told apart by
+Metrics = dict[str, jax.Array]
+Loss = Callable[[Any, Any, jax.Array, jax.Array, jax.Array | None], tuple[jax.Array, Metrics]]
+BINS = 4  # ranges of t, for each of which the held-out loss of the DDPM is reported
 
 
 @dataclass(frozen=True)
@@ -31,30 +31,30 @@ class Stage:
       name: `vae` or `ddpm`, which is also its section of the configuration.
       settings: that section.
       init: key -> parameters.
-      loss: (params, frozen, images uint8 [B, H, W, C], keys [B], step) -> (mean loss, means of other figures). Image i
-        uses keys[i]; `step` counts those that are done, and is None where nothing is trained.
-      held_out: (params, frozen, images, keys) -> figures [B] of images that are not trained on, `loss` among them.
-      frozen: parameters that the loss needs and does not train; empty for the VAE.
+      loss: (params, frozen, images uint8 [B, H, W, C], keys [B], step) -> (mean loss, means of other metrics). Image i
+        uses keys[i]; `step` is the number of finished steps, or None if nothing is trained.
+      held_out: (params, frozen, images, keys) -> metrics [B] of held-out images, with `loss` among them.
+      frozen: parameters that the loss needs but does not train; empty for the VAE.
     """
 
     name: str
     settings: Any
     init: Callable[[jax.Array], Any]
     loss: Loss
-    held_out: Callable[[Any, Any, jax.Array, jax.Array], Figures]
+    held_out: Callable[[Any, Any, jax.Array, jax.Array], Metrics]
     frozen: Any
 
 
 def parameter_shapes(stage: Stage) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter of a stage's network, by names with slashes, without computing any."""
+    """Return the shapes of a network's parameters by names with slashes, without computing them."""
     shapes = jax.eval_shape(stage.init, jax.random.key(0))
     return {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
 
 
 def vae_stage(config: Any) -> Stage:
-    """Stage 1: squared error summed over the pixels plus kl_weight times KL, averaged over the batch.
+    """Return stage 1. Its loss is the squared error summed over the pixels plus kl_weight KL, averaged over the batch.
 
-    The weight rises to kl_weight over the first kl_warmup steps; that of held-out images is kl_weight.
+    The weight rises to kl_weight over the first kl_warmup steps. For held-out images it is always kl_weight.
     """
     vae, kl_weight, warmup = models.build_vae(config), config.vae.kl_weight, config.vae.kl_warmup
 
@@ -82,8 +82,10 @@ def vae_stage(config: Any) -> Stage:
 
 
 def refiner_of(config: Any) -> Callable[[Any, Any, jax.Array, jax.Array, bool], Predictor]:
-    """Return a function (params, frozen, x [B, H, W, C] in [0, 1], keys [B], train) -> the network, shown what is known
-    of the images x."""
+    """Return a function (params, frozen, x, keys [B], train) -> the refiner, as a `Predictor` for images x.
+
+    The images x [B, H, W, C] lie in [0, 1]. The refiner is shown their x_hat and z.
+    """
     ddpm = config.ddpm
     unet, form, target = models.build_unet(config), FORMULATIONS[ddpm.variant], TARGETS[ddpm.prediction](ddpm)
     vae, condition = models.build_vae(config) if has_vae(ddpm) else None, condition_of(ddpm.condition)
@@ -98,7 +100,7 @@ def refiner_of(config: Any) -> Callable[[Any, Any, jax.Array, jax.Array, bool], 
         return z, to_symmetric(x_hat)
 
     def noised(keys, x_hat, train):
-        """What the network is shown of x_hat, and by how many steps it was noised; held-out images never are."""
+        """Return x_hat noised by k steps, and k, which is 0 for held-out images."""
         most = ddpm.cond_noise if train else 0
         k = jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 5), (), 0, most + 1))(keys)
         return augment(schedule, x_hat, k, draw(keys, 6, x_hat.shape[1:])), k
@@ -107,7 +109,7 @@ def refiner_of(config: Any) -> Callable[[Any, Any, jax.Array, jax.Array, bool], 
         z, x_hat = known(frozen, x, keys)
         shown, k = noised(keys, x_hat, train) if ddpm.cond_noise else (None, None)
         z, blank = z if ddpm.z_conditioning else None, False
-        if train and ddpm.cond_dropout:  # each image by itself keeps what is known (arXiv 2207.12598, Algorithm 1)
+        if train and ddpm.cond_dropout:  # drawn for each image (arXiv 2207.12598, Algorithm 1)
             keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 4), 1 - ddpm.cond_dropout))(keys)
             blank = ~keep
             z, x_hat, shown, k = jax.tree.map(
@@ -124,23 +126,25 @@ def refiner_of(config: Any) -> Callable[[Any, Any, jax.Array, jax.Array, bool], 
 
 
 def ddpm_stage(config: Any, vae_params: Any) -> Stage:
-    """Stage 2, Algorithm 1, for any target of the network, with x_hat decoded from a fresh z under the frozen VAE.
+    """Return stage 2: Algorithm 1, for any target of the network.
 
-    Where `ddpm.condition` says so, x_hat is what is left of the image (appendix D), and `vae_params` is empty.
-    Each held-out image is looked at once in each of BINS equal ranges of t, at a t that its key draws there:
-    `loss_t0_249` to `loss_t750_999` are the ranges' means, `loss` that of all. They are errors of the noise, whatever
-    the target, its weight and the t of training.
+    x_hat is decoded from a z that is drawn in each step, by the frozen VAE. With a `ddpm.condition`, x_hat is computed
+    from the image instead (appendix D), and `vae_params` is empty.
+
+    The held-out loss is the squared error of eps, for all targets, weights and distributions of t. Each image has one t
+    in each of BINS equal ranges, drawn by its key. `loss_t0_249` to `loss_t750_999` are the means of the ranges, and
+    `loss` is the mean of all.
     """
     ddpm, refiner, vae = config.ddpm, refiner_of(config), has_vae(config.ddpm)
     schedule = schedule_of(ddpm)
     min_snr = ddpm.min_snr if ddpm.weighting == "min_snr" else 0.0
-    edges = np.unique(np.arange(BINS + 1) * ddpm.T // BINS)  # a T below BINS has fewer
+    edges = np.unique(np.arange(BINS + 1) * ddpm.T // BINS)  # fewer ranges if T is below BINS
 
     def between(keys, low, high):
         return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), low, high))(keys)
 
     def timesteps(keys, sigma):
-        """t by `ddpm.t_sampling`, about images of a deviation sigma."""
+        """Draw t by `ddpm.t_sampling`; sigma is that of `About`."""
         if ddpm.t_sampling == "uniform":
             return between(keys, 0, ddpm.T)
         log_sigma = ddpm.t_mean + ddpm.t_deviation * draw(keys, 1, ()) + jnp.log(sigma).reshape(-1)
@@ -158,7 +162,7 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
             predict = refiner(params, frozen, x, keys, False)
             return noise_loss(schedule, predict, to_symmetric(x), between(keys, *ends), draw(keys, 2, x.shape[1:]))
 
-        losses = jax.lax.map(of_range, (edges[:-1], edges[1:]))  # one after the other, for the memory
+        losses = jax.lax.map(of_range, (edges[:-1], edges[1:]))  # one after the other, to save memory
         names = [f"loss_t{low}_{high - 1}" for low, high in pairwise(edges)]
         return {"loss": jnp.mean(losses, axis=0), **dict(zip(names, losses, strict=True))}
 

@@ -1,4 +1,4 @@
-"""The state of training, its optimiser and its moving average."""
+"""The train state, its optimiser and its moving average."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# From the steps that follow the warm-up to the schedule of a factor of the rate.
+# decay -> a function from the number of steps after the warm-up to the schedule of a factor of the learning rate.
 DECAYS: dict[str, Callable[[int], optax.Schedule | None]] = {
     "constant": lambda steps: None,
     "cosine": lambda steps: optax.cosine_decay_schedule(1.0, steps),
@@ -17,12 +17,13 @@ DECAYS: dict[str, Callable[[int], optax.Schedule | None]] = {
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that changes in training. The key of a step is the seed's folded with `step`, the data's position is `step`.
+    """All that changes in training. `step` also determines the key of a step and the position in the data.
 
     Attributes:
-      step: steps done, a scalar. params: the network's parameters.
-      ema: their exponential moving average; empty where none is kept.
-      opt_state: the optimiser's.
+      step: the number of finished steps, a scalar.
+      params: the parameters of the network.
+      ema: their exponential moving average; empty if none is kept.
+      opt_state: the state of the optimiser.
     """
 
     step: jax.Array
@@ -32,12 +33,12 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def average(self) -> Any:
-        """The parameters to sample with."""
+        """The parameters to sample with: the average, if there is one."""
         return self.ema or self.params
 
 
 def create_state(params: Any, settings: Any) -> TrainState:
-    """The state before the first step."""
+    """Return the state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -47,9 +48,9 @@ def create_state(params: Any, settings: Any) -> TrainState:
 
 
 def optimizer(settings: Any, total: int) -> optax.GradientTransformation:
-    """Return Adam with a linear warm-up of the rate, which `decay` then lowers to 0 at step `total`.
+    """Return Adam with a linear warm-up of the learning rate, after which `decay` lowers it to 0 at step `total`.
 
-    Clipping by the global norm comes first, where it is asked for. The state does not depend on `total`.
+    Gradients are clipped by their global norm first, if `clip` is set. The state does not depend on `total`.
     """
     decay = DECAYS[settings.decay](max(total - settings.warmup, 1))
 
@@ -62,9 +63,9 @@ def optimizer(settings: Any, total: int) -> optax.GradientTransformation:
 
 
 def ema_decay(settings: Any, step: jax.Array, total: int) -> jax.Array:
-    """The average's decay at a step (counted from 1) of `total`.
+    """Return the decay of the average at a step (counted from 1) of `total`.
 
-    `byol` rises to 1 (arXiv 2006.07733, section 3.3), as the paper has it: 1 - (1 - decay) (cos(pi k / K) + 1) / 2.
+    `byol` rises to 1, as in the paper: 1 - (1 - decay) (cos(pi k / K) + 1) / 2 (arXiv 2006.07733, section 3.3).
     """
     decay = jnp.asarray(settings.ema_decay, jnp.float32)
     if settings.ema_schedule == "byol":

@@ -1,4 +1,4 @@
-"""SIGTERM, by which clouds and schedulers announce that they take a machine away, and Ctrl-C."""
+"""Stopping at SIGTERM, by which clouds and schedulers announce that they take a machine away, and at Ctrl-C."""
 
 import signal
 from collections.abc import Callable
@@ -8,24 +8,24 @@ from vaedm_jax.errors import Stopped
 from vaedm_jax.runtime import hosts
 
 T = TypeVar("T")
+Poll = Callable[[], None]  # raises `Interrupted` if a signal has come
 
 
 class Interrupted(BaseException):
-    """Ends what may be given up; nobody else catches it."""
+    """Work that can be repeated ends early; only `Stop.try_to` catches this."""
 
 
 class Stop:
-    """Turns SIGTERM and Ctrl-C into a request to save and stop, while it is entered; a second one stops at once.
+    """While it is entered, SIGTERM and Ctrl-C set a flag; a second signal acts as usual.
 
-    Where nothing is to be saved (while a program compiles, samples or is evaluated) SIGTERM ends the process, which
-    leaves no file half-written.
+    The training loop polls the flag between steps, and drawing and scoring poll it between batches. The handler never
+    raises, so no code of JAX is interrupted.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self):
-        self.asked = 0
-        self._interrupts = False
+        self.asked = 0  # the number of the signal
 
     def __enter__(self) -> "Stop":
         self.before = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
@@ -34,35 +34,39 @@ class Stop:
     def __exit__(self, error: type | None, *_: object) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-        if self.asked and error is None:  # it came when nobody looked any more
+        if self.asked and error is None:  # it came after the last poll
             signal.raise_signal(self.asked)
 
     def _ask(self, number: int, _: object) -> None:
         self.asked = number
         for s in self.SIGNALS:
             signal.signal(s, self.before[s])
-        if self._interrupts:
-            raise Interrupted
 
     def agreed(self) -> int:
-        """The number of a signal that any process was sent, or 0: they stop at one step. All must ask at once."""
+        """Return the number of a signal that any process received, or 0. All processes must call it together."""
         return int(hosts.gather(self.asked).max())
 
-    def unless(self, action: Callable[[], T]) -> T | None:
-        """action(), or None where a signal comes before it is done; several processes finish it together."""
-        if self.asked and hosts.alone():
-            return None
+    def poll(self) -> None:
+        """Raise `Interrupted` if a signal has come. Several processes finish their work together instead."""
+        if self.asked and hosts.is_single():
+            raise Interrupted
+
+    def try_to(self, action: Callable[[Poll], T]) -> T | None:
+        """Return action(poll), or None if a signal comes before it is finished."""
         try:
-            self._interrupts = hosts.alone()
-            return action()
+            self.poll()
+            return action(self.poll)
         except Interrupted:
             return None
-        finally:
-            self._interrupts = False
 
     @staticmethod
     def check(number: int, name: str, step: int, total: int) -> None:
-        """Stopped, if it was asked for."""
+        """Raise `Stopped` if there was a signal.
+
+        Args:
+          number: the number of the signal, or 0.
+          name, step, total: the stage, and where it was saved.
+        """
         if number:
             why = signal.Signals(number).name
             raise Stopped(f"{why}: saved {name} at step {step:,} of {total:,}; the same command continues", number)

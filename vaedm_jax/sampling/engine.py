@@ -1,0 +1,184 @@
+"""A model in memory: its parameters on the devices, batches of work for them, and the checks of what it is given."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vaedm_jax.config.checks import check_chain
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.errors import RunError, UserError, in_range
+from vaedm_jax.runtime import hosts
+from vaedm_jax.runtime.mesh import in_batches, replicated
+from vaedm_jax.sampling.generation import NOTHING, Given, generate
+from vaedm_jax.sampling.inputs import as_images, check_indices, digest_of, spread
+from vaedm_jax.sampling.networks import Networks, networks_of
+
+UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
+
+
+class Samples(NamedTuple):
+    """Samples and the x_hat that they were refined from.
+
+    Attributes:
+      images: float32 [N, H, W, C] in [0, 1].
+      x_hat: the same; None for a plain DDPM.
+    """
+
+    images: np.ndarray
+    x_hat: np.ndarray | None
+
+
+def check_finite(made: np.ndarray) -> np.ndarray:
+    """Return the results of a model for N inputs, [N, ...]; raise RunError if a number is not finite."""
+    bad = ~np.isfinite(made).all(axis=tuple(range(1, made.ndim)))
+    if bad.any():
+        raise RunError(
+            f"{bad.sum()} of {len(bad)} results of this model are not finite: its weights or a setting of the chain "
+            "(guidance, temperature, churn) give numbers that are too large"
+        )
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """What `VAEDM` and the modes use to run a model.
+
+    Attributes:
+      config: the whole configuration.
+      params: the parameters `vae`, `ddpm` and `prior`, whole on every device of the mesh.
+      mesh: the devices that share the batches.
+    """
+
+    config: ConfigDict
+    params: Any
+    mesh: Mesh
+
+    @classmethod
+    def load(cls, config: ConfigDict, params: Any, mesh: Mesh) -> "Engine":
+        """Copy parameters to the devices; raise UserError if a setting that training measures is missing."""
+        engine = cls(config, jax.device_put(params, replicated(mesh)), mesh)
+        networks = engine.networks
+        if params["ddpm"] and (missing := networks.target.lacks(networks.form)):
+            lost = " and ".join(f"ddpm.{name}" for name in missing)
+            raise UserError(
+                f"ddpm.prediction = {config.ddpm.prediction!r} needs {lost}, which training stores with the model; "
+                "here it is 0"
+            )
+        return engine
+
+    def with_params(self, **params: Any) -> "Engine":
+        """Return the engine with some of the parameters replaced."""
+        return replace(self, params=jax.device_put(self.params | params, replicated(self.mesh)))
+
+    @cached_property
+    def networks(self) -> Networks:
+        """The networks, without parameters."""
+        return networks_of(self.config)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of the parameters and of all else that samples depend on, except the chain."""
+        return digest_of(self.params, json.dumps(self.networks.meaning, sort_keys=True))
+
+    @cached_property
+    def vae_digest(self) -> str:
+        """A digest of the VAE's parameters."""
+        return digest_of(self.params["vae"])
+
+    def check_trained(self) -> None:
+        """Raise UserError if there is no refiner."""
+        if not self.params["ddpm"]:
+            raise UserError(UNTRAINED)
+
+    def check_x_hat(self) -> None:
+        """Raise UserError if the refiner is shown nothing."""
+        if not self.networks.has_x_hat:
+            raise UserError("this model is a plain DDPM and has no VAE, hence neither z nor x_hat; use form1 or form2")
+
+    def check_vae(self) -> None:
+        """Raise UserError if the model has no VAE."""
+        self.check_x_hat()
+        if not self.networks.vae:
+            name = self.config.ddpm.condition
+            raise UserError(f"this model has no VAE, hence no z: it was trained with ddpm.condition = {name!r}")
+
+    def check_chain(self, chain: Chain) -> None:
+        """Raise UserError if the model cannot be sampled by a chain. Nothing is compiled."""
+        self.check_trained()
+        check_chain(self.config, chain)
+
+    def check_given(self, given: Given, n: int) -> Given:
+        """Return the inputs of n images as float32 arrays with n entries each; raise UserError if they do not fit."""
+        z, x_hat, x_T = given
+        if z is not None:
+            self.check_vae()
+        if x_hat is not None:
+            self.check_x_hat()
+        elif self.networks.condition:
+            raise UserError(
+                f"this model needs x_hat, made from images by ddpm.condition = {self.config.ddpm.condition!r}: "
+                "model.sample(len(images), x_hat=model.condition(images))"
+            )
+        if z is not None and x_hat is not None:
+            raise UserError("z and x_hat are both given; give one of them, since x_hat is decoded from z")
+        if x_hat is not None:
+            x_hat = self.check_images(x_hat, "x_hat", any_size=not self.networks.z_conditioning)
+            x_hat = spread("x_hat", x_hat, n, x_hat.shape[1:])
+        return Given(
+            None if z is None else spread("z", z, n, (self.networks.vae.z_dim,)),
+            x_hat,
+            None if x_T is None else spread("x_T", x_T, n, self.networks.shape if x_hat is None else x_hat.shape[1:]),
+        )
+
+    def check_images(self, images: Any, name: str, any_size: bool = False) -> np.ndarray:
+        """Return images as float32 [N, H, W, C] in [0, 1]; raise UserError if they do not fit the model.
+
+        Args:
+          name: what the error calls them.
+          any_size: allow all sizes that the U-Net can work on.
+        """
+        return as_images(name, images, self.networks.shape, self.networks.multiple if any_size else 0)
+
+    def replicate(self, tree: Any) -> Any:
+        """Copy arrays to every device."""
+        return jax.device_put(tree, replicated(self.mesh))
+
+    def on_devices(self, arrays: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
+        """Yield arrays [N, ...] in batches on the devices, each with its number of entries; the last is filled up."""
+        in_range("batch_size", batch_size, 1)
+        return in_batches(self.mesh, arrays, batch_size)
+
+    def map_batches(self, function: Callable[[Any], jax.Array], arrays: Any, batch_size: int) -> np.ndarray:
+        """Return function(arrays) of arrays [N, ...], computed batch by batch."""
+        batches = self.on_devices(arrays, batch_size)
+        return np.concatenate([check_finite(hosts.to_host(function(batch))[:count]) for count, batch in batches])
+
+    def map_images(
+        self, function: Callable[..., jax.Array], images: np.ndarray, seed: int, first: int, batch_size: int
+    ) -> np.ndarray:
+        """Return function(networks, params, images, seed, indices) of images [N, ...], computed batch by batch."""
+        check_indices(len(images), seed, first)
+        key = self.replicate(np.uint32(seed))
+        inputs = images, np.arange(first, first + len(images))
+        return self.map_batches(
+            lambda batch: function(self.networks, self.params, batch[0], key, batch[1]), inputs, batch_size
+        )
+
+    def sample_batches(
+        self, n: int, seed: int, first: int, chain: Chain, batch_size: int, given: Given = NOTHING
+    ) -> Iterator[Samples]:
+        """Yield the images `first` to `first + n` of a seed, batch by batch; the last batch may be smaller."""
+        check_indices(n, seed, first)
+        self.check_chain(chain)
+        inputs = np.arange(first, first + n), self.check_given(given, n)
+        arrays, key = self.replicate((chain.arrays(self.networks.full_schedule), np.uint32(seed)))
+        for count, (indices, batch) in self.on_devices(inputs, batch_size):
+            samples = hosts.to_host(generate(self.networks, arrays, self.params, key, indices, batch))
+            yield Samples(*(a if a is None else check_finite(a[:count]) for a in samples))
