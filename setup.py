@@ -10,7 +10,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["vaedm_jax", "vaedm_jax.*"]),
-    package_data={"vaedm_jax": ["data/*.npz", "evaluation/*.safetensors", "weights/*.safetensors"]},
+    package_data={"vaedm_jax": ["py.typed", "data/*.npz", "evaluation/*.safetensors", "weights/*.safetensors"]},
     python_requires=">=3.11",
     # The lower bounds are what launch/test.sh --oldest tests: the versions of Colab's TPU image, of the rest old
     # ones that have wheels for its Python 3.13.
@@ -38,6 +38,7 @@ setup(
         "explore": ["gradio>=5.0"],
         "prior": ["scikit-learn>=1.5.2"],
         "test": [
+            "basedpyright>=1.29",
             "hypothesis>=6.100",
             "ipykernel>=6.17",
             "nbclient>=0.10",

@@ -68,7 +68,7 @@ def problem(outcome: Outcome, sound: bool, owned: list[str]) -> str:
       sound: nothing was damaged. owned: what is changed of the files that belong to the user.
     """
     status, said, trace, changed, seconds = outcome
-    lines = [line for line in said.split("\n") if line.startswith("vaedm: ") and "passed over" not in line]
+    lines = [line for line in said.split("\n") if line.startswith("vaedm: ") and "is skipped" not in line]
     if status is None:
         return f"raised {trace.splitlines()[0][:300]}"
     if "Traceback" in said:
@@ -112,6 +112,7 @@ def quick() -> Iterator[None]:
     from vaedm_jax import api
     from vaedm_jax.data import shards
     from vaedm_jax.modes import prepare, train
+    from vaedm_jax.sampling import engine
 
     def traced(function: Any) -> Any:
         def noise(shape: Any) -> np.ndarray:
@@ -126,8 +127,9 @@ def quick() -> Iterator[None]:
             yield count.value
 
     with contextlib.ExitStack() as stack:
-        for name in ("bound_terms", "decode", "encode", "generate", "posterior", "shown_x_hat", "draw_prior"):
+        for name in ("bound_terms", "decode", "encode", "posterior", "shown_x_hat", "draw_prior"):
             stack.enter_context(patch.object(api, name, traced(getattr(api, name))))
+        stack.enter_context(patch.object(engine, "generate", traced(engine.generate)))
         stack.enter_context(patch.object(train, "fit", lambda *_: SimpleNamespace(average={})))
         stack.enter_context(patch.object(prepare, "work", work))
         yield

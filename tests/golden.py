@@ -79,7 +79,7 @@ def process_array(name: str, d: dict[str, np.ndarray]) -> jax.Array | np.ndarray
         return full.log_variance(rest[0])[int(rest[2])]
     if rest[1] == "post_mean":
         u_t, t = d["eps"] - shift, np.full(len(x_hat), int(rest[2]))
-        x_0 = predict(u_t, process.level_of(full, t, len(t))).x_0.clip(-1, 1)
+        x_0 = predict(u_t, process.noise_level(full, t, len(t))).x_0.clip(-1, 1)
         return process.posterior_mean(full, x_0, u_t, t) + shift
 
     folder, n = name.rpartition("/")[0], int(rest[-2])

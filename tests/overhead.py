@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from vaedm_jax import VAEDM
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.diffusion.process import level_of
+from vaedm_jax.diffusion.process import noise_level
 from vaedm_jax.sampling.generation import generate
 
 B, REPETITIONS = 64, 12
@@ -29,7 +29,7 @@ def seconds(work) -> float:
 def main() -> None:
     model, indices = VAEDM.from_pretrained("emoji"), jnp.arange(B)
     x = jax.random.normal(jax.random.key(0), (B, 32, 32, 3))
-    level = level_of(model.schedule, 500, B)
+    level = noise_level(model.schedule, 500, B)
     network = jax.jit(lambda params: model.engine.networks.predict(params, None, x, None)(x, level))
     seconds(lambda: network(model.params))
     for chain in CHAINS:

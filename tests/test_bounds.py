@@ -16,7 +16,7 @@ from vaedm_jax.config import base_config, flatten, settings
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import some
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.errors import UserError, in_range
+from vaedm_jax.errors import UserError, check_range
 from vaedm_jax.main import main
 from vaedm_jax.models.blocks import parse_blocks, parse_channels
 from vaedm_jax.runs import rundir
@@ -40,7 +40,7 @@ def test_every_number_has_a_finite_upper_bound_and_its_default_is_within(name):
     of_chain = section == "sample" and short in Chain.__dataclass_fields__
     found = Chain.__dataclass_fields__[short].metadata["range"] if of_chain else settings.SETTINGS[name].range
     assert math.isfinite(found.high)
-    in_range(name, NUMBERS[name], found.low, found.high)
+    check_range(name, NUMBERS[name], found.low, found.high)
 
 
 def hostile(name: str) -> list[str]:

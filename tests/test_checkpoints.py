@@ -108,7 +108,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, cap
     damage(folder / "2")
     with caplog.at_level(logging.WARNING), closing(Checkpoints(folder)) as checkpoints:
         assert_same(checkpoints.restore(state_at(0)), state_at(1))
-        assert f"{folder}/2 is torn or corrupt" in caplog.text
+        assert f"{folder}/2 is damaged" in caplog.text
         checkpoints.save(state_at(2))  # the run comes to that step again
     assert_same(restored(folder), state_at(2))
 
@@ -143,7 +143,9 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     said = str(failed.value)
-    assert "could not be written" in said and "the checkpoint of step 1 is whole" in said and "Free some space" in said
+    assert (
+        "could not be written" in said and "the checkpoint of step 1 is complete" in said and "Free some space" in said
+    )
     assert_same(restored(folder), state_at(1))
 
 
@@ -171,7 +173,7 @@ def test_a_process_ends_with_its_status_when_a_write_fails_and_says_what_helps(t
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", BROKEN_OFF, str(tmp_path / "c")]
     done = subprocess.run(command, env=environment, timeout=60, capture_output=True, text=True)
-    assert done.returncode == 1 and "Move away what stands in its place" in done.stdout
+    assert done.returncode == 1 and "Move away" in done.stdout
     assert "Free some space" not in done.stdout
 
 
@@ -183,7 +185,7 @@ def test_a_process_ends_with_its_status_when_a_write_fails_and_says_what_helps(t
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), "Leave the folder in place"),
         (OSError(errno.EDQUOT, "Disk quota exceeded", "x"), "Free some space"),
         (ValueError("INTERNAL: error writing local file: No space left on device"), "Free some space"),
-        (RuntimeError("of another kind"), "Mend that"),
+        (RuntimeError("of another kind"), "Fix this"),
     ],
 )
 def test_the_advice_fits_what_a_write_fails_by(tmp_path, monkeypatch, error, advice):
@@ -249,12 +251,12 @@ def test_a_pipe_in_a_checkpoint_is_named_and_never_waited_for(tmp_path, name):
     file = tmp_path / "6" / name
     file.parent.mkdir(parents=True)
     os.mkfifo(file)
-    with pytest.raises(UserError, match=f"{file} is not what a checkpoint has there; move {tmp_path / '6'} away"):
+    with pytest.raises(UserError, match=f"{file} does not belong in a checkpoint; move {tmp_path / '6'} away"):
         Checkpoints(tmp_path)
 
 
 def test_a_deeply_nested_file_that_would_stop_the_listing_of_the_steps_is_named(tmp_path):
     (tmp_path / "6").mkdir()
     (tmp_path / "6" / "_CHECKPOINT_METADATA").write_bytes(b"[" * 100_000)
-    with pytest.raises(UserError, match="_CHECKPOINT_METADATA is not what a checkpoint has there; move"):
+    with pytest.raises(UserError, match="_CHECKPOINT_METADATA does not belong in a checkpoint; move"):
         Checkpoints(tmp_path)

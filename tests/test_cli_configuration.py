@@ -74,7 +74,7 @@ def test_the_configurations_that_come_along_are_accepted(file, variant):
         ("--config.ddpm.heads=5", ["width of 32", "ddpm.heads = 5"]),
         ("--config.ddpm.attention=3", ["ddpm.attention = (3,)", "no level"]),
         ("--config.data.category=Robots", ["Robots", "People & Body"]),
-        ("--config.vae.batch_size=8000", ["too few", "vae.batch_size = 8000"]),
+        ("--config.vae.batch_size=8000", ["79", "vae.batch_size = 8000"]),
         ("--config.data.path={tmp}/none", ["{tmp}/none"]),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_folder_that_cannot_be_trained_on_is_refused_naming_the_file(refused, 
     rng = np.random.default_rng(0)
     for i in range(4):
         Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / f"{i}.jpg")
-    refused(command, "too few", "batch_size = 8")
+    refused(command, "3 training images", "vae.batch_size = 8")
     whole = (folder / "0.jpg").read_bytes()
     (folder / "0.jpg").write_bytes(whole[: len(whole) // 2])
     refused(command, "{tmp}/images/0.jpg", "truncated")

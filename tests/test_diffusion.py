@@ -14,7 +14,7 @@ from tests.tiny import by_noise
 from vaedm_jax.diffusion import samplers, spacing
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain, run_chain
 from vaedm_jax.diffusion.prediction import Eps, from_eps, noise_loss, predictor
-from vaedm_jax.diffusion.process import FORMULATIONS, level_of, q_sample
+from vaedm_jax.diffusion.process import FORMULATIONS, noise_level, q_sample
 from vaedm_jax.diffusion.schedule import VARIANCES, linear_schedule, respace
 
 T = 1000
@@ -108,7 +108,7 @@ def test_the_clean_image_follows_from_its_noise(steps, seed):
     u_t = q_sample(FULL, x_0, steps, eps)
     a = ALPHA_BAR[steps][:, None, None, None]
     close(u_t, np.sqrt(a) * x_0 + np.sqrt(1 - a) * eps, 1e-6)
-    close(from_eps(u_t, level_of(FULL, steps, len(steps)), eps).x_0, x_0, 1e-4)
+    close(from_eps(u_t, noise_level(FULL, steps, len(steps)), eps).x_0, x_0, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -300,9 +300,10 @@ def test_chains_that_draw_other_images_have_other_labels():
         {"sampler": "ddim", "clip_eps": False}, {"temperature": 0.9}, {"guidance": 0.9}, {"shared": True},
         {"sampler": "heun"}, {"sampler": "heun", "churn": 2.0}, {"sampler": "heun", "churn": 2.0, "churn_max": 1.0},
     ]  # fmt: skip
-    labels = [Chain(**{"steps": 20, **change}).name(FULL) for change in changes]
+    labels = [str(Chain(**{"steps": 20, **change}).name(FULL)) for change in changes]
     assert len(set(labels)) == len(labels) and all(re.fullmatch(r"[\w.+-]+", label) for label in labels)
-    assert Chain(start="warm", sampler="ddim", steps=10).name(FULL) == "ddim_warm500_10"
+    assert Chain(start="warm", sampler="ddim", steps=10).name(FULL) == ("ddim", "warm500", 10, "")
+    assert labels[0] == "ddpm_noise_20"
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])
@@ -312,7 +313,7 @@ def test_a_chain_says_where_it_begins_and_what_it_evaluates(chain, guidance):
     chain = replace(chain, guidance=guidance)
     told = chain.describe(FULL)
     steps = (len(seen) + 1) // 2 if chain.sampler == "heun" else len(seen)
-    assert chain.name(FULL).split("_")[2] == str(steps) and f" {steps} step" in told
+    assert chain.name(FULL).steps == steps and f" {steps} step" in told
     begins = re.search(r"from (?:noise at )?t = ([\d.]+)|from noise", told)[1]
     assert float(begins or T - 1) == pytest.approx(seen[0], abs=1e-3)
     evaluations = len(seen) * (2 if guidance else 1)

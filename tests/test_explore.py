@@ -9,7 +9,7 @@ from PIL import Image
 from tests.pictures import noise
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM
-from vaedm_jax.config import chain_of
+from vaedm_jax.config import make_chain
 from vaedm_jax.errors import UserError
 from vaedm_jax.modes import explore
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
@@ -21,7 +21,7 @@ def explorer():
     vae = random_params(vae_stage(config), 1)
     model = VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2))
     images = np.random.default_rng(0).random((40, 16, 16, 3), np.float32)
-    return explore.Explorer(model, images, chain_of(config.sample))
+    return explore.Explorer(model, images, make_chain(config.sample))
 
 
 def test_the_axes_are_principal_and_a_step_is_a_deviation(explorer):

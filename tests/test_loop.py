@@ -234,7 +234,7 @@ def test_a_corrupt_best_state_is_passed_over_for_the_next(tmp_path, caplog):
         if file.is_file():
             file.write_bytes(b"")
     assert best_of(tmp_path, 8, {8: 1.5}) == (8, 1.5)
-    assert "best/4 is torn or corrupt" in caplog.text
+    assert "best/4 is damaged" in caplog.text
 
 
 def test_the_first_line_states_device_parameters_memory_and_duration(tmp_path, capsys):

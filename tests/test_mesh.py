@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vaedm_jax.errors import UserError
-from vaedm_jax.runtime.mesh import check_memory, make_mesh, replicated, split_batch
+from vaedm_jax.runtime.mesh import batch_sharding, check_memory, make_mesh, replicated
 
 CODE = """
 import os, sys
@@ -79,7 +79,7 @@ def test_a_state_that_no_device_can_hold_is_refused_before_it_is_made():
     with pytest.raises(UserError, match=r"it needs 32768.0 GiB of a device, which has \d+\.\d, .*mesh.fsdp=True"):
         check_memory({"a": fits, "b": large}, "it")
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
-    cut = jax.ShapeDtypeStruct((8, has // 4), np.float32, sharding=split_batch(mesh))  # exactly what there is
+    cut = jax.ShapeDtypeStruct((8, has // 4), np.float32, sharding=batch_sharding(mesh))  # exactly what there is
     check_memory(cut, "it")
 
 

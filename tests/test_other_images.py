@@ -17,7 +17,7 @@ from vaedm_jax.evaluation.features import space
 from vaedm_jax.evaluation.judge import Judge
 from vaedm_jax.main import main
 from vaedm_jax.modes.opening import configured
-from vaedm_jax.modes.training_images import images_of
+from vaedm_jax.modes.training_images import load_training_images
 from vaedm_jax.runs.identity import trained_on
 from vaedm_jax.runtime.mesh import make_mesh
 
@@ -117,21 +117,21 @@ def test_a_digest_of_before_knows_its_images_too(trained_in, refused, tmp_path, 
 
 
 def test_every_mode_that_loads_the_images_compares_them(tmp_path, capsys):
-    """They all load by `images_of`; weights files know their images too, but not where they were."""
+    """They all load by `load_training_images`; weights files know their images too, but not where they were."""
     config = tiny_config("uncond", **{"data.path": str(fill(tmp_path / "pics")), "data.category": ""})
     seen = data.load(config.data).identity
     models = [VAEDM(config, {}, {}, images=images) for images in (seen, None)]
     models[0].save(tmp_path / "m.safetensors")
     models.append(configured(VAEDM.from_checkpoint(tmp_path / "m.safetensors"), config))
     assert models[2].images == seen | {"folder": ""}
-    assert len(images_of(config, *models).train) == seen["train"]["images"]
+    assert len(load_training_images(config, *models).train) == seen["train"]["images"]
     save(tmp_path / "pics" / "002.png", noise(16, 5000))
-    assert images_of(config, models[1])
+    assert load_training_images(config, models[1])
     for model in (models[0], models[2]):
         with pytest.raises(UserError, match="other images"):
-            images_of(config, model)
+            load_training_images(config, model)
     config.data.changed = True
-    assert images_of(config, models[0]) and "data.changed = True" in capsys.readouterr().out
+    assert load_training_images(config, models[0]) and "data.changed = True" in capsys.readouterr().out
 
 
 def test_what_files_hold_tells_them_apart_and_not_how_or_where_they_are_read(tmp_path):

@@ -29,18 +29,18 @@ def test_a_name_is_printed_on_one_line_in_what_can_be_printed(name):
 def test_what_a_user_writes_becomes_an_absolute_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    assert paths.path_of("~/pics", "data.path") == tmp_path / "home" / "pics"
-    assert paths.path_of("~", "data.path") == tmp_path / "home"
-    assert paths.path_of("pics/in", "data.path") == tmp_path / "pics" / "in"
-    assert paths.path_of(Path("/there"), "data.path") == Path("/there")
-    assert paths.path_of("./~", "data.path") == tmp_path / "~"  # a folder of this name, named on purpose
-    assert paths.path_of(paths.path_of("./~", "data.path"), "data.path") == tmp_path / "~"
+    assert paths.resolve_path("~/pics", "data.path") == tmp_path / "home" / "pics"
+    assert paths.resolve_path("~", "data.path") == tmp_path / "home"
+    assert paths.resolve_path("pics/in", "data.path") == tmp_path / "pics" / "in"
+    assert paths.resolve_path(Path("/there"), "data.path") == Path("/there")
+    assert paths.resolve_path("./~", "data.path") == tmp_path / "~"  # a folder of this name, named on purpose
+    assert paths.resolve_path(paths.resolve_path("./~", "data.path"), "data.path") == tmp_path / "~"
 
 
 @pytest.mark.parametrize("written", ["", "~nouser/x", "a\0b", "x" * 300, "/x" * 5000, "\ud800"])
 def test_what_can_be_no_path_is_refused_on_one_line_with_its_setting(written):
     with pytest.raises(UserError) as refused:
-        paths.path_of(written, "data.path")
+        paths.resolve_path(written, "data.path")
     assert str(refused.value).startswith("data.path")
     assert paths.shown(str(refused.value)) == str(refused.value)
 

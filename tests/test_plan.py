@@ -16,7 +16,7 @@ from vaedm_jax.main import main
 from vaedm_jax.models import count
 from vaedm_jax.modes.plan import Program, duration, largest, lower_train_step, not_stored, programs
 from vaedm_jax.runtime.mesh import make_mesh
-from vaedm_jax.runtime.targets import TARGETS, Cost, compile_for, devices_of, exchanges, roofline
+from vaedm_jax.runtime.targets import TARGETS, Cost, compile_for, exchanges, make_devices, roofline
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 WITH_LIBTPU = pytest.mark.skipif(
@@ -91,7 +91,7 @@ def test_what_cannot_be_planned_is_refused(refused):
 @pytest.mark.parametrize("name", [name for name in TARGETS if name != "cpu"])
 def test_each_target_is_known_to_libtpu(name):
     config = tiny_config()
-    mesh = make_mesh(1, devices_of(name))
+    mesh = make_mesh(1, make_devices(name))
     assert len(mesh.devices.flat) in (1, 4, 8)
     (first, *_) = programs(name, mesh, config, 64)
     assert compile_for(partial(first.lower, first.batch)).seconds > 0
@@ -100,7 +100,7 @@ def test_each_target_is_known_to_libtpu(name):
 @WITH_LIBTPU
 @pytest.mark.parametrize("name", ["vae", "ddpm"])
 def test_what_is_computed_anew_takes_less_of_a_tpu(name):
-    mesh = make_mesh(1, devices_of("tpu-v2-8"))
+    mesh = make_mesh(1, make_devices("tpu-v2-8"))
 
     def temporary(remat: bool) -> int:
         config = tiny_config("uncond", **{"ddpm.blocks": 3, "ddpm.attention": (1,), f"{name}.remat": remat})

@@ -12,7 +12,7 @@ from vaedm_jax.diffusion.bound import chain_terms
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain, run_chain
 from vaedm_jax.diffusion.prediction import Eps, Residual, V, noise_loss, training_loss
 from vaedm_jax.diffusion.prediction import predictor as refiner
-from vaedm_jax.diffusion.process import FORMULATIONS, Level, augment, level_of, nearest_step, q_sample
+from vaedm_jax.diffusion.process import FORMULATIONS, Level, augment, nearest_step, noise_level, q_sample
 from vaedm_jax.diffusion.schedule import linear_schedule, respace
 
 SIGMA_R, SIGMA_DATA = 0.25, 0.66
@@ -143,7 +143,7 @@ def test_min_snr_weighs_the_error_of_the_clean_image(case):
     rng, t, gamma = np.random.default_rng(1), jnp.array([5, 300, 900]), 5.0
     x_0, eps = (jnp.asarray(rng.standard_normal((3, 1, 1, 1))) for _ in range(2))
     predict = refiner(target, FORMULATIONS[form], lambda x, t, x_hat: jnp.sin(3 * x), jnp.asarray(X_HAT))
-    level, u = level_of(FULL, t, 3), q_sample(FULL, x_0, t, eps)
+    level, u = noise_level(FULL, t, 3), q_sample(FULL, x_0, t, eps)
     snr = np.ravel(ALPHA_BAR[t] / (1 - ALPHA_BAR[t]))
     plain = np.ravel(training_loss(FULL, predict, x_0, t, eps))
     weighted = np.ravel(training_loss(FULL, predict, x_0, t, eps, gamma))
@@ -159,7 +159,7 @@ def test_the_training_loss_is_0_where_the_network_gives_what_it_is_asked_for(cas
     target, form = CASES[case]
     x_0, t = jnp.full((3, 1, 1, 1), MEAN), jnp.array([5, 300, 999])
     eps = jnp.asarray(np.random.default_rng(1).standard_normal((3, 1, 1, 1)))
-    level = level_of(FULL, t, 3)
+    level = noise_level(FULL, t, 3)
     u = q_sample(FULL, x_0, t, eps)
     want = formulas(
         target,
@@ -176,7 +176,7 @@ def test_the_training_loss_is_0_where_the_network_gives_what_it_is_asked_for(cas
 
 def test_where_the_image_is_blank_the_residual_is_about_0_by_the_datas_own_deviation():
     blank, shown = np.array([False, True, False]), jnp.asarray(X_HAT * [[[[1]]], [[[0]]], [[[1]]]])
-    u, level = jnp.ones((3, 1, 1, 1)), level_of(FULL, 500, 3)
+    u, level = jnp.ones((3, 1, 1, 1)), noise_level(FULL, 500, 3)
 
     def network(x, t, x_hat):
         return jnp.tanh(x)

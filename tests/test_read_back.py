@@ -114,11 +114,11 @@ def test_a_prior_of_other_forms_is_refused_by_the_name_of_the_array(tmp_path):
         ({"means": np.zeros((3, D), np.float32)}, "'means' has the shape"),
         ({"factors": np.zeros((2, D), np.float32)}, "'factors' has the shape"),
         ({"logits": np.zeros(2)}, "'logits' is of the type float64"),
-        ({"w_in": np.zeros((1, D, 4), np.float32)}, "it has"),
+        ({"w_in": np.zeros((1, D, 4), np.float32)}, "shapes"),
         ({"vae": np.zeros(3)}, "'vae' is of the type"),
     ):
         write_arrays(tmp_path / "prior.npz", sound | change)
-        with pytest.raises(UserError, match=r"prior\.npz is no whole file") as caught:
+        with pytest.raises(UserError, match=r"prior\.npz is not a complete file") as caught:
             MODEL.with_prior(tmp_path / "prior.npz")
         assert words in str(caught.value)
 

@@ -13,7 +13,7 @@ from tests.cli_fixtures import cache  # noqa: F401
 from tests.pictures import noise
 from tests.tiny import by_noise, random_params, tiny_config
 from vaedm_jax import VAEDM
-from vaedm_jax.conditioning.tasks import Denoising, SuperResolution, task_of
+from vaedm_jax.conditioning.tasks import Denoising, SuperResolution, make_task
 from vaedm_jax.diffusion.chain import Chain, run_chain
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.diffusion.spacing import principal_variance, warm_step
@@ -98,7 +98,7 @@ def test_a_reduced_image_begins_where_the_rule_for_x_hat_says():
 )
 def test_tasks_that_cannot_be_are_refused(settings, words):
     with pytest.raises(UserError) as caught:
-        task_of(SimpleNamespace(**settings)).corrupt(TRUTH)
+        make_task(SimpleNamespace(**settings)).corrupt(TRUTH)
     assert all(word in str(caught.value) for word in words)
 
 

@@ -12,10 +12,10 @@ from tests.tiny import by_noise, tiny_config
 from vaedm_jax.config import base_config, published_config
 from vaedm_jax.config.checks import check
 from vaedm_jax.diffusion.chain import Chain, run_chain
-from vaedm_jax.diffusion.schedule import schedule_of
+from vaedm_jax.diffusion.schedule import make_schedule
 from vaedm_jax.errors import UserError
 from vaedm_jax.runs import rundir
-from vaedm_jax.sampling.networks import networks_of
+from vaedm_jax.sampling.networks import build_networks
 
 WEIGHTS, MEANS, S = np.array([0.9, 0.1]), np.array([-0.6, 0.8]), 0.1  # of a mixture of two Gaussians
 
@@ -40,7 +40,7 @@ def exact(schedule):
 
 @pytest.mark.parametrize("T", [50, 100, 1000])
 def test_the_weights_of_a_mixture_are_right_whatever_T_is(T):
-    full = schedule_of(of(T).ddpm)
+    full = make_schedule(of(T).ddpm)
     chain = Chain("ddim", min(T, 100), clip=False)
     drawn = np.asarray(
         run_chain(chain.arrays(full), by_noise(exact(full)), jax.random.split(jax.random.key(0), 1), (200, 200, 1))
@@ -50,11 +50,11 @@ def test_the_weights_of_a_mixture_are_right_whatever_T_is(T):
 
 
 def test_betas_are_given_for_1000_steps_and_scaled_to_T():
-    np.testing.assert_allclose(schedule_of(of(200).ddpm).beta, 5 * np.linspace(1e-4, 0.02, 200), rtol=1e-9)
+    np.testing.assert_allclose(make_schedule(of(200).ddpm).beta, 5 * np.linspace(1e-4, 0.02, 200), rtol=1e-9)
     np.testing.assert_array_equal(
-        schedule_of(of(1000).ddpm).alpha_bar, np.cumprod(1 - np.linspace(1e-4, 0.02, 1000, dtype=np.float64))
+        make_schedule(of(1000).ddpm).alpha_bar, np.cumprod(1 - np.linspace(1e-4, 0.02, 1000, dtype=np.float64))
     )
-    few = schedule_of(of(10).ddpm)
+    few = make_schedule(of(10).ddpm)
     np.testing.assert_allclose(few.beta, np.minimum(100 * np.linspace(1e-4, 0.02, 10), 0.999), rtol=1e-6)
     assert (few.alpha_bar > 0).all() and np.isfinite(few.log_snr).all()
 
@@ -63,8 +63,8 @@ def test_the_unscaled_ones_are_taken_as_they_are():
     plain = np.linspace(1e-4, 0.02, 200)
     for config in (of(200, scale_betas=False), published_config()):
         config.ddpm.T = 200
-        np.testing.assert_allclose(schedule_of(config.ddpm).beta, plain, rtol=1e-9)
-        np.testing.assert_allclose(networks_of(config).full_schedule.beta, plain, rtol=1e-9)
+        np.testing.assert_allclose(make_schedule(config.ddpm).beta, plain, rtol=1e-9)
+        np.testing.assert_allclose(build_networks(config).full_schedule.beta, plain, rtol=1e-9)
 
 
 @pytest.mark.parametrize("T", [2, 3, 7, 20, 100, 1000, 4000])
@@ -72,7 +72,7 @@ def test_training_takes_schedules_that_end_at_noise(T):
     config = of(T)
     config.sample.steps = 1
     check(config)
-    assert schedule_of(config.ddpm).alpha_bar[-1] < 1e-2
+    assert make_schedule(config.ddpm).alpha_bar[-1] < 1e-2
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_run_of_before_keeps_its_schedule_and_goes_on(tmp_path):
     del stored["ddpm"]["scale_betas"], stored["ddpm"]["allow_signal_at_T"]
     (tmp_path / rundir.FILE).write_text(json.dumps(stored))
     old = rundir.read_config(tmp_path)
-    np.testing.assert_allclose(networks_of(old).full_schedule.beta, np.linspace(1e-4, 0.02, 100), rtol=1e-9)
+    np.testing.assert_allclose(build_networks(old).full_schedule.beta, np.linspace(1e-4, 0.02, 100), rtol=1e-9)
     check(old)
     assert base_config().ddpm.scale_betas is True
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import chain_of
+from vaedm_jax.config import make_chain
 from vaedm_jax.modes.drawing import must_write, stored, write_npz, write_pngs
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.sampling.engine import Engine
@@ -15,7 +15,7 @@ from vaedm_jax.training.stages import ddpm_stage, vae_stage
 CONFIG = tiny_config(**{"sample.steps": 3})
 VAE = random_params(vae_stage(CONFIG), 1)
 MODEL = VAEDM(CONFIG, VAE, random_params(ddpm_stage(CONFIG, VAE), 2))
-CHAIN = chain_of(CONFIG.sample)
+CHAIN = make_chain(CONFIG.sample)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_parts_of_something_else_and_torn_ones_are_drawn_anew(tmp_path, drawn):
     (tmp_path / "00000008.npz").write_bytes((tmp_path / "00000008.npz").read_bytes()[:-100])
     np.testing.assert_array_equal(images(parts(tmp_path)), want)
     assert drawn == [0, 8, 16, 8]
-    for other in ({"seed": 6}, {"chain": chain_of(CHAIN, steps=2)}):
+    for other in ({"seed": 6}, {"chain": make_chain(CHAIN, steps=2)}):
         assert not np.array_equal(images(parts(tmp_path, **other)), want)
     assert drawn == [0, 8, 16, 8] + 2 * [0, 8, 16]
 

@@ -8,7 +8,7 @@ from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixt
 from tests.tiny import tiny_config
 from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import base_config, data_of
+from vaedm_jax.config import base_config, data_section
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import MODES, main
 from vaedm_jax.modes.train import STAGES
@@ -98,6 +98,6 @@ def test_the_data_of_a_model_from_elsewhere_are_fetched_only_where_the_user_name
     trained, asked = base_config(), base_config()
     trained.data.source = "huggingface:payload"
     with pytest.raises(UserError, match=r"data\.source = 'huggingface:payload', which would use the network"):
-        data_of(asked, trained)
+        data_section(asked, trained)
     asked.data.source = "huggingface:payload"
-    assert data_of(asked, trained).source == "huggingface:payload"
+    assert data_section(asked, trained).source == "huggingface:payload"

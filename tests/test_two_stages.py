@@ -85,7 +85,7 @@ def test_training_begins_from_the_network_that_is_named(tmp_path, configs):
 def test_a_network_to_begin_from_must_fit(tmp_path, refused):
     command = "--config={configs}/tiny.py --workdir={new} --config.ddpm.init="
     refused(command + "{tmp}/none", "{tmp}/none", "no such file")
-    refused(command + "emoji", "the DDPM in emoji is of another architecture", "ddpm.channels is 64 there and 32 here")
+    refused(command + "emoji", "the DDPM in emoji", "ddpm.channels is 64 there and 32 here")
     emoji = f"--config={EMOJI} --workdir={{new}} --config.ddpm.init=emoji-uncond"
     refused(emoji, "emoji-uncond", "ddpm.variant is 'uncond' there and 'form1' here")
     VAEDM(tiny_config(), random_params(vae_stage(tiny_config())), {}).save(tmp_path / "half.safetensors")
@@ -94,7 +94,7 @@ def test_a_network_to_begin_from_must_fit(tmp_path, refused):
     stages = vae_stage(config), ddpm_stage(config, random_params(vae_stage(config)))
     VAEDM(config, *map(random_params, stages)).save(tmp_path / "z.safetensors")
     ladder = " --config.ddpm.z_conditioning=True --config.vae.dec_block=1u4,1t4,4z2,4u4,4t16,16x1"
-    refused(command + "{tmp}/z.safetensors" + ladder, "z.safetensors is of another architecture", "vae.dec_block is")
+    refused(command + "{tmp}/z.safetensors" + ladder, "z.safetensors", "vae.dec_block is")
 
 
 def test_the_unconditional_model_needs_no_first_stage(tmp_path, configs, untrained):
@@ -108,7 +108,7 @@ def test_a_batch_larger_than_the_data_is_refused(refused, steps):
     refused(
         "--config={configs}/tiny.py --workdir={new} --config.vae.batch_size=80 --config.vae.epochs=1 "
         f"--config.vae.steps={steps}",
-        "79 images to train on",
+        "79 training images",
         "vae.batch_size = 80",
     )
 

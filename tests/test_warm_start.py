@@ -84,7 +84,7 @@ def test_no_error_has_no_variance_and_begins_at_the_end_of_the_chain():
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_one_image_is_too_few_for_the_rule(n):
-    with pytest.raises(UserError, match=r"t_start = 0.*two images"):
+    with pytest.raises(UserError, match=r"t_start = 0.*two"):
         principal_variance(np.ones((n, 2, 2, 3)))
 
 

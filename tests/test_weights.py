@@ -9,7 +9,7 @@ import pytest
 from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import MEASURED, flatten
-from vaedm_jax.runs.models import SHIPPED, label_of
+from vaedm_jax.runs.models import SHIPPED, model_name
 from vaedm_jax.runs.rundir import BEFORE, FREE, TUNABLE, differences
 
 CONFIG = Path(__file__).parents[1] / "configs" / "emoji.py"
@@ -72,4 +72,4 @@ def test_the_refined_image_is_that_of_its_own_x_hat(samples):
 
 @pytest.mark.parametrize("name", ["emoji", "runs/emoji", "runs/emoji/", "files/emoji.safetensors"])
 def test_a_model_is_called_as_its_directory_or_file(name):
-    assert label_of(name) == "emoji" and label_of(name.replace("emoji", "mask0.5")) == "mask0.5"
+    assert model_name(name) == "emoji" and model_name(name.replace("emoji", "mask0.5")) == "mask0.5"

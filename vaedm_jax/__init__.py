@@ -1,6 +1,9 @@
 """VAEs meet diffusion models: a VAE generates a blurry image, and a diffusion model that is shown it refines it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vaedm_jax.api import VAEDM
 
 __all__ = ["VAEDM"]
 

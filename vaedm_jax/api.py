@@ -1,6 +1,5 @@
 """`VAEDM`: a trained model as an object, the generator, the refiner and their schedule."""
 
-import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
@@ -8,15 +7,14 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vaedm_jax.config import chain_of
+from vaedm_jax.config.build import Config, make_chain
 from vaedm_jax.config.checks import check_cond_noise
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance
-from vaedm_jax.errors import UserError, naming, one_of
+from vaedm_jax.errors import UserError, check_choice, prefix_errors
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.runs.models import Stored, model_at, read_prior, read_run, read_weights, shipped, write_weights
 from vaedm_jax.runtime import hosts
@@ -24,9 +22,8 @@ from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.sampling.engine import Engine, Samples
 from vaedm_jax.sampling.generation import Bound, Given, bound_terms, decode, draw_prior, encode, posterior, shown_x_hat
 from vaedm_jax.sampling.inputs import as_array, check_indices, path_between, spread
-from vaedm_jax.storage.paths import path_of, shown
+from vaedm_jax.storage.paths import PathLike, resolve_path, shown
 
-PathLike = str | os.PathLike[str]
 NORMAL = "normal"  # N(0, I), in place of the file of a prior
 
 
@@ -44,7 +41,7 @@ class VAEDM:
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: Config,
         vae_params: Any,
         ddpm_params: Any,
         mesh: Mesh | None = None,
@@ -62,7 +59,7 @@ class VAEDM:
         self.engine, self.images = Engine.load(config, params, mesh or make_mesh()), images
 
     @property
-    def config(self) -> ConfigDict:
+    def config(self) -> Config:
         """The whole configuration that the model was trained with."""
         return self.engine.config
 
@@ -103,13 +100,13 @@ class VAEDM:
         Args:
           best: take the DDPM's best checkpoint (`checkpoint.best`); raise UserError if none is kept.
         """
-        workdir, mesh = path_of(workdir, "run"), make_mesh()
+        workdir, mesh = resolve_path(workdir, "run"), make_mesh()
         return cls._of(read_run(workdir, mesh, best), workdir, mesh)
 
     @classmethod
     def _of(cls, stored: Stored, place: PathLike, mesh: Mesh | None = None) -> "VAEDM":
         config, params, images = stored
-        with naming(f"{shown(place)}: "):
+        with prefix_errors(f"{shown(place)}: "):
             return cls(config, params.get("vae", {}), params.get("ddpm", {}), mesh, params.get("prior"), images)
 
     def _with(self, engine: Engine) -> "VAEDM":
@@ -129,8 +126,7 @@ class VAEDM:
         Raises:
           UserError: the prior was fitted to another VAE.
         """
-        self.engine.check_vae()
-        z_dim, digest = self.engine.networks.vae.z_dim, self.engine.vae_digest
+        z_dim, digest = self.engine.check_vae().z_dim, self.engine.vae_digest
         return self._with(self.engine.with_params(prior={} if file == NORMAL else read_prior(file, z_dim, digest)))
 
     def save(self, file: PathLike, dtype: Any = np.float32) -> None:
@@ -139,11 +135,11 @@ class VAEDM:
 
     def chain(self, chain: Chain | None = None, **settings: Any) -> Chain:
         """Return a chain, by default that of the configuration, with some settings changed."""
-        chain = chain_of(self.config.sample) if chain is None else chain
+        chain = make_chain(self.config.sample) if chain is None else chain
         if not isinstance(chain, Chain):
             raise UserError(f"chain = {chain!r}: it must be a Chain, such as Chain('ddim', 10)")
         for name in settings:
-            one_of("setting of a chain", name, [field.name for field in fields(Chain)])
+            check_choice("setting of a chain", name, [field.name for field in fields(Chain)])
         return replace(chain, **settings)
 
     def sample(
@@ -187,7 +183,8 @@ class VAEDM:
                 bar.update(len(part.images))
                 if callable(progress):
                     progress(done, n)
-        return Samples(*(None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)))
+        x_hats = [part.x_hat for part in parts if part.x_hat is not None]
+        return Samples(np.concatenate([part.images for part in parts]), np.concatenate(x_hats) if x_hats else None)
 
     def refine(self, images: ArrayLike, seed: int = 0, x_T: ArrayLike | None = None, **how: Any) -> np.ndarray:
         """Refine images [N, H, W, C], which take the place of x_hat.
@@ -219,8 +216,10 @@ class VAEDM:
           path: "linear" or "spherical"; see `inputs.path_between`.
           how: arguments of `sample`.
         """
-        ends = [self.encode(e[None])[0] if e.ndim == 3 else e for e in (as_array("an end", end) for end in (a, b))]
-        return self.sample(n, seed, z=path_between(*ends, n, path), **{"shared": True, **how})
+        start, end = (
+            self.encode(e[None])[0] if e.ndim == 3 else e for e in (as_array("an end", given) for given in (a, b))
+        )
+        return self.sample(n, seed, z=path_between(start, end, n, path), **{"shared": True, **how})
 
     def encode(self, images: ArrayLike, batch_size: int = 64) -> np.ndarray:
         """Return the mean of q(z | x) of images, [N, D]."""

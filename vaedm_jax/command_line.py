@@ -15,8 +15,8 @@ from ml_collections import ConfigDict, config_flags
 from vaedm_jax.config import base_config, flatten, published_config, trust
 from vaedm_jax.errors import UserError, brief
 from vaedm_jax.runs import rundir
-from vaedm_jax.runs.models import config_of
-from vaedm_jax.storage.paths import folder, opened, path_of
+from vaedm_jax.runs.models import read_model_config
+from vaedm_jax.storage.paths import folder, opened, resolve_path
 
 # Settings that name models. If one is set, the run directory needs no model. The first model gives the configuration.
 OWN_MODELS = ("sample.weights", "eval.runs", "ddpm.init")
@@ -142,7 +142,7 @@ def initial_config(mode: str, spec: str | None, workdir: Path | None, model: str
     if mode in FILES:
         return FILES[mode]()
     if model:
-        return config_of(model)
+        return read_model_config(model)
     if mode in ("plan", "prepare") and not (workdir / rundir.FILE).is_file():
         raise UserError(f"--config=FILE is missing: mode '{mode}' needs a file, such as configs/cifar10.py")
     return rundir.read_config(workdir)
@@ -152,7 +152,7 @@ def run_directory(workdir: str | None) -> Path:
     """Return the path of the run directory; raise UserError if it is missing or no folder can be there."""
     if not workdir:
         raise UserError("--workdir=DIR is missing: it must name the run directory")
-    path = path_of(workdir, "--workdir")
+    path = resolve_path(workdir, "--workdir")
     folder(next(p for p in (path, *path.parents) if os.path.lexists(p)), "--workdir")
     return path
 
@@ -207,11 +207,11 @@ def load(spec: str) -> ConfigDict:
         raise UserError(f"--config={spec}: {error}") from error
     except (Exception, SystemExit) as error:  # the file is a program, which may raise any error
         what = getattr(error, "msg", error)
-        raise UserError(f"--config={spec}: {place_of(error, path)}: {type(error).__name__}: {what}") from error
+        raise UserError(f"--config={spec}: {locate_error(error, path)}: {type(error).__name__}: {what}") from error
     return config
 
 
-def place_of(error: BaseException, path: str) -> str:
+def locate_error(error: BaseException, path: str) -> str:
     """Return the place of an error in a file as `FILE, line N`, or as `FILE` if the line is unknown."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"

@@ -36,13 +36,13 @@ def brief(value: Any, most: int = 120) -> str:
     return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
-def one_of(name: str, value: Any, allowed: Collection[str]) -> None:
+def check_choice(name: str, value: Any, allowed: Collection[str]) -> None:
     """Raise UserError unless the value is one of those allowed."""
     if value not in allowed:
         raise UserError(f"{name} = {brief(repr(value))}: it must be one of {', '.join(allowed)}")
 
 
-def in_range(name: str, value: Any, low: float, high: float = math.inf, why: str = "") -> None:
+def check_range(name: str, value: Any, low: float, high: float = math.inf, why: str = "") -> None:
     """Raise UserError unless a value, or each number of a tuple, is finite and in a range.
 
     Args:
@@ -52,7 +52,7 @@ def in_range(name: str, value: Any, low: float, high: float = math.inf, why: str
     """
     kind, what = (numbers.Integral, "a whole number") if isinstance(low, int) else (numbers.Real, "a number")
     for number in value if isinstance(value, tuple) else (value,):
-        valid = isinstance(number, kind) and not isinstance(number, bool)
+        valid = issubclass(type(number), kind) and not isinstance(number, bool)
         if valid and low <= number <= high and number != math.inf:
             continue
         wanted = f"{low} or more" if why or high == math.inf else f"from {low} to {high}"
@@ -80,7 +80,7 @@ class Stopped(RunError):
 
 
 @contextmanager
-def naming(setting: str) -> Iterator[None]:
+def prefix_errors(setting: str) -> Iterator[None]:
     """Put the name of a setting before the message of a UserError that is raised inside the block."""
     try:
         yield

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaedm_jax.errors import UserError, brief, in_range
+from vaedm_jax.errors import UserError, brief, check_range
 
 GREY = 0.5  # the value of a hole: 0 in [-1, 1], as the network sees it, and 128 in a file
 
@@ -60,7 +60,7 @@ class Downsample(Condition):
     factor: int = 4
 
     def __post_init__(self):
-        in_range("factor", self.factor, 2, 8192, "no image has more pixels per side")
+        check_range("factor", self.factor, 2, 8192, "no image has more pixels per side")
 
     def corrupt(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         (B, H, W, C), f = x.shape, self.factor
@@ -104,7 +104,7 @@ class Mask(Condition):
     side: float = 0.5
 
     def __post_init__(self):
-        in_range("side of the mask", self.side, 0.05, 0.95)
+        check_range("side of the mask", self.side, 0.05, 0.95)
 
     def corrupt(self, x: jax.Array, keys: jax.Array) -> jax.Array:
         sizes = x.shape[1:3]
@@ -139,7 +139,7 @@ class Blur(Condition):
     sigma: float = 2.0
 
     def __post_init__(self):
-        in_range("sigma of the blur", self.sigma, 0.1, 100.0)
+        check_range("sigma of the blur", self.sigma, 0.1, 100.0)
 
     def corrupt(self, x: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         down, along = (jnp.asarray(self.matrix(size), x.dtype) for size in x.shape[1:3])
@@ -157,7 +157,7 @@ EXAMPLES = "vae, downsample4, grayscale, mask0.5, blur2"
 KINDS = {"downsample": Downsample, "grayscale": Grayscale, "mask": Mask, "blur": Blur}
 
 
-def condition_of(name: str) -> Condition | None:
+def parse_condition(name: str) -> Condition | None:
     """Return the condition with a name: a kind and its number, such as `downsample4`. `vae` gives None.
 
     Raises:
@@ -178,4 +178,4 @@ def condition_of(name: str) -> Condition | None:
 
 def has_vae(ddpm: Any) -> bool:
     """Return whether the refiner of a `ddpm` section needs a VAE: it is shown the image of a VAE, or takes its z."""
-    return ddpm.z_conditioning or (ddpm.variant != "uncond" and condition_of(ddpm.condition) is None)
+    return ddpm.z_conditioning or (ddpm.variant != "uncond" and parse_condition(ddpm.condition) is None)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaedm_jax.conditioning.conditions import Condition, Downsample, condition_of
+from vaedm_jax.conditioning.conditions import Condition, Downsample, parse_condition
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.images import condition_keys
 from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance
-from vaedm_jax.errors import UserError, in_range, one_of
+from vaedm_jax.errors import UserError, check_choice, check_range
 from vaedm_jax.storage.paths import shown
 
 CHUNK = 64  # images that are processed on the device at a time
@@ -121,7 +121,7 @@ class Denoising:
     factor = 1
 
     def __post_init__(self):
-        in_range("restore.sigma", self.sigma, 1e-6)
+        check_range("restore.sigma", self.sigma, 1e-6)
 
     @property
     def label(self) -> str:
@@ -156,7 +156,7 @@ class Denoising:
 TASKS = {"super": lambda s: SuperResolution(s.factor), "denoise": lambda s: Denoising(s.sigma)}
 
 
-def task_of(settings: Any, condition: str = "vae") -> Task:
+def make_task(settings: Any, condition: str = "vae") -> Task:
     """Return the task of a `restore` section for a model with a `ddpm.condition`.
 
     If no task is set, a model with a condition restores that condition, and another model does super-resolution.
@@ -164,9 +164,9 @@ def task_of(settings: Any, condition: str = "vae") -> Task:
     Raises:
       UserError: the task or one of its settings is not allowed.
     """
-    if not settings.task and (own := condition_of(condition)):
+    if not settings.task and (own := parse_condition(condition)):
         return Conditioned(own, condition)
-    one_of("restore.task", name := settings.task or "super", TASKS)
+    check_choice("restore.task", name := settings.task or "super", TASKS)
     return TASKS[name](settings)
 
 

@@ -5,14 +5,14 @@ from vaedm_jax.config.build import (
     MEASURED,
     TUNABLE,
     base_config,
-    chain_of,
-    data_of,
+    data_section,
     flatten,
-    located,
+    make_chain,
     names,
     picture_chain,
     published_config,
     small_config,
+    with_absolute_paths,
 )
 from vaedm_jax.config.settings import BEST_BY, SETTINGS
 
@@ -23,12 +23,12 @@ __all__ = [
     "SETTINGS",
     "TUNABLE",
     "base_config",
-    "chain_of",
-    "data_of",
+    "data_section",
     "flatten",
-    "located",
+    "make_chain",
     "names",
     "picture_chain",
     "published_config",
     "small_config",
+    "with_absolute_paths",
 ]

@@ -8,8 +8,10 @@ from vaedm_jax.config.settings import SECTIONS, TOP, Choice, Number, Section
 from vaedm_jax.config.trust import check_borrowed
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import FORMULATIONS
-from vaedm_jax.errors import one_of
-from vaedm_jax.storage.paths import path_of
+from vaedm_jax.errors import check_choice
+from vaedm_jax.storage.paths import resolve_path
+
+Config = Any  # a ConfigDict, whose attributes have no static types
 
 # Patterns of settings that may differ when a run directory is used again. Other settings define the model.
 FREE = (
@@ -47,14 +49,14 @@ TUNABLE = (
 MEASURED = ("ddpm.sigma_r", "ddpm.sigma_data")
 
 
-def base_config(variant: str = "form1") -> ConfigDict:
+def base_config(variant: str = "form1") -> Config:
     """Return the default configuration. Networks and optimisation are the paper's for CIFAR-10 (appendix E).
 
     Args:
       variant: `uncond` (a plain DDPM), `form1` or `form2` (the paper's Formulations 1 and 2).
     """
-    one_of("variant", variant, FORMULATIONS)
-    c = ConfigDict(defaults(TOP) | {name: defaults(section) for name, section in SECTIONS.items()})
+    check_choice("variant", variant, FORMULATIONS)
+    c: Config = ConfigDict(defaults(TOP) | {name: defaults(section) for name, section in SECTIONS.items()})
     c.ddpm.variant = variant
     return c.lock()
 
@@ -64,7 +66,7 @@ def defaults(section: Section) -> dict[str, Any]:
     return {name: s.default if isinstance(s, Number | Choice) else s for name, s in section.items()}
 
 
-def published_config(variant: str = "form1") -> ConfigDict:
+def published_config(variant: str = "form1") -> Config:
     """Return the default configuration with the settings of the published implementation, where they differ.
 
     The files of the published models do not contain these settings.
@@ -76,7 +78,7 @@ def published_config(variant: str = "form1") -> ConfigDict:
     return c.lock()
 
 
-def small_config(variant: str = "form1") -> ConfigDict:
+def small_config(variant: str = "form1") -> Config:
     """Return a configuration for 32 x 32 images on two CPU cores: a VAE with 1.6 M and a U-Net with 4.5 M parameters.
 
     The U-Net works on patches of 2 x 2 pixels.
@@ -101,7 +103,7 @@ def small_config(variant: str = "form1") -> ConfigDict:
     return c.lock()
 
 
-def data_of(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
+def data_section(config: Config, trained: Config) -> Config:
     """Return the `data` section that a model was trained with.
 
     Args:
@@ -119,27 +121,27 @@ def data_of(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
     return section
 
 
-def located(config: ConfigDict) -> ConfigDict:
+def with_absolute_paths(config: Config) -> Config:
     """Return the configuration with absolute paths to its data, so that it is valid in any working directory."""
     config = config.copy_and_resolve_references()
     for name in ("path", "archive", "tfds_dir"):
         written = config.data[name]
         if written and "://" not in written:  # tfds also reads from gs://
-            config.data[name] = str(path_of(written, f"data.{name}"))
+            config.data[name] = str(resolve_path(written, f"data.{name}"))
     return config
 
 
-def chain_of(settings: Any, **changes: Any) -> Chain:
+def make_chain(settings: Any, **changes: Any) -> Chain:
     """Return the chain of a `sample` section, with some settings changed."""
     return Chain(**{name: getattr(settings, name) for name in Chain.__dataclass_fields__} | changes)
 
 
-def picture_chain(config: ConfigDict) -> Chain:
+def picture_chain(config: Config) -> Chain:
     """Return the chain for the pictures during training.
 
     It has `log.sample_steps` steps, and the spacing "even", which allows any number of steps.
     """
-    return chain_of(config.sample, steps=config.log.sample_steps, spacing="even")
+    return make_chain(config.sample, steps=config.log.sample_steps, spacing="even")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

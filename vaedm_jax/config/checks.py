@@ -7,12 +7,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from vaedm_jax.conditioning.conditions import condition_of, has_vae
-from vaedm_jax.config.build import chain_of, flatten, picture_chain
+from vaedm_jax.conditioning.conditions import has_vae, parse_condition
+from vaedm_jax.config.build import flatten, make_chain, picture_chain
 from vaedm_jax.config.settings import SETTINGS, Choice, Number
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.diffusion.schedule import schedule_of
-from vaedm_jax.errors import UserError, brief, in_range, naming, one_of
+from vaedm_jax.diffusion.schedule import make_schedule
+from vaedm_jax.errors import UserError, brief, check_choice, check_range, prefix_errors
 from vaedm_jax.runtime.memory import check_fits
 
 MOST_SIGNAL = 0.01  # the largest alpha_bar at T, unless ddpm.allow_signal_at_T is set
@@ -61,16 +61,16 @@ def check_values(config: ConfigDict) -> None:
         check_length(name, value)
         setting = SETTINGS[name]
         if isinstance(setting, Number):
-            in_range(name, value, *setting.range)
+            check_range(name, value, *setting.range)
         elif isinstance(setting, Choice):
-            one_of(name, value, setting.allowed)
+            check_choice(name, value, setting.allowed)
     last = config.sample.seed + config.eval.seeds - 1
-    in_range("last seed (sample.seed + eval.seeds - 1)", last, 0, 2**32 - 1)
-    condition_of(config.ddpm.condition)
+    check_range("last seed (sample.seed + eval.seeds - 1)", last, 0, 2**32 - 1)
+    parse_condition(config.ddpm.condition)
     if not config.ddpm.multipliers:
         raise UserError("ddpm.multipliers = (): it must have at least one number, for the width of the first level")
-    with naming("sample."):
-        chain_of(config.sample)
+    with prefix_errors("sample."):
+        make_chain(config.sample)
 
 
 def check_length(name: str, value: Any) -> None:
@@ -78,11 +78,11 @@ def check_length(name: str, value: Any) -> None:
     if value is None:
         raise UserError(f"{name} = None: it must have a value")
     if isinstance(value, str):
-        in_range(f"length of {name}", len(value), 0, MOST_CHARACTERS, "no path and no list of names is longer")
+        check_range(f"length of {name}", len(value), 0, MOST_CHARACTERS, "no path and no list of names is longer")
         if "\0" in value:
             raise UserError(f"{name} = {brief(repr(value))}: it must not contain a zero character")
     if isinstance(value, tuple):
-        in_range(f"length of {name}", len(value), 0, MOST_ENTRIES, "each entry has a part in a network or a table")
+        check_range(f"length of {name}", len(value), 0, MOST_ENTRIES, "each entry has a part in a network or a table")
 
 
 def check_held(settings: Mapping[str, Any]) -> None:
@@ -100,7 +100,7 @@ def check_schedule(ddpm: Any) -> None:
 
     Chains that start from pure noise would draw wrong samples then.
     """
-    signal = schedule_of(ddpm).alpha_bar[-1]
+    signal = make_schedule(ddpm).alpha_bar[-1]
     if signal > MOST_SIGNAL and not ddpm.allow_signal_at_T:
         scaling = "" if ddpm.scale_betas else "; --config.ddpm.scale_betas=True takes the betas as those of 1,000 steps"
         raise UserError(
@@ -112,19 +112,19 @@ def check_schedule(ddpm: Any) -> None:
 
 def check_pictures(config: ConfigDict) -> None:
     """Raise UserError if the chain of `sample`, or that of the pictures during training, is not possible."""
-    chain = chain_of(config.sample)
+    chain = make_chain(config.sample)
     if chain.start == "warm" and not chain.t_start:
         raise UserError("sample.t_start = 0 needs a trained model; pictures during training need a step, such as 500")
-    with naming("sample: "):
+    with prefix_errors("sample: "):
         check_chain(config, chain)
-    with naming("log.sample_steps: "):
+    with prefix_errors("log.sample_steps: "):
         check_chain(config, picture_chain(config))
 
 
 def check_chain(config: ConfigDict, chain: Chain) -> None:
     """Raise UserError if a model of this configuration cannot be sampled with a chain."""
     ddpm = config.ddpm
-    if chain.start == "warm" and not (has_vae(ddpm) or condition_of(ddpm.condition)):
+    if chain.start == "warm" and not (has_vae(ddpm) or parse_condition(ddpm.condition)):
         raise UserError("start = 'warm': this model has no x_hat to start from; use start = 'noise'")
     if chain.z_temperature != 1 and not has_vae(ddpm):
         raise UserError(f"z_temperature = {chain.z_temperature:g}: this model has no VAE and no z; it must be 1")
@@ -134,18 +134,18 @@ def check_chain(config: ConfigDict, chain: Chain) -> None:
             "--config.ddpm.cond_dropout=0.1; otherwise guidance must be 0"
         )
     check_cond_noise(config, chain)
-    chain.schedule(schedule_of(ddpm))
+    chain.schedule(make_schedule(ddpm))
 
 
 def check_cond_noise(config: ConfigDict, chain: Chain) -> None:
     """Raise UserError if the chain would noise x_hat more than training did."""
-    in_range("cond_noise", chain.cond_noise, 0, config.ddpm.cond_noise, "training noises x_hat no more")
+    check_range("cond_noise", chain.cond_noise, 0, config.ddpm.cond_noise, "training noises x_hat no more")
 
 
 def check_condition(config: ConfigDict) -> None:
     """Raise UserError if the condition does not fit the variant, the image size or the other settings."""
     ddpm, size = config.ddpm, config.data.image_size
-    condition, named = condition_of(ddpm.condition), f"ddpm.condition = {ddpm.condition!r}"
+    condition, named = parse_condition(ddpm.condition), f"ddpm.condition = {ddpm.condition!r}"
     if condition and ddpm.z_conditioning:
         raise UserError(f"{named}, ddpm.z_conditioning: this condition has no VAE and no z; use only one of them")
     if ddpm.variant == "uncond" and (condition or (config.sample.start == "warm" and not has_vae(ddpm))):
@@ -167,7 +167,7 @@ def check_target(ddpm: ConfigDict) -> None:
         )
     if ddpm.cond_noise and ddpm.variant == "uncond":
         raise UserError(f"ddpm.cond_noise = {ddpm.cond_noise}: ddpm.variant = 'uncond' is shown nothing; it must be 0")
-    in_range("ddpm.cond_noise", ddpm.cond_noise, 0, ddpm.T, "the chain has no more steps (ddpm.T)")
+    check_range("ddpm.cond_noise", ddpm.cond_noise, 0, ddpm.T, "the chain has no more steps (ddpm.T)")
 
 
 def check_stage(name: str, stage: ConfigDict, model: int) -> None:

@@ -17,7 +17,7 @@ OF_TFDS = re.compile(r"\w+(/[\w.-]+)?(:[\d.*]+)?", re.ASCII)
 HERE = ("127.0.0.1", "localhost", "::1")
 
 
-def risk_of(name: str, value: Any) -> str:
+def find_risk(name: str, value: Any) -> str:
     """Return the risk of a value that comes from a file, as the end of a sentence; "" if there is none."""
     if not isinstance(value, str) or not value:
         return ""
@@ -41,6 +41,6 @@ def check_borrowed(settings: Mapping[str, Any], origin: str, named: Collection[s
       named: the names of the settings that the user has set on the command line, which are trusted.
     """
     for name, value in settings.items():
-        if name not in named and (risk := risk_of(name, value)):
+        if name not in named and (risk := find_risk(name, value)):
             trusted = f"if you trust it, set it yourself: --config.{name}={brief(value)}; otherwise set another value"
             raise UserError(f"{brief(origin)} has {name} = {brief(repr(value))}, which {risk}; {trusted}")

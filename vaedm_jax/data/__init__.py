@@ -8,7 +8,7 @@ from vaedm_jax.data.images import MOST_PIXELS, picture
 from vaedm_jax.data.pipeline import batches, pipeline, preview, some
 from vaedm_jax.data.source import Dataset, Source
 from vaedm_jax.errors import UserError
-from vaedm_jax.storage.paths import path_of
+from vaedm_jax.storage.paths import resolve_path
 
 __all__ = ["Dataset", "Source", "batches", "load", "picture", "pictures", "pipeline", "preview", "some"]
 
@@ -45,5 +45,5 @@ def load(config: ConfigDict) -> Dataset:
     place = config.tfds_dir or catalog.DEFAULT_DIR
     if "://" not in place:  # tfds also reads from gs://BUCKET
         # Without a home directory, tfds would create a folder named ~.
-        place = str(path_of(place, "data.tfds_dir"))
+        place = str(resolve_path(place, "data.tfds_dir"))
     return catalog.load(config.source, place if config.tfds_dir else "", config.archive, size, held_out)

@@ -25,7 +25,7 @@ from vaedm_jax.data.source import Dataset, Lazy, Source
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage import Array, Damaged, parse_json, read_arrays
 from vaedm_jax.storage.cache import user_cache
-from vaedm_jax.storage.paths import path_of, regular_file
+from vaedm_jax.storage.paths import regular_file, resolve_path
 
 EMBEDDED = Path(__file__).with_name("avatars_32.npz")
 SEEDS = {"train": 0, "test": 1}
@@ -70,7 +70,7 @@ def load(n: int, size: int, held_out: float, archive: str = "") -> Dataset:
     if not SIZES[0] <= size <= SIZES[1]:
         raise UserError(f"data.image_size = {size}: avatars have {SIZES[0]} to {SIZES[1]} pixels")
     counts = {"train": n, "test": max(1, round(n * held_out))}
-    path = path_of(archive, "data.archive") if archive else default_path(counts, size)
+    path = resolve_path(archive, "data.archive") if archive else default_path(counts, size)
     if not path.exists():
         faces.require(f"{path} does not exist; ")
         with replacing(path) as beside:

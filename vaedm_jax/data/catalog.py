@@ -56,10 +56,10 @@ def load_path(path: str, size: int, held_out: float) -> Dataset:
         raise UserError(f"data.path: {root} is not a data set that tfds can open ({reason(error)})") from error
     name, keys = (plan.name, records.recorded_names(root, plan)) if plan else (builder.name, [])
     found = dataset(f"data.path: {root}", name, builder, size, held_out, keys)
-    return replace(found, place=str(root), digest=digest_of(builder, keys))
+    return replace(found, place=str(root), digest=digest_dataset(builder, keys))
 
 
-def digest_of(builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> str:
+def digest_dataset(builder: tfds.core.DatasetBuilder, keys: Sequence[str]) -> str:
     """Return a digest of the names of the images, if known, and of the bytes and shard lengths of each split.
 
     The records themselves are not read, since there may be many.

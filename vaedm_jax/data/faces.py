@@ -74,7 +74,7 @@ def face(seed: int, index: int, size: int) -> tuple[np.ndarray, dict[str, str]]:
     svg = COLOUR.sub(lambda found: shade(key, found[0]) if found[0] in varied else found[0], svg)
     png = resvg_py.svg_to_bytes(svg_string=svg, background="white", skip_system_fonts=True)
     with Image.open(io.BytesIO(bytes(png))) as image:
-        return np.asarray(image.convert("RGB")), labels_of(look, chosen, palettes[look.skin])
+        return np.asarray(image.convert("RGB")), label_face(look, chosen, palettes[look.skin])
 
 
 def compose(look: Look, key: str, size: int) -> tuple[str, dict[str, Any]]:
@@ -85,7 +85,7 @@ def compose(look: Look, key: str, size: int) -> tuple[str, dict[str, Any]]:
     return avatar["svg"], avatar["options"]
 
 
-def labels_of(look: Look, chosen: dict[str, Any], skins: list[str]) -> dict[str, str]:
+def label_face(look: Look, chosen: dict[str, Any], skins: list[str]) -> dict[str, str]:
     """Return the LABELS of a face from the choices of DiceBear; a skin is labelled by its index in the palette."""
     glasses = any(
         name == "glassesVariant" or (name.endswith("Variant") and "glasses" in value.lower())

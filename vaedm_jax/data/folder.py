@@ -46,7 +46,7 @@ def load(
         return read(files[index], size, most_pixels) if cache is None else cache[index]
 
     train, test = (Lazy(side, image) for side in split(names, held_out))
-    return Dataset(root.name or str(root), train, test, str(root), digest_of(names, digests))
+    return Dataset(root.name or str(root), train, test, str(root), digest_files(names, digests))
 
 
 def list_images(path: str, every_format: bool = True) -> tuple[Path, list[str]]:
@@ -74,7 +74,7 @@ def pictures(path: str, most_pixels: int = MOST_PIXELS) -> list[tuple[str, Calla
     return [(name, partial(read, root / name, None, most_pixels)) for name in names]
 
 
-def digest_of(names: list[str], digests: list[bytes]) -> str:
+def digest_files(names: list[str], digests: list[bytes]) -> str:
     """Return a digest of files, from their names and the digests of their bytes."""
     total = hashlib.sha256()
     for name, digest in zip(names, digests, strict=True):

@@ -111,7 +111,7 @@ def folders(root: Path, setting: str, runs: list[str], follow: bool) -> Iterator
             if inside != Path():
                 continue
         files = []
-        for entry in entries_of(root / inside, setting):
+        for entry in list_entries(root / inside, setting):
             if entry.name.startswith("."):
                 continue
             if not is_folder(entry):
@@ -124,7 +124,7 @@ def folders(root: Path, setting: str, runs: list[str], follow: bool) -> Iterator
         yield inside, files
 
 
-def entries_of(folder: Path, setting: str) -> list[os.DirEntry]:
+def list_entries(folder: Path, setting: str) -> list[os.DirEntry]:
     """Return the entries of a folder, sorted by name; raise UserError if it cannot be listed."""
     try:
         with os.scandir(folder) as entries:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage import Damaged, read_json
-from vaedm_jax.storage.paths import path_of
+from vaedm_jax.storage.paths import resolve_path
 
 INFO = "dataset_info.json"  # the metadata of tfds, which is written last
 PLAN, BROKEN = "folder.json", "broken.json"  # the two lists
@@ -42,7 +42,7 @@ class Plan:
 
 def are_in(path: str | Path) -> bool:
     """Return whether a folder has records, complete or not, instead of images."""
-    root = path_of(path, "data.path")
+    root = resolve_path(path, "data.path")
     return (root / INFO).is_file() or (root / PLAN).is_file()
 
 

@@ -60,7 +60,7 @@ class Shard:
         write_whole(self.broken, json.dumps(broken).encode())
 
 
-def features_of(size: int) -> tfds.features.FeaturesDict:
+def tfds_features(size: int) -> tfds.features.FeaturesDict:
     """Return the features of the records: an image of this size, encoded as PNG."""
     return tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(size, size, 3), encoding_format="png")})
 
@@ -82,7 +82,7 @@ class Images(tfds.core.ShardBasedBuilder, skip_registration=True):
         return data_dir, data_dir  # no subfolders for name and version, as in ReadOnlyBuilder of tfds
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, features=features_of(self.plan.image_size), disable_shuffling=True)
+        return tfds.core.DatasetInfo(builder=self, features=tfds_features(self.plan.image_size), disable_shuffling=True)
 
     def shards(self) -> list[Shard]:
         """Return the shards: consecutive parts of the names, of equal length."""
@@ -144,7 +144,7 @@ def begin(count: Any) -> None:
 
 def write_shard(shard: Shard, file: Path) -> None:
     """Write a shard to a file. If writing fails, no file is left."""
-    features = features_of(shard.size)
+    features = tfds_features(shard.size)
     serialize = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info()).serialize_example
     beside = file.with_name(f".{file.name}.part")
     examples = ((name, serialize(features.encode_example(example))) for name, example in shard())

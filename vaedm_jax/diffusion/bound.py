@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaedm_jax.diffusion.prediction import Predict
-from vaedm_jax.diffusion.process import at, level_of, posterior_mean, q_sample
+from vaedm_jax.diffusion.process import at, noise_level, posterior_mean, q_sample
 from vaedm_jax.diffusion.samplers import limit, noise_from_keys
 from vaedm_jax.diffusion.schedule import Schedule
 
@@ -73,7 +73,7 @@ def chain_terms(
 
     def step(_: None, index: jax.Array) -> tuple[None, jax.Array]:
         u_t = q_sample(schedule, x_0, index, noise(index))
-        estimate = predict(u_t, level_of(schedule, index, len(x_0)))
+        estimate = predict(u_t, noise_level(schedule, index, len(x_0)))
         mean = posterior_mean(schedule, limit(estimate.x_0, clip), u_t, index)
         kl = normal_kl(posterior_mean(schedule, x_0, u_t, index), at(true, index), mean, at(model, index))
         decoder = -level_log_likelihood(x_0, mean, at(model, index))

@@ -12,9 +12,9 @@ from vaedm_jax.diffusion.images import draw, fold
 from vaedm_jax.diffusion.prediction import Predict
 from vaedm_jax.diffusion.schedule import MOST_STEPS, VARIANCES, WHY_STEPS, Schedule, respace
 from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps, warm_step
-from vaedm_jax.errors import Range, in_range, one_of
+from vaedm_jax.errors import Range, check_choice, check_range
 
-Array = np.ndarray | jax.Array
+Array = Any  # of NumPy on the host, of JAX in a compiled program
 # (chain, its schedule, the full schedule) -> table
 SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
     "ddpm": lambda c, s, full: samplers.ddpm(s, c.variance),
@@ -65,13 +65,13 @@ class Chain:
     churn_noise: float = number(1.0, 0.0, 1e6, NOISE_ALONE)  # S_noise
 
     def __post_init__(self):
-        one_of("sampler", self.sampler, SAMPLERS)
-        one_of("start", self.start, STARTS)
-        one_of("spacing", self.spacing, SPACINGS)
-        one_of("variance", self.variance, VARIANCES)
+        check_choice("sampler", self.sampler, SAMPLERS)
+        check_choice("start", self.start, STARTS)
+        check_choice("spacing", self.spacing, SPACINGS)
+        check_choice("variance", self.variance, VARIANCES)
         for f in fields(self):
             if "range" in f.metadata:
-                in_range(f.name, getattr(self, f.name), *f.metadata["range"])
+                check_range(f.name, getattr(self, f.name), *f.metadata["range"])
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vaedm_jax.diffusion.process import Formulation, Level, level_of, q_sample
+from vaedm_jax.diffusion.process import Formulation, Level, noise_level, q_sample
 from vaedm_jax.diffusion.schedule import Schedule
 
 
@@ -180,7 +180,7 @@ def predictor(
 
 def noise_loss(schedule: Schedule, predict: Predict, x_0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
     """Return the mean squared error of eps of each image, [B], which is comparable between targets."""
-    estimate = predict(q_sample(schedule, x_0, t, eps), level_of(schedule, t, len(x_0)))
+    estimate = predict(q_sample(schedule, x_0, t, eps), noise_level(schedule, t, len(x_0)))
     return jnp.mean((estimate.eps - eps) ** 2, axis=(1, 2, 3))
 
 
@@ -193,7 +193,7 @@ def training_loss(
       min_snr: if not 0, the gamma of min-SNR-gamma (arXiv 2303.09556): the squared error of x_0 is weighted by
         min(snr, gamma), snr = (a / s)**2. For `eps` this is min(snr, gamma) / snr, for `v` min(snr, gamma) / (snr + 1).
     """
-    level, about = level_of(schedule, t, len(x_0)), predict.about
+    level, about = noise_level(schedule, t, len(x_0)), predict.about
     error = predict.output(q_sample(schedule, x_0, t, eps), level) - predict.target.wanted(x_0, eps, level, about)
     error = error**2
     if min_snr:

@@ -45,7 +45,7 @@ class Level(NamedTuple):
     sqrt_one_minus_alpha_bar: jax.Array
 
 
-def level_of(schedule: Schedule, index: jax.Array, B: int) -> Level:
+def noise_level(schedule: Schedule, index: jax.Array, B: int) -> Level:
     """Return the noise level of B images at one step of the schedule, or at one for each: index is a scalar or [B]."""
     t = jnp.broadcast_to(jnp.asarray(schedule.t)[index], (B,))
     return Level(t, at(np.sqrt(schedule.alpha_bar), index), at(np.sqrt(1 - schedule.alpha_bar), index))

@@ -68,15 +68,15 @@ def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -
     return respace(Schedule(np.arange(T), alpha_bar, alpha_bar), np.arange(T))
 
 
-def betas_of(settings: Any) -> tuple[int, float, float]:
+def compute_betas(settings: Any) -> tuple[int, float, float]:
     """Return T, beta_1 and beta_T for `linear_schedule`; `scale_betas` multiplies the betas by 1000 / T."""
     scale = GIVEN_FOR / settings.T if settings.scale_betas else 1.0
     return settings.T, scale * settings.beta_1, scale * settings.beta_T
 
 
-def schedule_of(settings: Any) -> Schedule:
+def make_schedule(settings: Any) -> Schedule:
     """Return the schedule of a `ddpm` section of the configuration."""
-    return linear_schedule(*betas_of(settings))
+    return linear_schedule(*compute_betas(settings))
 
 
 def respace(schedule: Schedule, positions: np.ndarray) -> Schedule:

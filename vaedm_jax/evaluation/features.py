@@ -15,7 +15,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation import classifier, inception
 from vaedm_jax.evaluation.random_features import random_features
 from vaedm_jax.runtime import hosts
-from vaedm_jax.runtime.mesh import replicated, split_batch, whole_batch
+from vaedm_jax.runtime.mesh import batch_sharding, replicated, whole_batch
 
 Apply = Callable[[Any, jax.Array], tuple[jax.Array, jax.Array | None]]
 
@@ -93,7 +93,7 @@ class Extractor:
 
     def __init__(self, space: Space, mesh: Mesh, batch_size: int):
         self.space, self.size = space, whole_batch(mesh, batch_size)
-        self.params, self.split = jax.device_put(space.params, replicated(mesh)), split_batch(mesh)
+        self.params, self.split = jax.device_put(space.params, replicated(mesh)), batch_sharding(mesh)
         self.forward = jax.jit(space.apply)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

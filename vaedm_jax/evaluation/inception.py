@@ -17,7 +17,7 @@ import numpy as np
 
 from vaedm_jax.errors import UserError
 from vaedm_jax.interop import torch_file
-from vaedm_jax.storage.paths import opened, path_of
+from vaedm_jax.storage.paths import opened, resolve_path
 
 WHERE = "pt_inception-2015-12-05-6726825d.pth from https://github.com/mseitzer/pytorch-fid/releases"
 # https://github.com/snap-research/discoscene/blob/main/models/inception_model.py has the same hash for this file.
@@ -141,7 +141,7 @@ def load(path: str | os.PathLike) -> dict:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
         raise UserError(f"{path}: its SHA-256 is {found}, not {SHA256}; it should be {WHERE}")
-    return from_state(torch_file.read(path_of(path, "eval.inception")))
+    return from_state(torch_file.read(resolve_path(path, "eval.inception")))
 
 
 def from_state(state: dict[str, np.ndarray]) -> dict:

@@ -26,7 +26,7 @@ def build_vae(config: Any) -> VAE:
                 check_ladder(vae.enc_block, vae.dec_block)
         except UserError as error:
             raise UserError(f"vae.{name}, vae.channels: {error}") from error
-    return VAE(**chosen(VAE, vae))
+    return VAE(**network_settings(VAE, vae))
 
 
 def build_unet(config: Any) -> UNet:
@@ -53,14 +53,14 @@ def build_unet(config: Any) -> UNet:
                 f"ddpm.channels, ddpm.multipliers: a width of {width} must be divisible by the 32 norm groups and by "
                 f"ddpm.heads = {ddpm.heads}"
             )
-    return UNet(**chosen(UNet, ddpm))
+    return UNet(**network_settings(UNet, ddpm))
 
 
 # The fields of a network that change how it is computed or trained, but not its function or its parameters.
 COMPUTATION = ("precision", "remat", "packed", "dropout")
 
 
-def chosen(network: type[VAE] | type[UNet], section: Any) -> dict[str, Any]:
+def network_settings(network: type[VAE] | type[UNet], section: Any) -> dict[str, Any]:
     """Return the settings of a section of the configuration that are fields of a network."""
     values = {field.name: section[field.name] for field in fields(network) if field.name in section}
     return {name: tuple(value) if isinstance(value, list | tuple) else value for name, value in values.items()}

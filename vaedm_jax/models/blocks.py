@@ -12,7 +12,7 @@ The entries of a block string are:
 import re
 from typing import NamedTuple
 
-from vaedm_jax.errors import UserError, brief, in_range
+from vaedm_jax.errors import UserError, brief, check_range
 
 MOST_BLOCKS, WHY_BLOCKS = 1000, "each block is a part of the network with its own parameters"
 MOST_SIDE, WHY_SIDE = 8192, "no image has more pixels per side"
@@ -45,8 +45,8 @@ def parse_channels(text: str) -> dict[int, int]:
             raise UserError(f"channels '{brief(text)}': every entry must read RESOLUTION:WIDTH, like 32:64")
         size, width = map(int, match.groups())
         where = f"channels, entry '{entry.strip()}'"
-        in_range(f"{where}: the resolution", size, 1, MOST_SIDE, WHY_SIDE)
-        in_range(f"{where}: the width", width, 1, MOST_WIDTH, WHY_WIDTH)
+        check_range(f"{where}: the resolution", size, 1, MOST_SIDE, WHY_SIDE)
+        check_range(f"{where}: the width", width, 1, MOST_WIDTH, WHY_WIDTH)
         widths[size] = width
     return widths
 
@@ -66,15 +66,15 @@ def parse_blocks(text: str) -> list[Block]:
         where = f"block string, entry '{entry.strip()}': "
         if not size * number:
             raise UserError(f"{where}both numbers must be 1 or more")
-        in_range(f"{where}the resolution", size, 1, MOST_SIDE, WHY_SIDE)
+        check_range(f"{where}the resolution", size, 1, MOST_SIDE, WHY_SIDE)
         if kind == "x":
-            in_range(f"{where}the number of blocks up to here", len(blocks) + number, 1, MOST_BLOCKS, WHY_BLOCKS)
+            check_range(f"{where}the number of blocks up to here", len(blocks) + number, 1, MOST_BLOCKS, WHY_BLOCKS)
         elif kind == "z":
-            in_range(f"{where}the number of channels", number, 1, MOST_WIDTH, WHY_WIDTH)
+            check_range(f"{where}the number of channels", number, 1, MOST_WIDTH, WHY_WIDTH)
         else:
-            in_range(f"{where}the second number", number, 1, MOST_SIDE, WHY_SIDE)
+            check_range(f"{where}the second number", number, 1, MOST_SIDE, WHY_SIDE)
         blocks += [Block("x", size, 1)] * number if kind == "x" else [Block(kind, size, number)]
-    in_range("block string: the number of blocks", len(blocks), 1, MOST_BLOCKS, WHY_BLOCKS)
+    check_range("block string: the number of blocks", len(blocks), 1, MOST_BLOCKS, WHY_BLOCKS)
     return blocks
 
 

@@ -14,14 +14,14 @@ from vaedm_jax.conditioning.conditions import has_vae
 from vaedm_jax.config import base_config
 from vaedm_jax.config.checks import check
 from vaedm_jax.diffusion.process import FORMULATIONS
-from vaedm_jax.diffusion.schedule import betas_of
-from vaedm_jax.errors import UserError, naming
+from vaedm_jax.diffusion.schedule import compute_betas
+from vaedm_jax.errors import UserError, prefix_errors
 from vaedm_jax.interop import names, torch_writer
 from vaedm_jax.interop.architecture import unet_settings
 from vaedm_jax.interop.published_file import Network, networks_in
 from vaedm_jax.models.blocks import parse_blocks
 from vaedm_jax.models.published import VAES
-from vaedm_jax.storage.paths import path_of, regular_file
+from vaedm_jax.storage.paths import regular_file, resolve_path
 from vaedm_jax.storage.writing import write_whole
 from vaedm_jax.training.stages import Stage, ddpm_stage, parameter_shapes, vae_stage
 
@@ -90,7 +90,7 @@ def export_file(config: ConfigDict, source: str, out: str) -> None:
 
 def new_file(out: str, *suffixes: str) -> Path:
     """Return the path of a new file; raise UserError if something is there, or the name has none of the suffixes."""
-    target = path_of(out, "--out")
+    target = resolve_path(out, "--out")
     if os.path.lexists(target):
         raise UserError(f"--out={target} is there already; give another name, or remove it")
     if not target.name.endswith(suffixes):
@@ -125,7 +125,7 @@ def set_schedule(config: ConfigDict, betas: np.ndarray | None) -> str:
         if not np.allclose(betas, np.linspace(ddpm.beta_1, ddpm.beta_T, ddpm.T), rtol=1e-5):
             raise UserError("the schedule in the file is not linear in beta; only linear schedules are supported")
     where = "not in the file, taken from the configuration" if betas is None else "from the file"
-    T, first, last = betas_of(ddpm)
+    T, first, last = compute_betas(ddpm)
     return f"schedule {where}: {T} steps, beta from {first:g} to {last:g}"
 
 
@@ -146,7 +146,7 @@ def set_vae(config: ConfigDict, vae: Network, hyper: dict[str, Any]) -> str:
     candidates["the configuration"] = [config.vae[name] for name in ("enc_block", "dec_block", "channels")], {}
     for source, (blocks, data) in candidates.items():
         config.vae.enc_block, config.vae.dec_block, config.vae.channels = blocks
-        with naming(f"{source}: "):
+        with prefix_errors(f"{source}: "):
             config.data.image_size = parse_blocks(blocks[0])[0].size
         try:
             fitting_params(vae, vae_stage(config), names.VAE)

@@ -21,10 +21,10 @@ from vaedm_jax.reporting import to_uint8
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import whole_batch
 from vaedm_jax.sampling.generation import NOTHING, Given
-from vaedm_jax.sampling.inputs import digest_of
+from vaedm_jax.sampling.inputs import compute_digest
 from vaedm_jax.storage import Array, Damaged, read_arrays
 from vaedm_jax.storage.disk import writing
-from vaedm_jax.storage.writing import set_aside, write_arrays, writes
+from vaedm_jax.storage.writing import is_writer, set_aside, write_arrays
 
 Parts = Callable[[], Iterator[Samples]]  # each call starts with the first part
 
@@ -74,7 +74,7 @@ def stored(
     size, first = whole_batch(model.engine.mesh, min(batch_size, n)), 0
     while first < n:
         path, images = folder / f"{first:08d}.npz", None if source is None else cycled(source, first, size)
-        identity = json.dumps([model.engine.fingerprint, chain.changes, seed, digest_of(images)])
+        identity = json.dumps([model.engine.fingerprint, chain.changes, seed, compute_digest(images)])
         part = read_part(path, identity, model.engine.networks.shape if images is None else images.shape[1:])
         if part is None:
             given = NOTHING if images is None else Given(x_hat=model.condition(images, seed, first))
@@ -105,8 +105,8 @@ def must_write(target: Path, grid: Path, n: int, parts: Parts) -> bool:
     If the target already begins with these images, nothing must be written. If it has other images, it is renamed,
     with its grid.
     """
-    if not writes() or not os.path.lexists(target):
-        return writes()
+    if not is_writer() or not os.path.lexists(target):
+        return is_writer()
     there, first = images_in(target, next(parts()).images.shape[1:]), 0
     for images in (part.images for part in parts()):
         known = [there[i] for i in range(first, min(first + len(images), len(there)))]
@@ -140,7 +140,7 @@ def images_in(target: Path, shape: tuple[int, ...]) -> Sequence[np.ndarray]:
 
 def write_npz(path: Path, n: int, parts: Parts) -> None:
     """Write all n images, and their x_hat if there is one, as arrays [n, H, W, C] of one file."""
-    if not writes():
+    if not is_writer():
         return
     beside = path.with_name(f".{path.name}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def write_npz(path: Path, n: int, parts: Parts) -> None:
 
 def write_pngs(folder: Path, parts: Parts) -> None:
     """Write all images as `000000.png` and so on, to a folder that appears when it is complete."""
-    if not writes():
+    if not is_writer():
         return
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)

@@ -12,24 +12,24 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import chain_of, flatten, names
+from vaedm_jax.config import flatten, make_chain, names
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain, ChainName
 from vaedm_jax.diffusion.spacing import STARTS
-from vaedm_jax.errors import UserError, brief, naming, one_of
+from vaedm_jax.errors import UserError, brief, check_choice, prefix_errors
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.modes.drawing import originals, stored, with_t_start
 from vaedm_jax.modes.likelihood import bits_per_dimension
 from vaedm_jax.modes.opening import configured
-from vaedm_jax.modes.training_images import images_of
+from vaedm_jax.modes.training_images import load_training_images
 from vaedm_jax.reporting import Progress, counted, renew_report, to_uint8
 from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.rows import Row
-from vaedm_jax.runs.models import label_of
+from vaedm_jax.runs.models import model_name
 from vaedm_jax.runtime import hosts
 from vaedm_jax.storage import Damaged, read_json
-from vaedm_jax.storage.writing import write_whole, writes
+from vaedm_jax.storage.writing import is_writer, write_whole
 
 VAE = "vae"  # in place of a sampler: samples of the VAE, which are not refined
 BLOCK = 1024  # samples of the VAE that are scored at once
@@ -72,7 +72,7 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Write tables of the scores and plots to `evaluation/`. Earlier results are not computed again."""
     check(config, to_train=False)
     models = open_models(config, workdir)
-    data = images_of(config, *models.values())
+    data = load_training_images(config, *models.values())
     cells = plan(config, models, data)
     scorer = Scorer(config, cells[0].model, data, workdir / "evaluation")
     pending = [cell for cell in cells if scorer.read(cell) is None]
@@ -101,8 +101,8 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 def open_models(config: ConfigDict, workdir: Path) -> dict[str, VAEDM]:
     """Return the models by the names of their directories or files; raise UserError if they cannot be compared."""
     asked = names(config.eval.runs) or [config.sample.weights or str(workdir)]
-    other = f"-{label_of(config.sample.prior)}" if config.sample.prior else ""
-    found = {label_of(name) + other: configured(VAEDM.open(name, config.sample.best), config) for name in asked}
+    other = f"-{model_name(config.sample.prior)}" if config.sample.prior else ""
+    found = {model_name(name) + other: configured(VAEDM.open(name, config.sample.best), config) for name in asked}
     if len(found) < len(asked):
         raise UserError(f"eval.runs = {config.eval.runs}: two runs have the same name; rename one of the directories")
     (first, model), *others = found.items()
@@ -127,14 +127,14 @@ def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Ce
     chains = []
     for start in starts:
         kind, t_start = re.fullmatch(r"(.*?)([0-9]{0,9})", start, re.DOTALL).groups()
-        one_of("eval.starts", kind, STARTS)
+        check_choice("eval.starts", kind, STARTS)
         if t_start and kind != "warm":
             raise UserError(f"eval.starts = {start!r}: only a warm start has a t of its own, such as warm{t_start}")
         for sampler in samplers:
-            one_of("eval.samplers", sampler, (*SAMPLERS, VAE))
+            check_choice("eval.samplers", sampler, (*SAMPLERS, VAE))
             for steps in settings.steps:
-                chain = chain_of(config.sample, sampler=sampler, start=kind, steps=steps)
-                chain = chain_of(chain, t_start=int(t_start)) if t_start else chain
+                chain = make_chain(config.sample, sampler=sampler, start=kind, steps=steps)
+                chain = make_chain(chain, t_start=int(t_start)) if t_start else chain
                 chains.append(chain.within(steps) if settings.equal_nfe else chain)
     seeds = range(config.sample.seed, config.sample.seed + settings.seeds)
     cells = [
@@ -144,7 +144,7 @@ def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Ce
         for seed in seeds
     ]
     for cell in cells:
-        with naming(f"{cell.run}, {cell.chain.sampler}, start {cell.chain.start}: "):
+        with prefix_errors(f"{cell.run}, {cell.chain.sampler}, start {cell.chain.start}: "):
             cell.model.engine.check_chain(cell.chain)
     if alone:
         z = Chain(z_temperature=config.sample.z_temperature)
@@ -217,7 +217,7 @@ class Scorer:
         write_whole(self.path(cell), json.dumps(result, indent=1).encode())
         hosts.wait_for_all("a cell is scored")
         kept = self.images(cell)
-        if not self.keep_images and writes() and kept.is_dir():
+        if not self.keep_images and is_writer() and kept.is_dir():
             shutil.rmtree(kept)
             if not any(kept.parent.iterdir()):
                 kept.parent.rmdir()

@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
-from vaedm_jax.conditioning.tasks import check_size, task_of
-from vaedm_jax.config import chain_of
+from vaedm_jax.conditioning.tasks import check_size, make_task
+from vaedm_jax.config import make_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import picture, some
 from vaedm_jax.diffusion.chain import SAMPLERS, Chain
@@ -19,9 +19,9 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.modes.drawing import with_t_start
 from vaedm_jax.modes.opening import open_model
 from vaedm_jax.modes.restoring import restore_images
-from vaedm_jax.modes.training_images import images_of
+from vaedm_jax.modes.training_images import load_training_images
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.runs.models import label_of
+from vaedm_jax.runs.models import model_name
 from vaedm_jax.sampling.inputs import PATHS
 
 DIRECTIONS, LEAST = 8, 0.01  # most sliders; least share of the variance along a direction with a slider
@@ -75,7 +75,7 @@ class Explorer:
         The picture is used at its own size.
         """
         damaged = picture(require_picture(path), None, MOST_PIXELS)[None].astype(np.float32) / 255
-        task = task_of(ConfigDict({"task": task, "factor": int(factor), "sigma": float(sigma)}))
+        task = make_task(ConfigDict({"task": task, "factor": int(factor), "sigma": float(sigma)}))
         check_size("the picture", task, damaged.shape[1:], MOST_RESTORED, self.model.engine.networks.multiple)
         chain = task.begin(self.chain, self.model.schedule, lambda: self.images[:RULE_OF])
         return enlarge(restore_images(self.model, task, chain, damaged, progress=False)[0])
@@ -194,10 +194,10 @@ def explore(config: ConfigDict, workdir: Path) -> None:
         ) from error
     model = open_model(config, workdir)
     model.engine.check_vae()
-    train, settings = images_of(config, model).train, config.explore
-    (chain,) = with_t_start(model, [chain_of(config.sample)], lambda: train)
+    train, settings = load_training_images(config, model).train, config.explore
+    (chain,) = with_t_start(model, [make_chain(config.sample)], lambda: train)
     explorer = Explorer(model, some(train, ENCODED), chain)
-    page = build_page(explorer, f"VAEDM, {label_of(config.sample.weights or workdir)}")
+    page = build_page(explorer, f"VAEDM, {model_name(config.sample.weights or workdir)}")
     place = f"explore.host = {settings.host}, explore.port = {settings.port}"
     try:
         page.launch(**LAUNCH, server_name=settings.host, server_port=settings.port, prevent_thread_lock=True)

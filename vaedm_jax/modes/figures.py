@@ -9,20 +9,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM, Samples
-from vaedm_jax.conditioning.tasks import Denoising, SuperResolution, Task, task_of
-from vaedm_jax.config import chain_of
+from vaedm_jax.conditioning.tasks import Denoising, SuperResolution, Task, make_task
+from vaedm_jax.config import make_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
-from vaedm_jax.errors import naming
+from vaedm_jax.errors import prefix_errors
 from vaedm_jax.evaluation.explained import shares_and_errors
 from vaedm_jax.evaluation.features import Extractor, width
 from vaedm_jax.evaluation.judge import spaces
 from vaedm_jax.modes.drawing import cycled, with_t_start
 from vaedm_jax.modes.evaluate import open_models
 from vaedm_jax.modes.restoring import describe_ways, ways
-from vaedm_jax.modes.training_images import images_of
+from vaedm_jax.modes.training_images import load_training_images
 from vaedm_jax.reporting import Progress, grid, renew_report, sample_rows, save_png, to_uint8
 from vaedm_jax.sampling.inputs import PATHS, path_between
 from vaedm_jax.storage.writing import write_csv
@@ -62,7 +62,7 @@ class Album:
     @cached_property
     def data(self) -> Dataset:
         """The images that the models were trained on."""
-        return images_of(self.config, *self.models.values())
+        return load_training_images(self.config, *self.models.values())
 
     def sample_z(self, n: int) -> np.ndarray:
         """Return n z from the prior, [n, D]."""
@@ -82,10 +82,10 @@ def figures(config: ConfigDict, workdir: Path) -> None:
     check(config, to_train=False)
     models = open_models(config, workdir)
     model = next(iter(models.values()))
-    (chain,) = with_t_start(model, [chain_of(config.sample)], lambda: images_of(config, model).train)
+    (chain,) = with_t_start(model, [make_chain(config.sample)], lambda: load_training_images(config, model).train)
     model.engine.check_chain(chain)
     for n in config.figures.steps:
-        with naming("figures.steps: "):
+        with prefix_errors("figures.steps: "):
             replace(chain, steps=n).schedule(model.schedule)
     album = Album(model, models, config, chain, workdir / "figures")
     drawn = {name: draw for name, draw in FIGURES.items() if applies(name, model)}
@@ -214,7 +214,7 @@ def restoration_tasks(album: Album) -> list[Task]:
     """Return the tasks of `restoration`: that of the model's condition, or both tasks of a refiner with a VAE."""
     settings = album.config.restore
     if album.model.engine.networks.condition:
-        return [task_of(settings, album.model.config.ddpm.condition)]
+        return [make_task(settings, album.model.config.ddpm.condition)]
     return [SuperResolution(settings.factor), Denoising(settings.sigma)]
 
 

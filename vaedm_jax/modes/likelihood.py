@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from vaedm_jax.api import VAEDM
-from vaedm_jax.config import chain_of
+from vaedm_jax.config import make_chain
 from vaedm_jax.data import Source
 from vaedm_jax.reporting import Progress, save_png
 from vaedm_jax.reporting.plots import PLAIN, STYLE, as_image
@@ -35,7 +35,7 @@ def bits_per_dimension(config: ConfigDict, models: dict[str, VAEDM], source: Sou
     images = np.stack([source[int(i)] for i in chosen])
     bounds = {}
     for name, model in models.items():
-        bounds[name] = bound_of(config, model, images, f"bits of {name}", folder / "bits" / f"{name}.npz")
+        bounds[name] = compute_bound(config, model, images, f"bits of {name}", folder / "bits" / f"{name}.npz")
     write_csv(folder / "bits.csv", [row(name, models[name], bound) for name, bound in bounds.items()])
     known = {
         name: model.config.ddpm.condition if model.engine.networks.condition else "" for name, model in models.items()
@@ -54,12 +54,12 @@ def bits_per_dimension(config: ConfigDict, models: dict[str, VAEDM], source: Sou
         )
 
 
-def bound_of(config: ConfigDict, model: VAEDM, images: np.ndarray, label: str, path: Path) -> Bound:
+def compute_bound(config: ConfigDict, model: VAEDM, images: np.ndarray, label: str, path: Path) -> Bound:
     """Return the bound of images, and store it in a file batch by batch.
 
     What the file of an earlier evaluation has is not computed again.
     """
-    chain, seed = chain_of(config.sample), config.sample.seed
+    chain, seed = make_chain(config.sample), config.sample.seed
     facts = [model.engine.fingerprint, chain.variance, chain.clip, seed, hashlib.sha256(images.tobytes()).hexdigest()]
     facts += ["p(z) is the prior's"] if model.params["prior"] else []  # earlier versions used N(0, I)
     facts += [chain.cond_noise] if chain.cond_noise else []

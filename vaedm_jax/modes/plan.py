@@ -13,15 +13,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vaedm_jax.conditioning.conditions import has_vae
-from vaedm_jax.config import chain_of, names
+from vaedm_jax.config import make_chain, names
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import load
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import Progress
-from vaedm_jax.runtime.mesh import make_mesh, replicated, split_batch, whole_batch
-from vaedm_jax.runtime.targets import Cost, compile_for, devices_of, memory_of, roofline
+from vaedm_jax.runtime.mesh import batch_sharding, make_mesh, replicated, whole_batch
+from vaedm_jax.runtime.targets import Cost, compile_for, device_memory, make_devices, roofline
 from vaedm_jax.sampling.generation import Given, generate
-from vaedm_jax.sampling.networks import networks_of
+from vaedm_jax.sampling.networks import build_networks
 from vaedm_jax.storage.writing import write_csv
 from vaedm_jax.training.loop import abstract_state, total_steps
 from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
@@ -35,7 +35,7 @@ COLUMNS += ("MB temporary", "of memory", "largest batch", "roofline ms", "compil
 def plan(config: ConfigDict, workdir: Path) -> None:
     """Print a table of the cost of each program on each target, and write it to `plan.csv`."""
     check(config, to_train=False, to_run=False)
-    meshes = {name: make_mesh(config.mesh.model, devices_of(name)) for name in names(config.plan.targets)}
+    meshes = {name: make_mesh(config.mesh.model, make_devices(name)) for name in names(config.plan.targets)}
     images, rows = config.plan.images or len(load(config.data).train), []
     asked = {name: programs(name, mesh, config, images) for name, mesh in meshes.items()}
     total = sum(map(len, asked.values()))
@@ -114,7 +114,7 @@ def programs(name: str, mesh: Mesh, config: ConfigDict, images: int) -> list[Pro
         lower = partial(lower_train_step, stage, mesh, config)
         label = f"{stage.name} step"
         found.append(Program(label, settings.batch_size, parts, settings.microbatches, lower, runs, "training"))
-    runs, batch = chain_of(config.sample).nfe(networks_of(config).full_schedule), config.sample.batch_size
+    runs, batch = make_chain(config.sample).nfe(build_networks(config).full_schedule), config.sample.batch_size
     lower = partial(lower_reverse_step, mesh, config)
     return [*found, Program("reverse step", whole_batch(mesh, batch), share, 1, lower, runs, "a batch of samples")]
 
@@ -122,7 +122,7 @@ def programs(name: str, mesh: Mesh, config: ConfigDict, images: int) -> list[Pro
 def lower_train_step(stage: Stage, mesh: Mesh, config: ConfigDict, batch: int) -> Any:
     """Return the train step, lowered for a batch of this number of images."""
     size = config.data.image_size
-    images = Shape((batch, size, size, 3), np.uint8, sharding=split_batch(mesh))
+    images = Shape((batch, size, size, 3), np.uint8, sharding=batch_sharding(mesh))
     key = jax.eval_shape(lambda: jax.random.key(0))
     made = make_train_step(stage, mesh, 1000, config.mesh.fsdp)
     return made.lower(abstract_state(stage, mesh, config.mesh.fsdp), stage.frozen, images, key)
@@ -134,8 +134,8 @@ def lower_reverse_step(mesh: Mesh, config: ConfigDict, batch: int) -> Any:
     params = {"vae": {}, "prior": {}} | {
         s.name: with_sharding(abstract_state(s, mesh).params, replicated(mesh)) for s in stages
     }
-    chain = replace(chain_of(config.sample), steps=1, start="noise", spacing="even")
-    networks, share, seed = networks_of(config), split_batch(mesh), Shape((), np.int32, sharding=replicated(mesh))
+    chain = replace(make_chain(config.sample), steps=1, start="noise", spacing="even")
+    networks, share, seed = build_networks(config), batch_sharding(mesh), Shape((), np.int32, sharding=replicated(mesh))
     arrays = with_sharding(jax.eval_shape(lambda: chain.arrays(networks.full_schedule)), replicated(mesh))
     x_hat = Shape((batch, *networks.shape), np.float32, sharding=share) if networks.condition else None
     return generate.lower(networks, arrays, params, seed, Shape((batch,), np.int32, sharding=share), Given(x_hat=x_hat))
@@ -148,7 +148,7 @@ def with_sharding(tree: Any, sharding: Any) -> Any:
 
 def row(name: str, program: Program, precision: str) -> dict[str, Any]:
     """Compile a program for a target and return its row of the table."""
-    cost, has = compile_for(lambda: program.lower(program.batch)), memory_of(name)
+    cost, has = compile_for(lambda: program.lower(program.batch)), device_memory(name)
     facts = {"target": name, "program": program.label, "batch": program.batch, "precision": precision}
     if isinstance(cost, str):
         return dict.fromkeys(COLUMNS, "") | facts | {"whole": cost}

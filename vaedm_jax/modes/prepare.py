@@ -30,7 +30,7 @@ IMAGES_A_SHARD = 4096
 def prepare(config: ConfigDict, workdir: Path) -> None:
     """Write the images under `data.path` as records into `workdir`, and keep the complete files that are there."""
     check(config, to_train=False)
-    plan = plan_of(config)
+    plan = make_plan(config)
     check_target(plan, workdir)
     if not (workdir / INFO).is_file():
         check_readable(plan)
@@ -45,7 +45,7 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
         print(f"files that cannot be read: {broken:,}; see {workdir / BROKEN} for the reasons", flush=True)
 
 
-def plan_of(config: ConfigDict) -> Plan:
+def make_plan(config: ConfigDict) -> Plan:
     """Return the plan of the records; raise UserError if `data.path` is not a folder of images."""
     if not config.data.path:
         raise UserError("data.path is empty: --mode=prepare needs a folder of images, --config.data.path=DIR")

@@ -16,10 +16,10 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.config import names
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import some
-from vaedm_jax.errors import UserError, one_of
+from vaedm_jax.errors import UserError, check_choice
 from vaedm_jax.models.flow import LAYERS, init_flow
 from vaedm_jax.models.prior import log_prob
-from vaedm_jax.modes.training_images import images_of
+from vaedm_jax.modes.training_images import load_training_images
 from vaedm_jax.reporting import Progress
 from vaedm_jax.runtime.memory import check_fits
 from vaedm_jax.storage.writing import set_aside, write_arrays, write_csv
@@ -38,12 +38,12 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     check(config, to_train=False)
     kinds, settings = names(config.prior.kinds), config.prior
     for kind in kinds:
-        one_of("prior.kinds", kind, KINDS)
+        check_choice("prior.kinds", kind, KINDS)
     if set(kinds) - {"flow"}:
         mixtures()
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
     model.engine.check_vae()
-    data = images_of(config, model)
+    data = load_training_images(config, model)
     images, held_out = some(data.train, settings.images), model.posterior(some(data.test, settings.images))
     draws = np.stack([model.posterior(images, first=i * len(images)) for i in range(DRAWS)])
     used = used_latents(draws)

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from vaedm_jax.api import VAEDM
-from vaedm_jax.conditioning.tasks import Task, check_size, task_of
-from vaedm_jax.config import chain_of
+from vaedm_jax.conditioning.tasks import Task, check_size, make_task
+from vaedm_jax.config import make_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset, pictures, some
 from vaedm_jax.diffusion.chain import Chain
@@ -25,10 +25,10 @@ from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.modes.opening import open_model
 from vaedm_jax.modes.restoring import describe_ways, restore_images, ways
-from vaedm_jax.modes.training_images import images_of
+from vaedm_jax.modes.training_images import load_training_images
 from vaedm_jax.reporting import Progress, counted, grid, renew_report, save_png, to_uint8
-from vaedm_jax.runs.models import label_of
-from vaedm_jax.storage.paths import path_of, shown
+from vaedm_jax.runs.models import model_name
+from vaedm_jax.storage.paths import resolve_path, shown
 from vaedm_jax.storage.writing import write_csv
 
 SHOWN = 8  # images in a row of the picture
@@ -37,21 +37,21 @@ SHOWN = 8  # images in a row of the picture
 def restore(config: ConfigDict, workdir: Path) -> None:
     """Write the restored pictures of a folder to `restored/`, or scores and a picture of restored held-out images."""
     check(config, to_train=False)
-    task_of(config.restore)
+    make_task(config.restore)
     model = open_model(config, workdir)
     model.engine.check_x_hat()
-    task = task_of(config.restore, model.config.ddpm.condition)
+    task = make_task(config.restore, model.config.ddpm.condition)
     files = config.restore.files
     found = pictures(files, config.data.max_pixels)[: config.restore.n or None] if files else []
-    data = cache(lambda: images_of(config, model))
-    chain = task.begin(chain_of(config.sample), model.schedule, lambda: some(data().train, RULE_OF))
+    data = cache(lambda: load_training_images(config, model))
+    chain = task.begin(make_chain(config.sample), model.schedule, lambda: some(data().train, RULE_OF))
     model.engine.check_chain(chain)
     name = chain.name(model.schedule)
     print(f"{task.label}: {name}", flush=True)
-    which = label_of(config.sample.weights) if config.sample.weights else "run"
+    which = model_name(config.sample.weights) if config.sample.weights else "run"
     target = workdir / "restored" / f"{which}_{task.label}_{name}"
     if found:
-        folder = target / path_of(files, "restore.files").resolve().name
+        folder = target / resolve_path(files, "restore.files").resolve().name
         restore_files(found, config, model, task, chain, folder)
     else:
         restore_held_out(config, model, task, chain, data(), target)

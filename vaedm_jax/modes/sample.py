@@ -8,16 +8,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM, Samples
-from vaedm_jax.config import chain_of
+from vaedm_jax.config import make_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset, Source
 from vaedm_jax.errors import UserError
 from vaedm_jax.modes import drawing
 from vaedm_jax.modes.opening import open_model
-from vaedm_jax.modes.training_images import images_of
+from vaedm_jax.modes.training_images import load_training_images
 from vaedm_jax.reporting import Progress, counted, grid, renew_report, sample_rows, save_png
 from vaedm_jax.runs.identity import OtherImages
-from vaedm_jax.runs.models import label_of
+from vaedm_jax.runs.models import model_name
 from vaedm_jax.runtime import hosts
 from vaedm_jax.storage.writing import remove
 
@@ -33,17 +33,17 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     check(config, to_train=False)
     settings = config.sample
     model = open_model(config, workdir)
-    data = cache(lambda: images_of(config, model))
-    (chain,) = drawing.with_t_start(model, [chain_of(settings)], lambda: data().train)
+    data = cache(lambda: load_training_images(config, model))
+    (chain,) = drawing.with_t_start(model, [make_chain(settings)], lambda: data().train)
     model.engine.check_chain(chain)
     train = training_images(data) if settings.nearest else None  # before the drawing, since it may raise an error
     origin, which = "run", f"run {workdir.name}"
     if settings.weights:
-        origin, which = label_of(settings.weights), f"weights '{settings.weights}', not this run's"
+        origin, which = model_name(settings.weights), f"weights '{settings.weights}', not this run's"
     elif settings.best:
         origin, which = "best", f"{which}, best checkpoint"
     if settings.prior:
-        origin, which = f"{origin}-{label_of(settings.prior)}", f"{which}, z from {settings.prior}"
+        origin, which = f"{origin}-{model_name(settings.prior)}", f"{which}, z from {settings.prior}"
     full = model.schedule
     name = f"{origin}_{chain.name(full)}_seed{settings.seed}"
     kept = workdir / "samples" / f"{name}.parts"

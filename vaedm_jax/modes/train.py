@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM, Samples
-from vaedm_jax.conditioning.conditions import condition_of, has_vae
+from vaedm_jax.conditioning.conditions import has_vae, parse_condition
 from vaedm_jax.config import flatten, picture_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.config.settings import SECTIONS
@@ -21,7 +21,7 @@ from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.errors import UserError, brief
 from vaedm_jax.evaluation.features import width
 from vaedm_jax.evaluation.judge import checked_spaces, judges, side, too_few
-from vaedm_jax.models import COMPUTATION, VAE, UNet, build_unet, build_vae, chosen
+from vaedm_jax.models import COMPUTATION, VAE, UNet, build_unet, build_vae, network_settings
 from vaedm_jax.modes.drawing import cycled
 from vaedm_jax.reporting import grid, read_metrics, renew_report, sample_rows, save_png, to_uint8
 from vaedm_jax.runs import rundir
@@ -48,9 +48,12 @@ MEASURED_BY = 512  # training images that sigma_r and sigma_data are measured on
 STAGES = ("vae", "ddpm", "all")
 # Settings that a network must share with the one that it begins from.
 ARCHITECTURE = {
-    "vae": ("data.image_size", *(f"vae.{name}" for name in chosen(VAE, SECTIONS["vae"]) if name not in COMPUTATION)),
+    "vae": (
+        *(f"vae.{name}" for name in network_settings(VAE, SECTIONS["vae"]) if name not in COMPUTATION),
+        "data.image_size",
+    ),
     "ddpm": (
-        *(f"ddpm.{name}" for name in chosen(UNet, SECTIONS["ddpm"]) if name not in COMPUTATION),
+        *(f"ddpm.{name}" for name in network_settings(UNet, SECTIONS["ddpm"]) if name not in COMPUTATION),
         *("ddpm.z_conditioning", "ddpm.prediction", "ddpm.cond_noise"),
     ),
 }
@@ -274,7 +277,7 @@ class Pictures:
     def ddpm_rows(self, average: Any, poll: Poll) -> list[tuple[str, np.ndarray]]:
         """Return the rows of the picture of stage 2, with their labels."""
         n = self.config.log.images
-        held_out = cycled(self.test, 0, n) if condition_of(self.config.ddpm.condition) else None
+        held_out = cycled(self.test, 0, n) if parse_condition(self.config.ddpm.condition) else None
         return sample_rows(*self.samples(average, n, poll), held_out=held_out)
 
     def samples(self, average: Any, n: int, poll: Poll) -> Samples:

@@ -11,7 +11,7 @@ from tensorboardX import SummaryWriter
 from vaedm_jax.errors import RunError, UserError
 from vaedm_jax.storage import parse_json
 from vaedm_jax.storage.damage import read_bytes
-from vaedm_jax.storage.writing import write_whole, writes
+from vaedm_jax.storage.writing import is_writer, write_whole
 
 FILE = "metrics.jsonl"
 MOST = 2**30  # bytes of the file
@@ -30,7 +30,7 @@ class MetricWriter:
 
     def __init__(self, folder: Path | str, resume_step: int = 0):
         self._path, self._file = Path(folder, FILE), None
-        if not writes():
+        if not is_writer():
             return
         kept = [line for line in read_metrics(folder) if line["step"] <= resume_step]
         write_whole(self._path, b"".join(map(_encode, kept)))

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from vaedm_jax.storage.writing import writes
+from vaedm_jax.storage.writing import is_writer
 
 NOTEBOOK = "ipykernel.iostream"  # its streams are not terminals, but can show a bar
 WINDOW = 60.0  # seconds over which the speed is measured
@@ -53,7 +53,7 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._stream, self._clock = stream or (sys.stderr if writes() else io.StringIO()), clock
+        self._stream, self._clock = stream or (sys.stderr if is_writer() else io.StringIO()), clock
         self._total, self._images, self._noun, self._unit = total, images_per_step, noun, unit
         self.label = label
         self._marks: deque[tuple[float, int]] = deque()  # (time, step) of each update of the display within the window

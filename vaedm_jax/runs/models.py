@@ -23,7 +23,7 @@ from vaedm_jax.runs.rundir import decode_config, encode_config, read_config
 from vaedm_jax.storage import Array, Damaged, read_arrays
 from vaedm_jax.storage.damage import reading
 from vaedm_jax.storage.json_file import parse_json
-from vaedm_jax.storage.paths import path_of, regular_file, shown
+from vaedm_jax.storage.paths import PathLike, regular_file, resolve_path, shown
 from vaedm_jax.storage.tensors import Tensors, read_tensors
 from vaedm_jax.storage.writing import write_whole
 from vaedm_jax.training.loop import restore_average
@@ -38,24 +38,24 @@ class Stored(NamedTuple):
     images: dict[str, Any] | None
 
 
-def read_weights(file: str | Path) -> Stored:
+def read_weights(file: PathLike) -> Stored:
     """Return the model in a file of weights; raise UserError unless its arrays are those of its networks."""
     config, opened = weights(file)
-    params = unflatten_dict(opened.read(shapes_of(config, opened.shapes)), sep="/")
+    params = unflatten_dict(opened.read(expected_shapes(config, opened.shapes)), sep="/")
     return Stored(config, params, identity_in(opened))
 
 
-def write_weights(file: str | Path, model: Stored, dtype: Any) -> None:
+def write_weights(file: PathLike, model: Stored, dtype: Any) -> None:
     """Write parameters and configuration as one safetensors file, which is the whole model."""
     flat = flatten_dict(jax.device_get(model.params), sep="/")
     arrays = {name: np.asarray(a, dtype) for name, a in flat.items() if not isinstance(a, dict)}
     metadata = {"config": encode_config(model.config), "format": "vaedm_jax 1"}
     if model.images:  # without their folder, which is private
         metadata["images"] = json.dumps(model.images | {"folder": ""})
-    write_whole(path_of(file, "file"), safetensors.numpy.save(arrays, metadata))
+    write_whole(resolve_path(file, "file"), safetensors.numpy.save(arrays, metadata))
 
 
-def shapes_of(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+def expected_shapes(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all parameters that a file of weights must have.
 
     These are all parameters of each network (and the prior) of which it has any.
@@ -95,7 +95,7 @@ def read_run(workdir: Path, mesh: Mesh, best: bool = False) -> Stored:
     return Stored(config, {"vae": vae, "ddpm": ddpm or {}}, trained_on(workdir))
 
 
-def read_prior(file: str | Path, z_dim: int, vae_digest: str) -> dict[str, np.ndarray]:
+def read_prior(file: PathLike, z_dim: int, vae_digest: str) -> dict[str, np.ndarray]:
     """Return the parameters of a prior; raise UserError if it was fitted to another VAE."""
     file = regular_file(file, "sample.prior", "is not there; --mode=prior makes one")
     arrays = {name: Array(np.float32, shape) for form in FORMS for name, shape in form.items()}
@@ -115,9 +115,9 @@ def read_prior(file: str | Path, z_dim: int, vae_digest: str) -> dict[str, np.nd
 SHIPPED = Path(__file__).parents[1] / "weights"
 
 
-def label_of(name: str | Path) -> str:
+def model_name(name: PathLike) -> str:
     """Return the name of a model or a prior: that of its directory or its file."""
-    place = os.path.realpath(path_of(name, "model"))
+    place = os.path.realpath(resolve_path(name, "model"))
     return shown(Path(place).name).removesuffix(".safetensors").removesuffix(".npz")
 
 
@@ -130,9 +130,9 @@ def shipped(name: str) -> Path:
     return path
 
 
-def model_at(name: str | Path) -> Path:
+def model_at(name: PathLike) -> Path:
     """Return the run directory or the file of weights with this name: a path, or weights of the package."""
-    path = path_of(name, "weights")
+    path = resolve_path(name, "weights")
     if path.is_dir():
         return path
     if not set("/.~") & set(str(name)):
@@ -140,7 +140,7 @@ def model_at(name: str | Path) -> Path:
     return regular_file(path, "weights", "is not there: no such file, nor a run directory")
 
 
-def weights(file: str | Path) -> tuple[ConfigDict, Tensors]:
+def weights(file: PathLike) -> tuple[ConfigDict, Tensors]:
     """Open a file of weights and return its configuration and its tensors; raise UserError if it is none."""
     path = regular_file(file, "weights", "is not there: no such file, nor a run directory")
     try:
@@ -152,7 +152,7 @@ def weights(file: str | Path) -> tuple[ConfigDict, Tensors]:
         raise UserError(f"{path} is not a file of weights that VAEDM.save wrote ({error.why})") from error
 
 
-def config_of(name: str | Path) -> ConfigDict:
+def read_model_config(name: PathLike) -> ConfigDict:
     """Return the configuration of the model that `VAEDM.open` would load, without loading it."""
     path = model_at(name)
     return read_config(path) if path.is_dir() else weights(path)[0]

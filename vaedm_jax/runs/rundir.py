@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 
-from vaedm_jax.config import FREE, MEASURED, TUNABLE, base_config, flatten, located
+from vaedm_jax.config import FREE, MEASURED, TUNABLE, base_config, flatten, with_absolute_paths
 from vaedm_jax.config.checks import check_values
 from vaedm_jax.errors import UserError, brief
 from vaedm_jax.runs.identity import IMAGES, refuse_other_images, trained_on
 from vaedm_jax.storage import Damaged, check_form, read_json, reading
 from vaedm_jax.storage.layout import FILE, is_run
-from vaedm_jax.storage.paths import path_of, shown
+from vaedm_jax.storage.paths import resolve_path, shown
 from vaedm_jax.storage.writing import write_whole
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ def read_config(workdir: Path) -> ConfigDict:
 
 def write_config(workdir: Path, config: ConfigDict) -> None:
     """Write the configuration of the run in a directory."""
-    stored = located(config)
+    stored = with_absolute_paths(config)
     stored.data.changed = False  # it holds for one command
     write_whole(workdir / FILE, encode_config(stored).encode())
 
@@ -138,7 +138,7 @@ def claim(workdir: Path, config: ConfigDict, images: Any = None, last: Callable[
     old = None
     if (workdir / FILE).exists():
         known, seen = trained_on(workdir), images or {}
-        same_folder = located(read_config(workdir)).data.path == located(config).data.path
+        same_folder = with_absolute_paths(read_config(workdir)).data.path == with_absolute_paths(config).data.path
         old = refuse_another(workdir, config, moved=bool(known) or same_folder)
         refuse_other_images(shown(workdir), known, seen, config.data.changed)
     found = last()
@@ -159,7 +159,7 @@ def refuse_inside(workdir: Path, config: ConfigDict) -> None:
     for setting, written in (("data.path", config.data.path), ("restore.files", config.restore.files)):
         if not written:
             continue
-        root = Path(os.path.realpath(path_of(written, setting)))
+        root = Path(os.path.realpath(resolve_path(written, setting)))
         if root in (place, *place.parents) and not is_run(place):
             raise UserError(
                 f"--workdir={shown(workdir)} is in {setting} = {shown(root)}, so its pictures would be read as images; "

@@ -62,7 +62,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of an array whose first axis, the batch, is split over `data`."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
@@ -99,7 +99,7 @@ def in_batches(mesh: Mesh, arrays: Any, batch_size: int) -> Iterator[tuple[int, 
     The last batch is padded, so that all batches have the same shape. Every process must have the whole arrays.
     """
     n = len(jax.tree.leaves(arrays)[0])
-    size, sharding = whole_batch(mesh, min(batch_size, n)), split_batch(mesh)
+    size, sharding = whole_batch(mesh, min(batch_size, n)), batch_sharding(mesh)
     for begin in range(0, n, size):
         batch = jax.tree.map(lambda a: np.resize(a[begin : begin + size], (size, *a.shape[1:])), arrays)  # noqa: B023
         yield min(size, n - begin), jax.device_put(batch, sharding)
@@ -117,7 +117,7 @@ def host_share(mesh: Mesh) -> tuple[int, int]:
 
 def place_batch(mesh: Mesh, local: np.ndarray) -> jax.Array:
     """Return a batch as one array over all processes, of which each gives its `local` part [B / n, ...]."""
-    return jax.make_array_from_process_local_data(split_batch(mesh), local)
+    return jax.make_array_from_process_local_data(batch_sharding(mesh), local)
 
 
 def prefetch_batches(mesh: Mesh, batches: Iterable[np.ndarray], ahead: int = 1) -> Iterator[jax.Array]:

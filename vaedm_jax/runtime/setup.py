@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import jax
 
-from vaedm_jax.errors import one_of
+from vaedm_jax.errors import check_choice
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.targets import set_libtpu_environment
 from vaedm_jax.storage.cache import compiled_programs
@@ -94,7 +94,7 @@ def set_xla(deterministic: bool, matmul_precision: str) -> None:
     Raises:
       UserError: the precision is unknown.
     """
-    one_of("xla.matmul_precision", matmul_precision, MATMUL_PRECISIONS)
+    check_choice("xla.matmul_precision", matmul_precision, MATMUL_PRECISIONS)
     if matmul_precision != "default":
         jax.config.update("jax_default_matmul_precision", matmul_precision)
     if deterministic:  # this also disables autotuning: https://github.com/openxla/xla/blob/main/xla/xla.proto

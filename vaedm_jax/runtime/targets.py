@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vaedm_jax.errors import UserError, one_of
+from vaedm_jax.errors import UserError, check_choice
 
 MISSING = "needs libtpu, which can compile for a TPU without one: run launch/env.sh plan, or pip install '.[tpu]'"
 ALONE = {"chips_per_host_bounds": (1, 1, 1)}  # a host with one chip
@@ -79,13 +79,13 @@ class Cost(NamedTuple):
         return self.held + self.temporary
 
 
-def devices_of(name: str) -> list[jax.Device]:
+def make_devices(name: str) -> list[jax.Device]:
     """Return the devices of a target, to compile for.
 
     Raises:
       UserError: the target is unknown, libtpu is missing, or libtpu cannot compile for the target.
     """
-    one_of("plan.targets", name, TARGETS)
+    check_choice("plan.targets", name, TARGETS)
     target = TARGETS[name]
     if not target.topology:
         return jax.devices()
@@ -108,7 +108,7 @@ def set_libtpu_environment() -> None:
         os.environ.setdefault(variable, value)
 
 
-def memory_of(name: str) -> float:
+def device_memory(name: str) -> float:
     """Return the memory of one device of a target in bytes."""
     if TARGETS[name].topology:
         return TARGETS[name].memory * 2**30

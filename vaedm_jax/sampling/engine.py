@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
+from vaedm_jax.config.build import Config
 from vaedm_jax.config.checks import check_chain
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.errors import RunError, UserError, in_range
+from vaedm_jax.errors import RunError, UserError, check_range
+from vaedm_jax.models import VAE
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import in_batches, replicated
 from vaedm_jax.sampling.generation import NOTHING, Given, generate
-from vaedm_jax.sampling.inputs import as_images, check_indices, digest_of, spread
-from vaedm_jax.sampling.networks import Networks, networks_of
+from vaedm_jax.sampling.inputs import as_images, check_indices, compute_digest, spread
+from vaedm_jax.sampling.networks import Networks, build_networks
 
 UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
 
@@ -37,7 +38,7 @@ class Samples(NamedTuple):
 
 def check_finite(made: np.ndarray) -> np.ndarray:
     """Return the results of a model for N inputs, [N, ...]; raise RunError if a number is not finite."""
-    bad = ~np.isfinite(made).all(axis=tuple(range(1, made.ndim)))
+    bad = ~np.asarray(np.isfinite(made).all(axis=tuple(range(1, made.ndim))))
     if bad.any():
         raise RunError(
             f"{bad.sum()} of {len(bad)} results of this model are not finite: its weights or a setting of the chain "
@@ -56,12 +57,12 @@ class Engine:
       mesh: the devices that share the batches.
     """
 
-    config: ConfigDict
+    config: Config
     params: Any
     mesh: Mesh
 
     @classmethod
-    def load(cls, config: ConfigDict, params: Any, mesh: Mesh) -> "Engine":
+    def load(cls, config: Config, params: Any, mesh: Mesh) -> "Engine":
         """Copy parameters to the devices; raise UserError if a setting that training measures is missing."""
         engine = cls(config, jax.device_put(params, replicated(mesh)), mesh)
         networks = engine.networks
@@ -80,17 +81,17 @@ class Engine:
     @cached_property
     def networks(self) -> Networks:
         """The networks, without parameters."""
-        return networks_of(self.config)
+        return build_networks(self.config)
 
     @cached_property
     def fingerprint(self) -> str:
         """A digest of the parameters and of all else that samples depend on, except the chain."""
-        return digest_of(self.params, json.dumps(self.networks.meaning, sort_keys=True))
+        return compute_digest(self.params, json.dumps(self.networks.meaning, sort_keys=True))
 
     @cached_property
     def vae_digest(self) -> str:
         """A digest of the VAE's parameters."""
-        return digest_of(self.params["vae"])
+        return compute_digest(self.params["vae"])
 
     def check_trained(self) -> None:
         """Raise UserError if there is no refiner."""
@@ -102,12 +103,13 @@ class Engine:
         if not self.networks.has_x_hat:
             raise UserError("this model is a plain DDPM and has no VAE, hence neither z nor x_hat; use form1 or form2")
 
-    def check_vae(self) -> None:
-        """Raise UserError if the model has no VAE."""
+    def check_vae(self) -> VAE:
+        """Return the VAE of the model; raise UserError if it has none."""
         self.check_x_hat()
         if not self.networks.vae:
             name = self.config.ddpm.condition
             raise UserError(f"this model has no VAE, hence no z: it was trained with ddpm.condition = {name!r}")
+        return self.networks.vae
 
     def check_chain(self, chain: Chain) -> None:
         """Raise UserError if the model cannot be sampled by a chain. Nothing is compiled."""
@@ -118,7 +120,7 @@ class Engine:
         """Return the inputs of n images as float32 arrays with n entries each; raise UserError if they do not fit."""
         z, x_hat, x_T = given
         if z is not None:
-            self.check_vae()
+            z = spread("z", z, n, (self.check_vae().z_dim,))
         if x_hat is not None:
             self.check_x_hat()
         elif self.networks.condition:
@@ -131,11 +133,9 @@ class Engine:
         if x_hat is not None:
             x_hat = self.check_images(x_hat, "x_hat", any_size=not self.networks.z_conditioning)
             x_hat = spread("x_hat", x_hat, n, x_hat.shape[1:])
-        return Given(
-            None if z is None else spread("z", z, n, (self.networks.vae.z_dim,)),
-            x_hat,
-            None if x_T is None else spread("x_T", x_T, n, self.networks.shape if x_hat is None else x_hat.shape[1:]),
-        )
+        if x_T is not None:
+            x_T = spread("x_T", x_T, n, self.networks.shape if x_hat is None else x_hat.shape[1:])
+        return Given(z, x_hat, x_T)
 
     def check_images(self, images: Any, name: str, any_size: bool = False) -> np.ndarray:
         """Return images as float32 [N, H, W, C] in [0, 1]; raise UserError if they do not fit the model.
@@ -147,12 +147,16 @@ class Engine:
         return as_images(name, images, self.networks.shape, self.networks.multiple if any_size else 0)
 
     def replicate(self, tree: Any) -> Any:
-        """Copy arrays to every device."""
-        return jax.device_put(tree, replicated(self.mesh))
+        """Copy arrays of the host to every device. All processes must give the same."""
+
+        def narrow(a: np.ndarray) -> np.ndarray:  # JAX compares what the processes give, and would not do it itself
+            return np.asarray(a, jax.dtypes.canonicalize_dtype(a.dtype))
+
+        return jax.device_put(jax.tree.map(narrow, tree), replicated(self.mesh))
 
     def on_devices(self, arrays: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
         """Yield arrays [N, ...] in batches on the devices, each with its number of entries; the last is filled up."""
-        in_range("batch_size", batch_size, 1)
+        check_range("batch_size", batch_size, 1)
         return in_batches(self.mesh, arrays, batch_size)
 
     def map_batches(self, function: Callable[[Any], jax.Array], arrays: Any, batch_size: int) -> np.ndarray:
@@ -181,4 +185,5 @@ class Engine:
         arrays, key = self.replicate((chain.arrays(self.networks.full_schedule), np.uint32(seed)))
         for count, (indices, batch) in self.on_devices(inputs, batch_size):
             samples = hosts.to_host(generate(self.networks, arrays, self.params, key, indices, batch))
-            yield Samples(*(a if a is None else check_finite(a[:count]) for a in samples))
+            images, x_hat = samples
+            yield Samples(check_finite(images[:count]), None if x_hat is None else check_finite(x_hat[:count]))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vaedm_jax.errors import UserError, in_range, one_of
+from vaedm_jax.errors import UserError, check_choice, check_range
 
 MOST = 2**31 - 1  # the number of images that a seed has
 PATHS = ("linear", "spherical")
@@ -14,9 +14,9 @@ PATHS = ("linear", "spherical")
 
 def check_indices(n: int, seed: int, first: int = 0) -> None:
     """Raise UserError unless a seed has images `first` to `first + n`."""
-    in_range("n", n, 1, MOST, "a seed has no more images")
-    in_range("seed", seed, 0, 2**32 - 1)
-    in_range("first", first, 0, MOST - n)
+    check_range("n", n, 1, MOST, "a seed has no more images")
+    check_range("seed", seed, 0, 2**32 - 1)
+    check_range("first", first, 0, MOST - n)
 
 
 def as_array(name: str, values: Any, dtype: Any = None) -> np.ndarray:
@@ -30,7 +30,7 @@ def as_array(name: str, values: Any, dtype: Any = None) -> np.ndarray:
     return values
 
 
-def spread(name: str, values: np.ndarray, n: int, shape: tuple[int, ...]) -> np.ndarray:
+def spread(name: str, values: Any, n: int, shape: tuple[int, ...]) -> np.ndarray:
     """Return values as float32 [n, *shape]; values [*shape] are repeated. Raise UserError for other shapes."""
     values = as_array(name, values).astype(np.float32)
     if values.shape not in ((n, *shape), shape):
@@ -42,7 +42,7 @@ def spread(name: str, values: np.ndarray, n: int, shape: tuple[int, ...]) -> np.
     return np.broadcast_to(values, (n, *shape))
 
 
-def as_images(name: str, images: np.ndarray, shape: tuple[int, int, int], multiple: int = 0) -> np.ndarray:
+def as_images(name: str, images: Any, shape: tuple[int, int, int], multiple: int = 0) -> np.ndarray:
     """Return images [N, *shape] as float32 in [0, 1]; raise UserError for another shape or range.
 
     Args:
@@ -76,8 +76,8 @@ def path_between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> 
       path: `linear`, as in the paper; or `spherical`, along the great circle, which keeps the norm of points that are
         drawn from a normal distribution (arXiv 1609.04468, section 2.3).
     """
-    one_of("path", path, PATHS)
-    in_range("n", n, 1)
+    check_choice("path", path, PATHS)
+    check_range("n", n, 1)
     a, b = (as_array("an end", end).astype(np.float32) for end in (a, b))
     if a.shape != b.shape:
         raise UserError(f"path from the shape {a.shape} to {b.shape}: the two ends must have one shape")
@@ -89,7 +89,7 @@ def path_between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> 
     return np.float32((np.sin((1 - s) * angle) * a + np.sin(s * angle) * b) / np.sin(angle))
 
 
-def digest_of(tree: Any, text: str = "") -> str:
+def compute_digest(tree: Any, text: str = "") -> str:
     """Return a digest of a tree of arrays and of a text."""
     digest = hashlib.sha256(text.encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):

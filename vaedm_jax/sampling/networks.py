@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from vaedm_jax import models
-from vaedm_jax.conditioning.conditions import Condition, condition_of, has_vae
+from vaedm_jax.conditioning.conditions import Condition, has_vae, parse_condition
 from vaedm_jax.diffusion.images import draw
 from vaedm_jax.diffusion.prediction import TARGETS, Eps, Predict, Target, from_eps, predictor
 from vaedm_jax.diffusion.process import FORMULATIONS, Formulation, augment
-from vaedm_jax.diffusion.schedule import Schedule, betas_of, linear_schedule
+from vaedm_jax.diffusion.schedule import Schedule, compute_betas, linear_schedule
 
 # Fields of a network that do not change its images: how it is computed and trained, and Flax's own fields.
 WITHOUT_EFFECT = (*(name for name in models.COMPUTATION if name != "precision"), "parent", "name")
@@ -125,14 +125,14 @@ class Networks(NamedTuple):
         return guided
 
 
-def networks_of(config: Any) -> Networks:
+def build_networks(config: Any) -> Networks:
     """Return the networks of a whole configuration."""
     return Networks(
         models.build_vae(config) if has_vae(config.ddpm) else None,
-        condition_of(config.ddpm.condition),
+        parse_condition(config.ddpm.condition),
         models.build_unet(config),
         config.ddpm.variant,
-        betas_of(config.ddpm),
+        compute_betas(config.ddpm),
         config.ddpm.z_conditioning,
         config.data.image_size,
         TARGETS[config.ddpm.prediction](config.ddpm),

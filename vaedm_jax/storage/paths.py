@@ -21,9 +21,10 @@ KINDS = {
     stat.S_IFBLK: "a device",
 }
 GONE = "is not there"
+PathLike = str | os.PathLike[str]
 
 
-def shown(name: str | os.PathLike) -> str:
+def shown(name: PathLike) -> str:
     r"""Return a name, or any text, on one line: characters that cannot be printed are escaped.
 
     A newline becomes `\n`; a byte that is not valid UTF-8 becomes `\xff`, for example.
@@ -37,7 +38,7 @@ def escape(character: str) -> str:
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
-def path_of(written: str | os.PathLike, setting: str) -> Path:
+def resolve_path(written: PathLike, setting: str) -> Path:
     """Return a path as an absolute path, with `~` and `~name` expanded. It need not exist.
 
     A path that this function has returned is returned unchanged.
@@ -72,7 +73,7 @@ def path_of(written: str | os.PathLike, setting: str) -> Path:
     return path
 
 
-def regular_file(path: str | os.PathLike, setting: str, missing: str = GONE) -> Path:
+def regular_file(path: PathLike, setting: str, missing: str = GONE) -> Path:
     """Return the absolute path; raise UserError unless it is a regular file or a link to one.
 
     Args:
@@ -83,7 +84,7 @@ def regular_file(path: str | os.PathLike, setting: str, missing: str = GONE) -> 
     return check_kind(path, setting, stat.S_IFREG, missing)
 
 
-def folder(path: str | os.PathLike, setting: str, missing: str = GONE) -> Path:
+def folder(path: PathLike, setting: str, missing: str = GONE) -> Path:
     """Return the absolute path; raise UserError unless it is a folder or a link to one.
 
     Args:
@@ -94,7 +95,7 @@ def folder(path: str | os.PathLike, setting: str, missing: str = GONE) -> Path:
     return check_kind(path, setting, stat.S_IFDIR, missing)
 
 
-def opened(path: str | os.PathLike, setting: str, missing: str = GONE) -> BinaryIO:
+def opened(path: PathLike, setting: str, missing: str = GONE) -> BinaryIO:
     """Open a regular file for reading bytes, without ever waiting. The arguments are those of `regular_file`.
 
     Raises:
@@ -112,9 +113,9 @@ def opened(path: str | os.PathLike, setting: str, missing: str = GONE) -> Binary
     return file
 
 
-def check_kind(path: str | os.PathLike, setting: str, kind: int, missing: str) -> Path:
+def check_kind(path: PathLike, setting: str, kind: int, missing: str) -> Path:
     """Return the absolute path; raise UserError unless it, with links followed, is of a kind of KINDS."""
-    path = path_of(path, setting)
+    path = resolve_path(path, setting)
     try:
         found = stat.S_IFMT(os.stat(path).st_mode)
     except OSError as error:

@@ -26,7 +26,7 @@ def disable_writing() -> None:
     _writes = False
 
 
-def writes() -> bool:
+def is_writer() -> bool:
     """Return whether this process is the one that writes."""
     return _writes
 
@@ -36,7 +36,7 @@ def write_whole(path: Path | str, data: bytes) -> None:
 
     Parent folders are created.
     """
-    if not writes():
+    if not is_writer():
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def write_whole(path: Path | str, data: bytes) -> None:
 def write_kept(path: Path | str, data: bytes) -> None:
     """Write `data` to `path` as `write_whole` does, but first rename an existing file with other contents."""
     path = Path(path)
-    if writes() and path.is_file() and path.read_bytes() != data:
+    if is_writer() and path.is_file() and path.read_bytes() != data:
         set_aside(path)
     write_whole(path, data)
 
@@ -60,7 +60,7 @@ def set_aside(*paths: Path) -> None:
     `NAME.png` becomes `NAME_1.png`, for example. All get the same number, which is the first that is free for all.
     """
     there = [path for path in paths if os.path.lexists(path)]
-    if not there or not writes():
+    if not there or not is_writer():
         return
 
     def numbered(path: Path, i: int) -> Path:
@@ -75,7 +75,7 @@ def set_aside(*paths: Path) -> None:
 
 def remove(folder: Path) -> None:
     """Delete a folder with its contents."""
-    if writes():
+    if is_writer():
         shutil.rmtree(folder)
 
 

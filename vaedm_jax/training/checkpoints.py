@@ -71,7 +71,7 @@ def check_listing(folder: Path) -> None:
             raise UserError(f"{shown(place)} does not belong in a checkpoint; move {shown(folder / step)} away")
 
 
-def digest_of(proof: dict[str, Any]) -> str:
+def digest_proof(proof: dict[str, Any]) -> str:
     """Return a digest that shows damage of the checksums."""
     text = json.dumps([proof[name] for name in ("shapes", "checksums", "figures")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -105,7 +105,7 @@ class Checkpoints:
         self.metrics = metrics or {}
         sums = [int(s) for s in jax.device_get(checksums(state))]
         proof = {"shapes": shapes(state), "checksums": sums, "figures": self.metrics}
-        proof["digest"] = digest_of(proof)
+        proof["digest"] = digest_proof(proof)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), proof=ocp.args.JsonSave(proof))
         # After a kill, training may repeat steps before that of the best state. A better state of such a step gets the
         # next free number, since the newest checkpoint counts.
@@ -159,7 +159,7 @@ class Checkpoints:
     def _read(self, step: int, like: Any) -> Any:
         proof = self.manager.restore(step, args=ocp.args.Composite(proof=ocp.args.JsonRestore()))["proof"]
         check_form(proof, PROOF, "")
-        if proof.get("digest") not in (None, digest_of(proof)):  # older versions wrote none
+        if proof.get("digest") not in (None, digest_proof(proof)):  # older versions wrote none
             raise ValueError("its checksums are damaged")
         if proof["shapes"] != shapes(like):
             raise UserError(

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vaedm_jax.data import Dataset, batches
-from vaedm_jax.errors import in_range
+from vaedm_jax.errors import check_range
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import check_memory, host_share, prefetch_batches, replicated, shardings
 from vaedm_jax.training.checkpoints import Best, Checkpoints
@@ -29,7 +29,9 @@ OnPicture = Callable[[int, Any, Poll], dict[str, float]]  # (step, averaged para
 def total_steps(settings: Any, images: int) -> int:
     """Return the number of steps of a stage: its `steps`, or its epochs over so many images."""
     total = settings.steps or math.ceil(settings.epochs * images / settings.batch_size)
-    in_range(f"steps of {settings.epochs:g} epochs over {images:,} images", total, 1, 2**31 - 1, "32 bits count them")
+    check_range(
+        f"steps of {settings.epochs:g} epochs over {images:,} images", total, 1, 2**31 - 1, "32 bits count them"
+    )
     return total
 
 
@@ -59,7 +61,8 @@ def fit(
     folder, settings = workdir / stage.name, stage.settings
     total = total_steps(settings, len(data.train))
     seed = stage_seed(stage.name, config)
-    key, init_key = jax.device_put(jax.random.split(jax.random.key(seed)), replicated(mesh))
+    split = jax.jit(lambda seed: jax.random.split(jax.random.key(seed)), out_shardings=replicated(mesh))
+    key, init_key = split(np.uint32(seed))
     like = abstract_state(stage, mesh, config.mesh.fsdp)
     checkpoints, state = begun or begin(stage, config, workdir, mesh)
     start = 0 if state is None else int(state.step)

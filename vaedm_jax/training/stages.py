@@ -11,11 +11,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from vaedm_jax import models
-from vaedm_jax.conditioning.conditions import condition_of, has_vae
+from vaedm_jax.conditioning.conditions import has_vae, parse_condition
 from vaedm_jax.diffusion.images import draw, fold, to_symmetric, to_unit
 from vaedm_jax.diffusion.prediction import TARGETS, Predictor, noise_loss, predictor, training_loss
 from vaedm_jax.diffusion.process import FORMULATIONS, augment, nearest_step
-from vaedm_jax.diffusion.schedule import schedule_of
+from vaedm_jax.diffusion.schedule import make_schedule
 from vaedm_jax.models.vae import kl_divergence
 
 Metrics = dict[str, jax.Array]
@@ -81,15 +81,15 @@ def vae_stage(config: Any) -> Stage:
     return Stage("vae", config.vae, init, loss, held_out, {})
 
 
-def refiner_of(config: Any) -> Callable[[Any, Any, jax.Array, jax.Array, bool], Predictor]:
+def make_refiner(config: Any) -> Callable[[Any, Any, jax.Array, jax.Array, bool], Predictor]:
     """Return a function (params, frozen, x, keys [B], train) -> the refiner, as a `Predictor` for images x.
 
     The images x [B, H, W, C] lie in [0, 1]. The refiner is shown their x_hat and z.
     """
     ddpm = config.ddpm
     unet, form, target = models.build_unet(config), FORMULATIONS[ddpm.variant], TARGETS[ddpm.prediction](ddpm)
-    vae, condition = models.build_vae(config) if has_vae(ddpm) else None, condition_of(ddpm.condition)
-    schedule = schedule_of(ddpm)
+    vae, condition = models.build_vae(config) if has_vae(ddpm) else None, parse_condition(ddpm.condition)
+    schedule = make_schedule(ddpm)
 
     def known(frozen, x, keys):
         if condition:
@@ -135,8 +135,8 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
     in each of BINS equal ranges, drawn by its key. `loss_t0_249` to `loss_t750_999` are the means of the ranges, and
     `loss` is the mean of all.
     """
-    ddpm, refiner, vae = config.ddpm, refiner_of(config), has_vae(config.ddpm)
-    schedule = schedule_of(ddpm)
+    ddpm, refiner, vae = config.ddpm, make_refiner(config), has_vae(config.ddpm)
+    schedule = make_schedule(ddpm)
     min_snr = ddpm.min_snr if ddpm.weighting == "min_snr" else 0.0
     edges = np.unique(np.arange(BINS + 1) * ddpm.T // BINS)  # fewer ranges if T is below BINS
 

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from vaedm_jax.runtime import hosts
-from vaedm_jax.runtime.mesh import in_batches, replicated, shardings, split_batch
+from vaedm_jax.runtime.mesh import batch_sharding, in_batches, replicated, shardings
 from vaedm_jax.training.stages import Loss, Stage
 from vaedm_jax.training.state import TrainState, create_state, ema_decay, optimizer
 
@@ -126,7 +126,7 @@ def make_train_step(stage: Stage, mesh: Mesh, total: int, fsdp: bool = False) ->
 
     return jax.jit(
         step,
-        in_shardings=(state_shardings, shardings(mesh, stage.frozen, fsdp), split_batch(mesh), everywhere),
+        in_shardings=(state_shardings, shardings(mesh, stage.frozen, fsdp), batch_sharding(mesh), everywhere),
         out_shardings=(state_shardings, everywhere),
         donate_argnums=0,
     )

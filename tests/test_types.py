@@ -1,0 +1,50 @@
+"""The types of the public modules are sound, and the package says that it has types."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PUBLIC = ("__init__.py", "api.py", "errors.py", "config/__init__.py", "config/build.py", "config/settings.py")
+PUBLIC += ("diffusion/chain.py", "sampling/engine.py")
+USE = """
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from vaedm_jax import VAEDM
+
+model = VAEDM.from_run(Path("runs/mine"))
+images: np.ndarray = model.sample(4, seed=1, steps=5).images
+z: np.ndarray = model.encode(jax.numpy.zeros((1, 32, 32, 3)))
+model.save("mine.safetensors")
+"""
+
+
+def check(*files: Path, folder: Path) -> list[str]:
+    """Return the errors and warnings of pyright's basic mode."""
+    pytest.importorskip("basedpyright", reason="an extra of the tests")
+    settings = {"include": list(map(str, files)), "typeCheckingMode": "basic", "extraPaths": [str(ROOT)]}
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings))
+    command = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    report = json.loads(done.stdout)
+    assert report["summary"]["filesAnalyzed"] == len(files), done.stdout + done.stderr
+    found = report["generalDiagnostics"]
+    return [f"{d['file']}:{d['range']['start']['line'] + 1}: {d['message']}" for d in found]
+
+
+def test_the_public_modules_are_sound(tmp_path):
+    assert check(*(ROOT / "vaedm_jax" / name for name in PUBLIC), folder=tmp_path) == []
+
+
+def test_a_user_of_the_model_gets_types_and_errors(tmp_path):
+    assert (ROOT / "vaedm_jax" / "py.typed").exists()
+    (tmp_path / "use.py").write_text(USE)
+    assert check(tmp_path / "use.py", folder=tmp_path) == []
+    (tmp_path / "use.py").write_text(USE + "model.sample(seed='one')\n")
+    assert len(check(tmp_path / "use.py", folder=tmp_path)) >= 1
