@@ -12,8 +12,8 @@ setup(
     packages=find_packages(include=["vaedm_jax", "vaedm_jax.*"]),
     package_data={"vaedm_jax": ["py.typed", "data/*.npz", "evaluation/*.safetensors", "weights/*.safetensors"]},
     python_requires=">=3.11",
-    # The lower bounds are what launch/test.sh --oldest tests: the versions of Colab's TPU image, of the rest old
-    # ones that have wheels for its Python 3.13.
+    # launch/test.sh --oldest tests these lower bounds. They are the versions of Colab's TPU image, or old versions that
+    # have wheels for its Python 3.13.
     install_requires=[
         "absl-py>=1.4",
         "clu>=0.0.12",
@@ -32,7 +32,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        # Exactly these, since others may draw other pixels (vaedm_jax/data/faces.py).
+        # Other versions may draw other pixels, so these are exact (vaedm_jax/data/faces.py).
         "avatars": ["dicebear-core==10.7.0", "dicebear-styles==10.6.0", "resvg-py==0.5.0"],
         "beam": ["apache-beam>=2.77"],
         "explore": ["gradio>=5.0"],

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Remakes the tables, plots and bounds of docs/samplers.md by the weights in the package; some four hours on two cores (AVX-512).
-#   launch/comparison.sh [WORKDIR]    stopped, it continues; tables and plots lie in WORKDIR/{noise,starts,t_start}/evaluation
+# Make the tables, plots and bounds of docs/samplers.md with the weights in the package. This takes some four hours on two
+# cores with AVX-512.
+#   launch/comparison.sh [WORKDIR]    run it again to continue after a stop. WORKDIR is runs/comparison by default
+# The tables and plots are in WORKDIR/noise/evaluation, WORKDIR/starts/evaluation and WORKDIR/t_start/evaluation.
 set -euo pipefail
 . "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
@@ -9,7 +11,7 @@ launch/env.sh
 workdir=${1:-runs/comparison}
 refiners=emoji,emoji-form2
 all=$refiners,emoji-uncond
-score() {  # FOLDER RUNS STARTS SAMPLERS STEPS, then settings
+score() {  # FOLDER RUNS STARTS SAMPLERS STEPS [SETTING...]
   .venv/bin/python -m vaedm_jax.main --workdir="$workdir/$1" --mode=evaluate --config.eval.runs="$2" --config.eval.starts="$3" \
     --config.eval.samplers="$4" --config.eval.steps="$5" --config.eval.n=512 --config.eval.equal_nfe=True "${@:6}"
 }

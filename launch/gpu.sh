@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# shellcheck disable=SC2329 # functions are called by their names, in $what and $pass
+# shellcheck disable=SC2329 # the functions are called through $what and $pass
 #SBATCH --job-name=vaedm
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -7,22 +7,22 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@300
 usage="\
-Trains on GPUs (or a CPU), and starts again what died by other means than its own: see docs/launch.md.
-  launch/gpu.sh --config=FILE --workdir=DIR                    one machine: one process drives all its GPUs
-  launch/gpu.sh --hosts=A,B --config=FILE --workdir=DIR        several, by ssh: one process on each
+Train on GPUs or on a CPU. If a process dies, start it again (docs/launch.md).
+  launch/gpu.sh --config=FILE --workdir=DIR                    this machine: one process for all its GPUs
+  launch/gpu.sh --hosts=A,B --config=FILE --workdir=DIR        several machines, by ssh: one process on each
   sbatch --nodes=2 --gpus-per-node=4 --time=24:00:00 launch/gpu.sh --config=FILE --workdir=DIR
-                                                               Slurm: one process on each node; from the checkout
-Options, all others go to vaedm_jax.main:
-  --hosts=A,B,...   machines that see this checkout and DIR at the same paths; the first must be reached by all
-  --processes=N     N processes on this machine's CPU, to try several out
-  --port=PORT       where the processes meet (default 12355)
-  --python=PATH     a Python that has the package (default .venv/bin/python, made by launch/env.sh where it is missing)
-  --dry-run         print the commands, and run none"
+                                                               Slurm: one process on each node; submit it from the checkout
+Options (all others are passed to vaedm_jax.main):
+  --hosts=A,B,...   machines that have this checkout and DIR at the same paths; all must be able to reach the first
+  --processes=N     run N processes on this machine's CPU, to try training with several processes
+  --port=PORT       the port at which the first process listens (default: 12355)
+  --python=PATH     a Python that has the package (default: .venv/bin/python; if it is missing, launch/env.sh makes it)
+  --dry-run         print the commands without running them"
 set -euo pipefail
 home=$(dirname "$0")/..
-if [ ! -f "$home/launch/restart.sh" ]; then home=${SLURM_SUBMIT_DIR:-.}; fi # Slurm runs a copy of this file
+if [ ! -f "$home/launch/restart.sh" ]; then home=${SLURM_SUBMIT_DIR:-.}; fi # Slurm runs a copy of this file, outside of the checkout
 cd "$home"
-[ -f launch/restart.sh ] || { echo "gpu.sh: submit it from the checkout: there is no launch/restart.sh here" >&2; exit 2; }
+[ -f launch/restart.sh ] || { echo "gpu.sh: there is no launch/restart.sh in this folder; submit the job from the checkout" >&2; exit 2; }
 . launch/restart.sh
 
 hosts=() processes='' port=12355 python='' arguments=()
@@ -31,22 +31,22 @@ for argument in "$@"; do
   case $argument in
     --hosts=*)
       IFS=, read -r -a hosts <<<"$value"
-      [ -n "$value" ] || fail "--hosts= names no machine; leave it out for this one"
+      [ -n "$value" ] || fail "--hosts= names no machine; to train on this machine only, leave it out"
       ;;
     --processes=*) processes=$value ;;
     --port=*) port=$value ;;
     --python=*) python=$value ;;
     --dry-run) dry=yes ;;
     -h | --help) echo "$usage"; exit 0 ;;
-    --hosts | --processes | --port | --python) fail "$argument needs its value behind a '=': $argument=..." ;;
-    --distributed*) fail "$argument: the launcher says that itself; give --hosts=A,B or --processes=N" ;;
+    --hosts | --processes | --port | --python) fail "$argument needs its value after '=': $argument=VALUE" ;;
+    --distributed*) fail "$argument: the launcher sets this flag; give --hosts=A,B or --processes=N instead" ;;
     *) arguments+=("$argument") ;;
   esac
 done
-[ "${#arguments[@]}" -gt 0 ] || fail "give --config=FILE --workdir=DIR, as to vaedm_jax.main (--help says more)"
+[ "${#arguments[@]}" -gt 0 ] || fail "give --config=FILE --workdir=DIR, as for vaedm_jax.main (see --help)"
 [[ ${processes:-1} =~ ^[1-9][0-9]{0,2}$ ]] || fail "--processes=$processes: it must be a number from 1 to 999"
 [[ $port =~ ^[1-9][0-9]{0,4}$ ]] && ((port < 65536)) || fail "--port=$port: it must be a number from 1 to 65535"
-if [ -n "$processes" ] && [ "${#hosts[@]}" -gt 0 ]; then fail "--hosts has one process on each; leave --processes out"; fi
+if [ -n "$processes" ] && [ "${#hosts[@]}" -gt 0 ]; then fail "--hosts starts one process on each host; leave --processes out"; fi
 
 if [ -z "$python" ]; then
   python=$PWD/.venv/bin/python
@@ -60,11 +60,11 @@ if [ -z "$python" ]; then
 fi
 [ -n "$dry" ] || command -v "$python" >/dev/null || fail "--python=$python: there is no such program"
 
-train() { # the command of a process, and where it meets the others
+train() { # [K/N@HOST:PORT | auto]: set $command to the command of a process
   command=("$python" -u -m vaedm_jax.main "${arguments[@]}" ${1:+"--distributed=$1"})
 }
 
-here() { # K: a process on this machine
+here() { # K: run process K on this machine
   if ((${processes:-1} == 1)); then train; else
     train "$1/$processes@localhost:$port"
     command=(env JAX_PLATFORMS=cpu "${command[@]}")
@@ -72,28 +72,28 @@ here() { # K: a process on this machine
   run "${command[@]}"
 }
 
-there() { # K: the process on a host; it outlives the connection, and is found again
+there() { # K: run process K on its host. It outlives the connection, and a new connection finds it again
   local status try
   train "$1/${#hosts[@]}@${hosts[0]#*@}:$port"
   for ((try = 0; try < RESTART_LIMIT; try++)); do
     status=0
     on "${hosts[$1]}" "$(words launch/detached.sh run "${command[@]}")" || status=$?
-    if ((status != 255)) || [ -n "$asked" ]; then break; fi # 255: ssh itself failed
+    if ((status != 255)) || [ -n "$asked" ]; then break; fi # 255: ssh itself failed, so try again
     sleep "$RESTART_PAUSE"
   done
   return "$status"
 }
 
-on() { # HOST COMMAND
+on() { # HOST COMMAND: run a command in the checkout of a host
   run ssh -o BatchMode=yes -o ServerAliveInterval=30 "$1" "cd ${PWD@Q} && $2"
 }
 
-stop_there() { # what a signal to the launcher does
+stop_there() { # on a signal to the launcher, stop the process on each host
   local host
   for host in "${hosts[@]}"; do on "$host" "launch/detached.sh stop" </dev/null & done
 }
 
-slurm() { # all tasks; each node has one, which would see the first GPU only if this did not say more
+slurm() { # start one task on each node. JAX_LOCAL_DEVICE_IDS gives it all GPUs; without it JAX takes only the first
   train auto
   local gpus=${SLURM_GPUS_ON_NODE:-}
   if [[ $gpus =~ ^[0-9]+$ ]] && ((gpus > 1)); then gpus=$(seq -s, 0 $((gpus - 1))); else gpus=''; fi
@@ -116,10 +116,10 @@ status=0
 restart "$n" $what || status=$?
 if [ $what = slurm ]; then
   if [ "$asked" = USR1 ] && ((status == 143)); then
-    say "the time of this job is over; it is queued again and will continue"
+    say "the time limit of this job is near; it is queued again, and the training will continue"
     scontrol requeue "$SLURM_JOB_ID"
   elif [ "$asked" = TERM ]; then
-    # A preempted job is queued again by Slurm only if it is there until Slurm ends it.
+    # Slurm queues a preempted job again only if the job has not ended by itself. So wait for Slurm to end it.
     sleep 600
   fi
 fi

@@ -1,10 +1,11 @@
-"""Measure training and sampling on the GPU of this machine: time, memory, model FLOP/s utilisation, equality of bits.
+"""Measure training and sampling on the GPU of this machine: time, memory, FLOP/s and equality of bits.
 
-    python launch/gpu_bench.py --out=gpu.json              ten minutes on one H100
-    python launch/gpu_bench.py --out=gpu.json --tiny       the same programs at a tiny size, to try the script on a CPU
+    python launch/gpu_bench.py --out=gpu.json              takes ten minutes on one H100
+    python launch/gpu_bench.py --out=gpu.json --tiny       tries the script on a CPU, with tiny networks
 
-Images are random numbers; what a step takes does not depend on them. Each program stands in a process of its own where
-an option of XLA differs. No program begins after `--seconds`. The tables are printed, and all figures are in the file.
+Images are random numbers, because their content does not change the cost of a step. Programs with different XLA options
+run in separate processes. No program starts after `--seconds`. The script prints tables, and writes all figures to
+`--out`.
 """
 
 import argparse
@@ -35,10 +36,10 @@ from vaedm_jax.training.stages import ddpm_stage, vae_stage
 from vaedm_jax.training.step import make_train_step
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-# Peaks of dense products in TFLOP/s, of the SXM cards: https://www.nvidia.com/en-us/data-center/h100
+# Peaks of dense products on the SXM cards, in TFLOP/s: https://www.nvidia.com/en-us/data-center/h100
 HOPPER = {"bfloat16": 989, "tensorfloat32": 495, "float32": 67}
 PEAKS = {"H100": HOPPER, "H200": HOPPER}
-# Name: configuration, stage, batch, precision of the network, precision of float32 products. The first ones count most.
+# Configuration, stage, batch, precision of the network, precision of float32 products. The most important come first.
 STEPS = [
     ("cifar10.py:uncond", "ddpm", 128, "bfloat16", "default"),
     ("cifar10.py:uncond", "ddpm", 128, "float32", "tensorfloat32"),
@@ -57,6 +58,7 @@ TINY = {"ddpm.channels": 32, "ddpm.multipliers": (1, 1), "ddpm.blocks": 1}
 
 
 def configured(name: str, tiny: bool, **changes: Any) -> Any:
+    """Return the configuration `name` with changes, and with small networks if `tiny`."""
     config = load(str(CONFIGS / name))
     with config.unlocked():
         config.update_from_flattened_dict(changes | (TINY if tiny else {}))
@@ -64,7 +66,7 @@ def configured(name: str, tiny: bool, **changes: Any) -> Any:
 
 
 def drawn(stage: Any) -> Any:
-    """Return random parameters of a stage, for which nothing need be compiled."""
+    """Return random parameters of a stage, drawn with NumPy to avoid a compilation."""
     rng = np.random.default_rng(0)
 
     def draw(leaf: Any) -> np.ndarray:
@@ -75,7 +77,7 @@ def drawn(stage: Any) -> Any:
 
 
 def timed(action: Any, repeats: int) -> float:
-    """Return the median of the seconds of an action, which waits for the device itself."""
+    """Return the median time of an action in seconds. The action must wait for the device."""
     action()
     seconds = []
     for _ in range(repeats):
@@ -86,7 +88,7 @@ def timed(action: Any, repeats: int) -> float:
 
 
 def peak(precision: str, tiny: bool) -> float:
-    """Return TFLOP/s of a large product of random matrices."""
+    """Return the TFLOP/s of a large product of random matrices."""
     n = 256 if tiny else 8192
     a = jax.random.normal(jax.random.key(0), (n, n), "bfloat16" if precision == "bfloat16" else "float32")
     with jax.default_matmul_precision(precision):
@@ -95,7 +97,7 @@ def peak(precision: str, tiny: bool) -> float:
 
 
 def train_step(name: str, stage: str, batch: int, precision: str, matmul: str, tiny: bool) -> dict[str, Any]:
-    """Return what a train step takes."""
+    """Return the time, FLOP/s and memory of a train step."""
     batch = 8 if tiny else batch
     config = configured(name, tiny, **{f"{stage}.batch_size": batch, f"{stage}.precision": precision})
     jax.config.update("jax_default_matmul_precision", None if matmul == "default" else matmul)
@@ -128,7 +130,7 @@ def train_step(name: str, stage: str, batch: int, precision: str, matmul: str, t
 
 
 def sampled(name: str, batch: int, steps: int, tiny: bool) -> dict[str, Any]:
-    """Return what a batch of samples takes."""
+    """Return the time of a batch of samples."""
     batch, steps = (8, 2) if tiny else (batch, steps)
     config = configured(name, tiny, **{"ddpm.precision": "bfloat16", "vae.precision": "bfloat16"})
     vae = {} if name.endswith("uncond") else drawn(vae_stage(config))
@@ -139,7 +141,7 @@ def sampled(name: str, batch: int, steps: int, tiny: bool) -> dict[str, Any]:
 
 
 def bits(tiny: bool) -> dict[str, Any]:
-    """Return a digest of the parameters after some steps of a small refiner."""
+    """Train a small refiner for some steps. Return a digest of its parameters and its loss."""
     config = configured("emoji.py:form1", tiny, **{"ddpm.batch_size": 8 if tiny else 64})
     mesh, first = make_mesh(), vae_stage(config)
     stage = ddpm_stage(config, drawn(first))
@@ -154,7 +156,7 @@ def bits(tiny: bool) -> dict[str, Any]:
 
 
 def rounding(tiny: bool) -> dict[str, float]:
-    """Return the relative error of the small refiner's result by the precision of its products, against float32."""
+    """Return {precision: error} of the small refiner's gradient, relative to that in float32."""
     config = configured("emoji.py:uncond", tiny)
     stage, B = ddpm_stage(config, {}), 8
     params, size = drawn(stage), config.data.image_size
@@ -169,7 +171,7 @@ def rounding(tiny: bool) -> dict[str, float]:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Measure what one process can, and write a line of JSON for each figure."""
+    """Measure one part in this process, and print a line of JSON for each figure."""
     set_xla(options.deterministic, "default")
     tiny, until = options.tiny, time.monotonic() + options.seconds
 
@@ -193,7 +195,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def child(options: argparse.Namespace, part: str, *more: str, seconds: float, memory: float = 0.75) -> list[dict]:
-    """Return the lines of a process that measures a part."""
+    """Measure a part in a child process. Return its lines."""
     command = [sys.executable, __file__, f"--part={part}", f"--seconds={seconds}", *more]
     command += ["--tiny"] if options.tiny else []
     environment = os.environ | {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(memory)}
@@ -204,7 +206,7 @@ def child(options: argparse.Namespace, part: str, *more: str, seconds: float, me
 
 
 def drive(options: argparse.Namespace) -> list[dict]:
-    """Return the lines of all processes: those that compare bits side by side, the others one after the other."""
+    """Return the lines of all processes. `bits` and `rounding` run side by side, then the train steps run in turn."""
     ends = time.monotonic() + options.seconds
     with ThreadPoolExecutor(5) as pool:
         runs = [("bits", f"--run={i}", *flag) for flag in ((), ("--deterministic",)) for i in range(2)]
@@ -215,7 +217,7 @@ def drive(options: argparse.Namespace) -> list[dict]:
 
 
 def tables(lines: list[dict]) -> str:
-    """Return the figures as Markdown."""
+    """Return the lines as text: a Markdown table of train steps, then the other figures as JSON."""
     device = next(line["device"] for line in lines if line["kind"] == "device")
     peaks = next((p for name, p in PEAKS.items() if name in device), {})
     text = [
@@ -237,9 +239,11 @@ def tables(lines: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="the file of all figures")
-    parser.add_argument("--seconds", type=float, default=500, help="no program begins after so many")
-    parser.add_argument("--tiny", action="store_true", help="tiny networks, to try the script")
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="file for all figures (default: gpu.json)")
+    parser.add_argument(
+        "--seconds", type=float, default=500, help="start no program after this many seconds (default: 500)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="use tiny networks, to try the script")
     parser.add_argument("--part", choices=("bits", "rounding", "steps"), help=argparse.SUPPRESS)
     parser.add_argument("--run", help=argparse.SUPPRESS)
     parser.add_argument("--deterministic", action="store_true", help=argparse.SUPPRESS)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Measures training and sampling on the GPU of this machine, in ten minutes: see docs/gpu.md.
-#   launch/gpu_bench.sh                      writes gpu.json, and prints the tables
-#   launch/gpu_bench.sh --out=FILE --seconds=300
-# PYTHON=/path/to/python launch/gpu_bench.sh uses a Python that has the package and JAX for CUDA; else .venv is made.
+# Measure training and sampling on the GPU of this machine, in ten minutes (docs/gpu.md).
+#   launch/gpu_bench.sh                              write gpu.json, and print the tables
+#   launch/gpu_bench.sh --out=FILE --seconds=300     write FILE, and start no measurement after 300 seconds
+# PYTHON=/path/to/python launch/gpu_bench.sh uses that Python, which needs the package and JAX for CUDA. Without PYTHON,
+# launch/env.sh makes .venv.
 set -euo pipefail
 . "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."

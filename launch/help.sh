@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: where --help is asked for, prints the comment that the script begins with, and ends it.
+# The scripts in this folder source this file. If the first argument is --help, print the first comment of the script and
+# exit.
 case ${1:-} in
   -h | --help)
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Remakes the figures and tables of docs/latents.md from the weights in the package; half an hour on two cores (AVX-512).
-#   launch/latents.sh [WORKDIR]    stopped, it continues with what was not done
+# Make the figures and tables of docs/latents.md with the weights in the package. This takes half an hour on two cores with
+# AVX-512.
+#   launch/latents.sh [WORKDIR]    run it again to continue after a stop. WORKDIR is runs/latents by default
 set -euo pipefail
 . "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
@@ -9,7 +10,8 @@ launch/env.sh
 workdir=${1:-runs/latents}
 vaedm() { .venv/bin/python -m vaedm_jax.main "$@"; }
 
-# The refiner of `emoji`, trained on for 2,000 steps to know images without their x_hat too: guidance needs it.
+# Guidance needs a refiner that was trained without x_hat too. So train the refiner of `emoji` for 2,000 more steps with
+# dropout of the condition.
 vaedm --workdir="$workdir/guided" --mode=train --config=configs/emoji.py --config.vae.checkpoint=emoji \
   --config.ddpm.init=emoji --config.ddpm.cond_dropout=0.1 --config.ddpm.steps=2000 \
   --config.ddpm.learning_rate=3e-4 --config.ddpm.ema_decay=0.998

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Remakes the lock files of launch/lock/ with today's newest versions: one for the base with the
-# tests, and one for each extra of setup.py, which agrees with the base. Needs uv (pip install uv).
+# Write the lock files of launch/lock/ with today's newest versions. base.txt has the base and the tests. Each locked extra
+# of setup.py has a file that agrees with base.txt. This needs uv (pip install uv).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-lock() { # lock NAME ARGUMENT...
+lock() { # NAME ARGUMENT...: write launch/lock/NAME.txt
   local out="launch/lock/$1.txt"
   shift
   rm -f "$out"
@@ -13,11 +13,11 @@ lock() { # lock NAME ARGUMENT...
   echo "$out: $(grep -c == "$out") packages"
 }
 
-# Gradio is behind with some packages; the base takes what the explorer can have too.
+# Gradio does not allow the newest versions of some packages. So the base takes versions that the explorer allows too.
 lock explore --extra explore
 lock base --constraint launch/lock/explore.txt
 for extra in avatars cuda tpu; do
   lock "$extra" --extra "$extra" --constraint launch/lock/base.txt
 done
-# The lower bounds of setup.py, among them the versions of Colab's TPU image, for launch/test.sh --oldest.
+# launch/test.sh --oldest uses the lower bounds of setup.py, which include the versions of Colab's TPU image.
 lock oldest --resolution lowest-direct

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The main job, start to end, within a quarter of an hour on two cores: trains both stages for some minutes on drawn
-# faces, samples from what that gave, scores it, and samples from weights that were trained for longer.
-#   launch/quickstart.sh    all of it lies in runs/quickstart then; report.html shows it
+# Show the whole method within 15 minutes on two cores. Train both stages on drawn faces for some minutes, sample from them,
+# and score the samples. Then sample from the weights in the package, which were trained for longer.
+#   launch/quickstart.sh    everything is written to runs/quickstart; open report.html there
 set -euo pipefail
 . "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
@@ -14,11 +14,11 @@ echo "1. Train the VAE, then the refiner on top of it."
 vaedm --config=configs/avatars_small.py --mode=train --config.log.every=25
 echo "2. Fit a prior to the z of the training images."
 vaedm --mode=prior --config.prior.kinds=full --config.prior.components=16
-echo "3. Sample from what these minutes gave: 50 steps from pure noise, then 25 from the VAE's noised image."
+echo "3. Sample from the model just trained: 50 steps from pure noise, then 25 steps from noised x̂."
 vaedm --mode=sample "${fitted[@]}"
 vaedm --mode=sample "${fitted[@]}" --config.sample.steps=25 --config.sample.start=warm --config.sample.t_start=0
-echo "4. Score them against the training images, beside what the VAE generates by itself."
+echo "4. Compare samples of the refiner and of the VAE alone with the training images."
 vaedm --mode=evaluate "${fitted[@]}" --config.eval.samplers=vae,ddpm --config.eval.steps=25 --config.eval.starts=noise,warm0
-echo "5. Sample from the weights that come with the package, in ten steps from pure noise."
+echo "5. Sample from the weights in the package, in ten steps from pure noise."
 vaedm --mode=sample --config.sample.weights=avatars
 echo "See runs/quickstart/report.html and the pictures in runs/quickstart/samples."

@@ -1,9 +1,9 @@
-"""Write the tables and the plot of docs/study.md from the evaluations that launch/study.sh has made.
+"""Write the tables and the plot of the study from the evaluations of launch/study.sh.
 
     python launch/study.py WORKDIR    writes WORKDIR/study.csv, WORKDIR/tables.md and WORKDIR/study.png
 
-A point is a model, a start, a sampler and a number of evaluations of the network. Its figures are means over the seeds
-of the training, with 95 % intervals by Student's t, where there are two seeds or more.
+A point is a model, a start, a sampler and a number of evaluations of the network. Its scores are means over the
+training seeds. If there are two seeds or more, the means have 95 % intervals by Student's t.
 """
 
 import csv
@@ -19,13 +19,13 @@ from scipy.stats import t as student
 
 SCORES = ("kid_avatars", "fd_avatars", "fd_random", "precision_avatars", "recall_avatars")
 TITLES = ("KID", "FD-avatars", "FD-random", "precision", "recall")
-CLAIMS = (5, 10, 25, 50)  # evaluations of VAEDM, which are compared with twice and four times as many of the plain DDPM
+CLAIMS = (5, 10, 25, 50)  # N: VAEDM at N evaluations is compared with the plain DDPM at 2 N and 4 N
 NOISE, NORMAL, WARM = "noise", "noise, z from N(0, I)", "x̂"
 Scores = dict[str, np.ndarray]  # each [seeds]
 
 
 class Point(NamedTuple):
-    """What is scored; `kind` is what the network predicts."""
+    """One combination that is scored. `kind` is the prediction of the network."""
 
     variant: str
     kind: str
@@ -35,7 +35,7 @@ class Point(NamedTuple):
 
 
 def points(workdir: Path) -> dict[Point, Scores]:
-    """Return the scores of all seeds."""
+    """Return the scores of each point over all seeds, read from WORKDIR/*/evaluation/evaluation.csv."""
     found = defaultdict(lambda: defaultdict(list))
     for file in sorted(workdir.glob("*/evaluation/evaluation.csv")):
         with file.open() as lines:
@@ -47,24 +47,26 @@ def points(workdir: Path) -> dict[Point, Scores]:
 
 
 def point_of(row: dict[str, str]) -> Point:
+    """Return the point of a row, whose run is named VARIANT-KIND-SEED or VARIANT-KIND-SEED-prior."""
     variant, kind, prior = re.fullmatch(r"(\w+)-(\w+)-\d+(-prior)?", row["run"]).groups()
     start = WARM if row["start"].startswith("warm") else NOISE if prior or variant == "uncond" else NORMAL
     return Point(variant, kind, start, row["sampler"], int(row["nfe"]))
 
 
 def interval(values: np.ndarray) -> float:
-    """Return half of the 95 % interval of a mean; NaN for one value."""
+    """Return half the width of the 95 % interval of a mean, or NaN for one value."""
     n = len(values)
     return float(student.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
 
 
 def shown(values: np.ndarray) -> str:
+    """Return the mean with its interval as text."""
     mean, half = values.mean(), interval(values)
     return f"{mean:.3g}" if np.isnan(half) else f"{mean:.3g} ± {half:.2g}"
 
 
 def table(found: dict[Point, Scores], variant: str, kind: str) -> list[str]:
-    """Return all points of a model, a line each."""
+    """Return a Markdown table of all points of a model."""
     chosen = sorted((p for p in found if (p.variant, p.kind) == (variant, kind)), key=lambda p: p[2:])
     lines = [
         f"| start | sampler | evaluations | {' | '.join(TITLES)} |",
@@ -77,7 +79,7 @@ def table(found: dict[Point, Scores], variant: str, kind: str) -> list[str]:
 
 
 def claims(found: dict[Point, Scores], variant: str, kind: str, sampler: str) -> list[str]:
-    """Return how VAEDM at N compares with the plain DDPM of the same kind of prediction at 2 N and 4 N."""
+    """Return a Markdown table: VAEDM at N against the plain DDPM of the same `kind` at 2 N and 4 N."""
     lines = ["| N | start | score | VAEDM at N | DDPM at 2 N | difference | DDPM at 4 N | difference |"]
     lines.append("| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for n in CLAIMS:
@@ -96,7 +98,7 @@ def claims(found: dict[Point, Scores], variant: str, kind: str, sampler: str) ->
 
 
 def plot(found: dict[Point, Scores], kinds: list[str], file: Path) -> None:
-    """Draw KID, FD-avatars and FD-random over the evaluations, for `unipc2`: a column for each kind of prediction."""
+    """Plot KID, FD-avatars and FD-random over the evaluations of `unipc2`, with a column for each `kind`."""
     figure, axes = plt.subplots(3, len(kinds), figsize=(5 * len(kinds), 10), squeeze=False, sharex=True, sharey="row")
     for column, kind in zip(axes.T, kinds, strict=True):
         lines = sorted({p[:4] for p in found if p.kind == kind and p.sampler == "unipc2"})
@@ -115,6 +117,7 @@ def plot(found: dict[Point, Scores], kinds: list[str], file: Path) -> None:
 
 
 def main(workdir: Path) -> None:
+    """Write the tables, the CSV file and the plot to WORKDIR."""
     found = points(workdir)
     if not found:
         sys.exit(f"study.py: {workdir} has no evaluations; launch/study.sh makes them")
@@ -134,7 +137,7 @@ def main(workdir: Path) -> None:
             pairs = [(values.mean(), interval(values)) for values in scores.values()]
             writer.writerow([*p, len(scores[SCORES[0]]), *(f"{v:.5g}" for pair in pairs for v in pair)])
     plot(found, sorted({kind for _, kind in models}), workdir / "study.png")
-    print(f"{len(found)} points: {workdir / 'tables.md'}, study.csv and study.png beside it")
+    print(f"wrote {len(found)} points to tables.md, study.csv and study.png in {workdir}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Remakes the figures of docs/study.md: refiners and plain DDPMs of the same size and training, by three seeds.
+# Run the study of docs/study.md with several seeds: refiners and plain DDPMs of the same size and training.
 #   launch/study.sh [WORKDIR [SEED...]]    by default runs/study and seeds 0 1 2
-# On two cores (AVX-512) a training takes ten minutes and a seed, with its scores, two hours; what is changed one at a time
-# takes one more. Stopped, it continues; what is done is not done again. The tables are WORKDIR/tables.md.
+# On two cores with AVX-512, a training takes ten minutes. A seed with its scores takes two hours, and the ablations take
+# one more. Run it again to continue after a stop. The tables are in WORKDIR/tables.md.
 set -euo pipefail
 . "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
@@ -13,28 +13,29 @@ seeds=("${@:2}")
 ((${#seeds[@]})) || seeds=(0 1 2)
 vaedm() { .venv/bin/python -m vaedm_jax.main "$@"; }
 
-# The same for all: 50,000 faces, a VAE of 0.4 M and a U-Net of 1.2 M parameters, 128,000 images of training.
+# All models: 50,000 faces, a VAE of 0.4 M parameters, a U-Net of 1.2 M parameters, 128,000 images of training.
 same=(
   --config.data.avatars=50000 --config.data.held_out=0.1 --config.data.archive="$workdir/avatars.npz"
   --config.vae.steps=6000 --config.ddpm.steps=4000
 )
 eps=(--config.ddpm.prediction=eps --config.ddpm.t_sampling=uniform)  # as in the paper
 
-train() {  # NAME VARIANT, then settings
+train() {  # NAME VARIANT [SETTING...]
   vaedm --mode=train --config="configs/avatars_small.py:$2" --workdir="$workdir/models/$1-$seed" --config.seed="$seed" \
     "${same[@]}" "${@:3}"
 }
-score() {  # FOLDER RUNS STARTS SAMPLERS STEPS, then settings
+score() {  # FOLDER RUNS STARTS SAMPLERS STEPS [SETTING...]
   vaedm --mode=evaluate --workdir="$workdir/$1-$seed" --config.eval.runs="$2" --config.eval.starts="$3" \
     --config.eval.samplers="$4" --config.eval.steps="$5" --config.eval.n=1700 --config.sample.seed="$seed" "${@:6}"
 }
+# NAME...: print the run directories of these models, separated by commas.
 runs() { local names=("${@/#/$workdir/models/}"); names=("${names[@]/%/-$seed}"); (IFS=,; echo "${names[*]}"); }
 
 for seed in "${seeds[@]}"; do
   train uncond-residual uncond
   train form1-residual form1
   first=$workdir/models/form1-residual-$seed prior=$workdir/prior-$seed/prior.npz
-  vae=(--config.vae.checkpoint="$first") fitted=(--config.sample.prior="$prior")  # all refiners of a seed have one VAE
+  vae=(--config.vae.checkpoint="$first") fitted=(--config.sample.prior="$prior")  # all refiners of a seed share one VAE
   [ -f "$prior" ] || vaedm --mode=prior --workdir="$workdir/prior-$seed" --config.sample.weights="$first" \
     --config.prior.kinds=full --config.prior.components='(16,64,256)'
   train uncond-eps uncond "${eps[@]}"
@@ -50,7 +51,7 @@ for seed in "${seeds[@]}"; do
   score noise "$refiners" noise ddpm 10,25,50 "${fitted[@]}"
 done
 
-# What form1-residual has, changed one at a time, by the first seed.
+# Ablations: change one setting of form1-residual at a time, with the first seed.
 seed=${seeds[0]}
 vae=(--config.vae.checkpoint="$workdir/models/form1-residual-$seed")
 fitted=(--config.sample.prior="$workdir/prior-$seed/prior.npz")

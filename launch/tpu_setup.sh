@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run by launch/tpu_vm.sh on each machine of a TPU: mounts gs://BUCKET at /mnt/bucket and makes .venv, if that is not done.
-#   launch/tpu_setup.sh BUCKET
+# Prepare a machine of a TPU: mount gs://BUCKET at /mnt/bucket and make .venv. Skip what is already there.
+#   launch/tpu_setup.sh BUCKET    launch/tpu_vm.sh runs this on each machine
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bucket=$1 mount=/mnt/bucket
@@ -17,7 +17,7 @@ fi
 if ! mountpoint -q "$mount"; then
   sudo mkdir -p "$mount"
   sudo chown "$(id -u)" "$mount"
-  # Nothing about files is remembered: the machines must see at once what one of them wrote.
+  # Do not cache metadata: every machine must see at once what another has written.
   gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 --metadata-cache-negative-ttl-secs=0 "$bucket" "$mount"
 fi
 

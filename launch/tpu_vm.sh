@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 usage="\
-Trains on a Cloud TPU: one machine (v2-8, v5litepod-8) or a pod slice (v4-32). Needs gcloud, logged in; see docs/launch.md.
-  launch/tpu_vm.sh train NAME --zone=Z --type=T --bucket=B --config=FILE   all of it; goes on where it was left
-  launch/tpu_vm.sh create NAME --zone=Z --type=T --bucket=B                only ask for the TPU, and set it up
-  launch/tpu_vm.sh stop NAME --zone=Z          save and stop the training; the TPU stays
-  launch/tpu_vm.sh fetch NAME --bucket=B       copy the run, gs://B/runs/NAME, to runs/NAME here
-  launch/tpu_vm.sh status NAME --zone=Z        what is there
-  launch/tpu_vm.sh delete NAME --zone=Z        save, stop, and delete the TPU; the bucket stays
+Train on a Cloud TPU: one machine (v2-8, v5litepod-8) or a pod slice (v4-32). You must be logged in to gcloud (docs/launch.md).
+  launch/tpu_vm.sh train NAME --zone=Z --type=T --bucket=B --config=FILE   request a TPU, set it up and train, or continue
+  launch/tpu_vm.sh create NAME --zone=Z --type=T --bucket=B                only request the TPU and set it up
+  launch/tpu_vm.sh stop NAME --zone=Z          save and stop the training; keep the TPU
+  launch/tpu_vm.sh fetch NAME --bucket=B       copy the run gs://B/runs/NAME to runs/NAME on this machine
+  launch/tpu_vm.sh status NAME --zone=Z        show the state of the TPU and the last lines of the training
+  launch/tpu_vm.sh delete NAME --zone=Z        save and stop the training, and delete the TPU; keep the bucket
 Options:
-  --zone=ZONE       such as us-central1-b
+  --zone=ZONE       zone of the TPU, such as us-central1-b
   --type=TYPE       accelerator type: v2-8, v3-8, v4-32, v5litepod-8, v5p-8, v6e-8, ...
   --bucket=BUCKET   Cloud Storage bucket with a hierarchical namespace, in the region of the zone
-  --spot            a cheaper TPU that can be preempted; train asks for another then, and the training continues
-  --runtime=VERSION software of the TPU (default: that of its type)
-  --delete          train: delete the TPU when the training has ended; the bucket stays
-  --dry-run         print the commands, and run none
-To train go all --config.NAME=VALUE and --stage=STAGE too; the folder --config.data.path=/mnt/bucket/DIR is gs://BUCKET/DIR."
+  --spot            use a cheaper TPU that can be preempted; after a preemption, train requests another and continues
+  --runtime=VERSION software version of the TPU (default: that of its type)
+  --delete          with train: delete the TPU when the training has ended; keep the bucket
+  --dry-run         print the commands without running them
+train also accepts --config.NAME=VALUE and --stage=STAGE. For images in gs://BUCKET/DIR, give --config.data.path=/mnt/bucket/DIR."
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/restart.sh
@@ -33,31 +33,31 @@ for argument in "$@"; do
     --delete) delete=yes ;;
     --dry-run) dry=yes ;;
     --config=* | --config.* | --noconfig.* | --stage=*) arguments+=("$argument") ;;
-    -*) fail "$argument: there is no such option; --help lists them (train runs vaedm_jax.main in mode train)" ;;
+    -*) fail "$argument: there is no such option; see --help" ;;
     *) if [ -z "$verb" ]; then verb=$argument; elif [ -z "$name" ]; then name=$argument; else
-      fail "'$argument' is not understood; launch/tpu_vm.sh VERB NAME --OPTION=VALUE ..."
+      fail "unexpected argument '$argument'; write: launch/tpu_vm.sh COMMAND NAME --OPTION=VALUE ..."
     fi ;;
   esac
 done
-needs() { # OPTIONS that must have been given
+needs() { # OPTION...: refuse the command if one of these options is missing
   local option
-  for option in "$@"; do [ -n "${!option}" ] || fail "$verb needs --$option=${option^^} (--help says more)"; done
+  for option in "$@"; do [ -n "${!option}" ] || fail "$verb needs --$option=${option^^} (see --help)"; done
 }
 case $verb in
   train | create) needs zone type bucket ;;
   stop | status | delete) needs zone ;;
   fetch) needs bucket ;;
-  *) fail "'$verb': there is train, create, stop, fetch, status, delete (--help says more)" ;;
+  *) fail "'$verb' is not a command; use train, create, stop, fetch, status or delete (see --help)" ;;
 esac
 [[ $name =~ ^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$ ]] ||
-  fail "$verb NAME: '$name' must be a name of small letters, digits and dashes"
+  fail "'$name' is not a valid NAME; use lower-case letters, digits and dashes, and begin with a letter"
 if [ "$verb" = train ]; then
   config=''
   for argument in "${arguments[@]}"; do case $argument in --config=*) config=${argument#*=} ;; esac; done
   [ -n "$config" ] || fail "train needs --config=FILE, such as configs/cifar10.py"
-  [ -f "${config%%:*}" ] || fail "--config=$config: there is no file ${config%%:*} in this checkout, which is what is copied"
+  [ -f "${config%%:*}" ] || fail "--config=$config: there is no file ${config%%:*} in this checkout, which is copied to the TPU"
 elif [ "${#arguments[@]}" -gt 0 ]; then
-  fail "${arguments[0]} belongs to train"
+  fail "${arguments[0]}: only train accepts this option"
 fi
 # https://cloud.google.com/tpu/docs/runtimes
 case $runtime$type in
@@ -65,46 +65,48 @@ case $runtime$type in
   v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
   v5p-*) runtime=v2-alpha-tpuv5 ;;
   v6e-*) runtime=v2-alpha-tpuv6e ;;
-  *) [ -z "$type" ] || [ -n "$runtime" ] || fail "--type=$type: no runtime is known for it; give --runtime=VERSION too" ;;
+  *) [ -z "$type" ] || [ -n "$runtime" ] || fail "--type=$type: no runtime is known for this type; give --runtime=VERSION too" ;;
 esac
-[ -n "$dry" ] || command -v gcloud >/dev/null || fail "gcloud is missing: https://cloud.google.com/sdk/docs/install"
+[ -n "$dry" ] || command -v gcloud >/dev/null || fail "gcloud is not installed; see https://cloud.google.com/sdk/docs/install"
 
 workdir=/mnt/bucket/runs/$name
 scratch=$(mktemp -d)
-there='' # whether there is, or may be, something that is billed
-remind() {
+there='' # not empty if a TPU exists, or may exist, which is billed
+remind() { # at exit, say that a TPU is left and how to delete it
   rm -rf "$scratch"
   if [ -z "$there" ] || [ -n "$dry" ]; then return; fi
-  say "the TPU $name in $zone is there, or asked for. It is billed by the second from when it is granted until it is
-  deleted (https://cloud.google.com/tpu/pricing):  launch/tpu_vm.sh delete $name --zone=$zone"
+  say "the TPU $name in $zone exists or is requested. It is billed by the second from when it is granted until it is
+  deleted (https://cloud.google.com/tpu/pricing). To delete it, run:  launch/tpu_vm.sh delete $name --zone=$zone"
 }
 trap remind EXIT
-pass=true # there is nothing yet that a signal should be passed to
+pass=true # before the training starts, no process needs the signal
 
+# VERB [FLAG...]: run a gcloud command on the queued resource.
 queued() { run gcloud compute tpus queued-resources "$1" "$name" --zone="$zone" "${@:2}" --quiet; }
+# COMMAND: run it on all machines of the TPU.
 on_all() { run gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --quiet --command="$1"; }
-state() { # of the request; nothing where there is none
+state() { # print the state of the request, or nothing if there is no request
   run gcloud compute tpus queued-resources list --zone="$zone" --filter="name ~ /$name\$" --format="value(state.state)"
 }
 
-check_bucket() { # orbax ends a checkpoint by the rename of a folder, which only such a bucket does at one go
+check_bucket() { # Orbax completes a checkpoint by renaming a folder. Only a hierarchical namespace does this in one operation
   local found
   found=$(run gcloud storage buckets describe "gs://$bucket" --raw --format="value(hierarchicalNamespace.enabled)") || found=no
   if [ -n "$dry" ]; then echo "$found"; return; fi
-  [ "${found,,}" = true ] || fail "gs://$bucket is not there, or has no hierarchical namespace. To make one:  gcloud \
+  [ "${found,,}" = true ] || fail "gs://$bucket does not exist, or has no hierarchical namespace. To make such a bucket, run:  gcloud \
 storage buckets create gs://BUCKET --location=${zone%-*} --uniform-bucket-level-access --enable-hierarchical-namespace"
 }
 
-ensure() { # wait until the TPU is there; ask for it, or for another where it was preempted
+ensure() { # request the TPU and wait for it. If it was preempted, request another
   local now before=''
   while [ -z "$asked" ]; do
     now=$(state) || return 1
     if [ -n "$dry" ]; then echo "$now"; now=''; fi
     case $now in
       ACTIVE) return 0 ;;
-      FAILED) say "the request for $name failed; see 'status', 'delete' it, and ask for another"; return 1 ;;
+      FAILED) say "the request for $name failed. The command status says why. Run delete, then try again"; return 1 ;;
       SUSPENDED)
-        say "$name was preempted; it is asked for again"
+        say "$name was preempted; requesting another TPU"
         queued delete --force || return 1
         ;;
       '')
@@ -112,14 +114,14 @@ ensure() { # wait until the TPU is there; ask for it, or for another where it wa
         if [ -n "$dry" ]; then return 0; fi
         ;;
     esac
-    if [ "$now" != "$before" ]; then say "$name: ${now:-asked for}"; fi
+    if [ "$now" != "$before" ]; then say "$name: ${now:-requested}"; fi
     before=$now
     sleep "${TPU_POLL:-20}"
   done
   return 1
 }
 
-files() { # of this checkout, but for those that git ignores
+files() { # list the files of this checkout, except those that git ignores
   local file
   {
     git ls-files --cached --others --exclude-standard 2>/dev/null ||
@@ -128,20 +130,20 @@ files() { # of this checkout, but for those that git ignores
     if [ -f "$file" ]; then echo "$file"; fi
   done
 }
-copy() { # this checkout, without what is made in it, to all machines that do not have it as it is now
+copy() { # copy these files to all machines, unless all have them already
   local archive=$scratch/vaedm_jax.tgz list=$scratch/files sum=CHECKSUM
   files >"$list"
   run tar -czf "$archive" --files-from="$list" || return 1
   if [ -z "$dry" ]; then sum=$(tr '\n' '\0' <"$list" | xargs -0 cksum | cksum | tr ' ' -); fi
   if on_all "grep -qx $sum vaedm_jax/.copied" && [ -z "$dry" ]; then return 0; fi
-  stop || return 1 # a training would go on with half of the old files; it continues with the new ones
+  stop || return 1 # a running training would mix old and new files; it continues after the copy
   run gcloud compute tpus tpu-vm scp "$archive" "$name:vaedm_jax.tgz" --zone="$zone" --worker=all --quiet || return 1
   on_all "mkdir -p vaedm_jax && tar -xzf vaedm_jax.tgz -C vaedm_jax && echo $sum >vaedm_jax/.copied"
 }
 
 prepare() { ensure && copy && on_all "vaedm_jax/launch/tpu_setup.sh $bucket"; }
 
-train() { # one try. gcloud's own failures have the statuses 1 and 2 too, so those of the training come as 101 and 102
+train() { # make one try. gcloud fails with 1 and 2 too, so 101 and 102 stand for these statuses of the training
   local status=0 command
   command=$(words launch/detached.sh run .venv/bin/python -u -m vaedm_jax.main "--workdir=$workdir" --mode=train \
     --distributed=auto "${arguments[@]}")
@@ -152,8 +154,9 @@ train() { # one try. gcloud's own failures have the statuses 1 and 2 too, so tho
   case $status in 101 | 102) return $((status - 100)) ;; 1 | 2) return 75 ;; *) return "$status" ;; esac
 }
 
+# Stop the training on all machines. It saves first.
 stop() { on_all "! test -f vaedm_jax/.copied || vaedm_jax/launch/detached.sh stop"; }
-pass_on() { # a signal: first to the training, over there; then to what runs here
+pass_on() { # on the first signal, stop the training on the TPU; on the next, stop the local processes
   if [ -f "$scratch/training" ]; then
     rm "$scratch/training"
     stop </dev/null &
@@ -161,8 +164,8 @@ pass_on() { # a signal: first to the training, over there; then to what runs her
     signal_jobs TERM
   fi
 }
-remove() {
-  stop || say "no training could be stopped on $name"
+remove() { # stop the training and delete the TPU
+  stop || say "no training on $name could be stopped; deleting the TPU all the same"
   queued delete --force
 }
 
@@ -171,7 +174,7 @@ case $verb in
     check_bucket
     there=yes
     if ! prepare; then
-      say "$name could not be made ready"
+      say "the TPU $name could not be set up"
       case $asked in INT) exit 130 ;; TERM) exit 143 ;; *) exit 1 ;; esac
     fi
     if [ "$verb" = create ]; then exit 0; fi

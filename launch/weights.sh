@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes the weights that come with the package (vaedm_jax/weights/) anew; hours on two cores.
+# Train the emoji weights of the package again, and write them to vaedm_jax/weights/. This takes hours on two cores.
 #   launch/weights.sh [VARIANT]    form1 (emoji.safetensors), uncond or form2 (emoji-VARIANT.safetensors)
-# Stopped, it continues. Those of form1 that come along had lower rates (5e-4, then 1e-4) in the refiner's first 4,700
-# steps.
+# Run it again to continue after a stop. The form1 weights in the package were trained with lower learning rates in the
+# refiner's first 4,700 steps: 5e-4, then 1e-4.
 set -euo pipefail
 . "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
@@ -16,9 +16,9 @@ case $variant in
   form1) name=emoji same=() ;;
   uncond) name=emoji-uncond same=() ;;
   form2) name=emoji-form2 same=(--config.vae.checkpoint="runs/emoji") ;;  # the VAE of form1
-  *) echo "weights.sh: no variant '$variant'; there are form1, uncond, form2" >&2; exit 2 ;;
+  *) echo "weights.sh: there is no variant '$variant'; use form1, uncond or form2" >&2; exit 2 ;;
 esac
-final=(--config.ddpm.learning_rate=1e-4 --config.ddpm.ema_decay=0.998)  # a lower rate, to settle
+final=(--config.ddpm.learning_rate=1e-4 --config.ddpm.ema_decay=0.998)  # end with a lower learning rate
 
 vaedm "${same[@]}" --config.ddpm.steps=11500
 vaedm "${same[@]}" "${final[@]}"

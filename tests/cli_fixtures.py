@@ -1,4 +1,4 @@
-"""What the tests of the command line share; each of their files imports the fixtures that its tests need."""
+"""Fixtures and helpers of the command-line tests. Each test file imports the fixtures that it needs."""
 
 import shlex
 from contextlib import closing
@@ -28,7 +28,7 @@ def get_config(variant="form1"):
 
 @pytest.fixture(autouse=True, scope="module")
 def cache(tmp_path_factory):
-    """Compiled programs are kept, but not where those of real runs are."""
+    """Keep compiled programs apart from those of real runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -36,7 +36,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(name="configs", scope="module")
 def configs_fixture(tmp_path_factory):
-    """A folder of configuration files: tiny.py, and some that are wrong."""
+    """Return a folder of configuration files: tiny.py, and some that are wrong."""
     folder = tmp_path_factory.mktemp("configs")
     (folder / "tiny.py").write_text(TINY)
     (folder / "syntax.py").write_text("def get_config():\n    return (\n")
@@ -52,7 +52,7 @@ def configs_fixture(tmp_path_factory):
 
 
 def save(folder: Path, value: float, step: int | None = None) -> None:
-    """A checkpoint of the tiny unconditional DDPM, in which every number but that of the step has this value."""
+    """Save a checkpoint of the tiny plain DDPM. All its numbers are `value`, except the step if `step` is given."""
     shapes = abstract_state(ddpm_stage(tiny_config("uncond"), {}), make_mesh())
     with closing(Checkpoints(folder)) as checkpoints:
         state = jax.tree.map(lambda s: jax.device_put(np.full(s.shape, value, s.dtype), s.sharding), shapes)
@@ -61,7 +61,7 @@ def save(folder: Path, value: float, step: int | None = None) -> None:
 
 @pytest.fixture(name="trained", scope="module")
 def trained_fixture(tmp_path_factory):
-    """The directory of a run of a tiny unconditional DDPM, whose parameters are all 0: training takes too long here."""
+    """Return the directory of a run of the tiny plain DDPM. Its parameters are all 0, since training takes too long."""
     workdir = tmp_path_factory.mktemp("runs") / "trained"
     rundir.claim(workdir, tiny_config("uncond"))
     save(workdir / "ddpm" / "checkpoints", 0)
@@ -70,7 +70,7 @@ def trained_fixture(tmp_path_factory):
 
 @pytest.fixture(name="run")
 def run_fixture(tmp_path):
-    """A directory that holds a run of the tiny configuration, as far as its files are looked at before training."""
+    """Return a directory with a run of the tiny configuration. It has only the files that are read before training."""
     rundir.claim(tmp_path / "run", tiny_config())
     (tmp_path / "run" / "vae" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "vae" / "checkpoints" / "kept").write_bytes(b"precious")
@@ -79,7 +79,7 @@ def run_fixture(tmp_path):
 
 @pytest.fixture(name="untrained")
 def untrained_fixture(monkeypatch):
-    """All but the training happens, and no checkpoint is read; (stage, steps) of what should be trained are noted."""
+    """Skip training, and read no checkpoint. Return the list that gets (stage, steps) of each training asked for."""
     asked = []
 
     def fit(stage, data, config, workdir, mesh, on_picture, params=None, begun=None):
@@ -93,13 +93,16 @@ def untrained_fixture(monkeypatch):
 
 
 def files(folder: Path) -> dict[str, bytes | None]:
-    """All that is in a folder, byte for byte; None for folders."""
+    """Return all that is in a folder: the bytes of each file by its path, and None for a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
 @pytest.fixture(name="refused")
 def refused_fixture(tmp_path, configs, capsys):
-    """Run a command, in which {tmp}, {run}, {new}, {configs} are folders, and expect a refusal with the words in it."""
+    """Return a function that runs a command and expects a refusal that contains the words.
+
+    {tmp}, {run}, {new} and {configs} in the command and in the words stand for folders. Nothing in {tmp} may change.
+    """
 
     def refuse(arguments: str, *words: str, status: int = 2) -> None:
         folders = {"tmp": tmp_path, "run": tmp_path / "run", "new": tmp_path / "new", "configs": configs}

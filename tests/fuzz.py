@@ -1,13 +1,13 @@
-"""A fuzzer of the command line: damaged, odd and sound input, and whatever does not end as it should.
+"""A fuzzer of the command line: it runs commands with damaged, odd and sound input, and prints those that end wrongly.
 
-python -m tests.fuzz 5000 --seed=1            # so many cases; what is wrong is printed, and the exit status is 1
-python -m tests.fuzz --seed=1 --case=17       # one of them again, with all that it says; its folder stays
-python -m tests.fuzz 500 --kinds=run,weights  # of some kinds (tests/fuzz_cases.py)
+python -m tests.fuzz 5000 --seed=1            # run so many cases; the exit status is 1 if one of them is wrong
+python -m tests.fuzz --seed=1 --case=17       # repeat one case, print all that it says, and keep its folder
+python -m tests.fuzz 500 --kinds=run,weights  # run only cases of these kinds (tests/fuzz_cases.py)
 
-A case is a function of the seed and its number. A command must end with 0, or with 2 (what was given is wrong) or 1 (it
-cannot go on) and one line that begins with `vaedm: `, without a traceback, in time, within the memory; what is refused
-has changed nothing. A child process runs the cases, since they may crash it or hang; what would compile for long is
-replaced by its shapes, which are traced.
+A case is a function of the seed and its number. Its command must end with status 0, 1 (it cannot go on) or 2 (its input
+is wrong). With 1 or 2 it prints one line that begins with `vaedm: `, and no traceback. With 2 it has changed nothing.
+It must end in time and within the memory. The cases run in a child process, since they may crash or hang it. Functions
+that take long to compile are only traced, and return noise of the traced shapes.
 """
 
 import argparse
@@ -37,9 +37,9 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
-MEMORY, PATIENCE, MOST_CPU = 3 * 2**30, 60, 20  # bytes beyond those of the start; seconds of the clock; of the CPU
-LONGEST = 3000  # characters of a message
-# What a case must not change, however it ends.
+MEMORY, PATIENCE, MOST_CPU = 3 * 2**30, 60, 20  # bytes above those at the start; wall seconds; CPU seconds
+LONGEST = 3000  # characters of an error
+# The files of the user, which no case may change.
 OWN = ("tiny.py", "odd.py", "published.py", "images", "weights.safetensors", "prior.npz", "published.ckpt")
 TINY = """from tests.tiny import tiny_config
 def get_config(variant="form1"):
@@ -52,7 +52,7 @@ def get_config(variant="form1"):
 
 
 class Outcome(NamedTuple):
-    """How a command has ended: `status` is None where it raised what main does not expect."""
+    """How a command ended. `status` is None if it raised an exception that `main` does not expect."""
 
     status: int | None
     said: str
@@ -62,10 +62,11 @@ class Outcome(NamedTuple):
 
 
 def problem(outcome: Outcome, sound: bool, owned: list[str]) -> str:
-    """What is wrong with the end of a command; empty where nothing is.
+    """Return what is wrong with the way a command ended, or an empty string if nothing is.
 
     Args:
-      sound: nothing was damaged. owned: what is changed of the files that belong to the user.
+      sound: nothing was damaged, so the command must succeed.
+      owned: the files of the user that have changed.
     """
     status, said, trace, changed, seconds = outcome
     lines = [line for line in said.split("\n") if line.startswith("vaedm: ") and "is skipped" not in line]
@@ -91,7 +92,7 @@ def problem(outcome: Outcome, sound: bool, owned: list[str]) -> str:
 
 
 def looks(folder: Path) -> dict[str, Any]:
-    """All that is in a folder, by path: its kind and content."""
+    """Return what is at each path in a folder: a digest of a file, the target of a link, the type of anything else."""
 
     def look(path: Path) -> Any:
         mode = path.lstat().st_mode
@@ -105,7 +106,7 @@ def looks(folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quick() -> Iterator[None]:
-    """Compiled functions give noise of the shapes that they are traced to have, and training does nothing."""
+    """Replace compiled functions by functions that return noise of the traced shapes, and skip training."""
     import jax
     import numpy as np
 
@@ -121,7 +122,7 @@ def quick() -> Iterator[None]:
         return lambda *inputs: jax.tree.map(noise, function.eval_shape(*inputs))
 
     def work(tasks: list, processes: int) -> Iterator[int]:
-        shards.counted = count = get_context("spawn").Value("q", 0)  # a process of its own would begin so
+        shards.counted = count = get_context("spawn").Value("q", 0)  # as a worker process would begin
         for task in tasks:
             shards.write_shard(*task)
             yield count.value
@@ -136,7 +137,7 @@ def quick() -> Iterator[None]:
 
 
 def command(arguments: list[str]) -> tuple[int | None, str, str]:
-    """Status, what is said on stderr, and the traceback of what was raised."""
+    """Run a command. Return its status, what it printed on stderr, and the traceback of an exception."""
     from vaedm_jax.main import main
 
     said, told = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors=how) for how in ("backslashreplace", "strict"))
@@ -150,7 +151,7 @@ def command(arguments: list[str]) -> tuple[int | None, str, str]:
 
 
 def sound(folder: Path) -> None:
-    """Put sound things of all kinds into a folder: a run, weights, a prior, images, a published checkpoint."""
+    """Fill a folder with sound input of all kinds: a run, weights, a prior, images and a published checkpoint."""
     import jax
     import numpy as np
     from PIL import Image
@@ -201,7 +202,7 @@ def sound(folder: Path) -> None:
 
 
 def lightning(encoded: bytes, hyper: dict[str, Any]) -> bytes:
-    """A file of torch.save whose state dict lies beside hyper-parameters, as Lightning saves it."""
+    """Return a file of torch.save with a state dict and hyper-parameters, in the form in which Lightning saves them."""
     out, value = io.BytesIO(), lambda x: pickle.dumps(x, 2)[2:-1]
     with zipfile.ZipFile(io.BytesIO(encoded)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as new:
         for name in old.namelist():
@@ -216,9 +217,9 @@ def lightning(encoded: bytes, hyper: dict[str, Any]) -> bytes:
 def attempt(
     base: Path, folder: Path, seed: int, number: int, kinds: list[str], tell: Callable[[dict], None]
 ) -> dict[str, Any]:
-    """Run a case in a folder made anew; what it was, how it ended, and what is wrong with that.
+    """Run a case in a fresh folder. Return what it was, how it ended, and what is wrong with that.
 
-    `tell` takes what it is before it begins.
+    `tell` is called with a description of the case before the command runs.
     """
     from tests.fuzz_cases import KINDS, SHARES
 
@@ -236,7 +237,7 @@ def attempt(
     after = looks(folder)
     changed = sorted(n for n in {**before, **after} if before.get(n) != after.get(n))
     outcome = Outcome(status, said, trace, changed, time.process_time() - began)
-    asked = "--workdir={folder}/images" in shown  # a run may lie beside pictures, and changes none
+    asked = "--workdir={folder}/images" in shown  # such a run adds files beside the images, but changes none
     lost = [n for n in changed if n.split("/")[0] in OWN and (n in before or not asked)]
     wrong = problem(outcome, kind == "untouched", lost)
     if (folder / "ran").exists():
@@ -246,7 +247,7 @@ def attempt(
 
 
 def serve(work: Path, seed: int, kinds: list[str]) -> None:
-    """The child: the numbers of cases come in line by line, and how they ended goes out."""
+    """Run cases as the child process: read their numbers line by line, and write how each case ended."""
     out, sys.stdout = sys.stdout, open(os.devnull, "w")
     base = work / "sound"
 
@@ -265,7 +266,7 @@ def serve(work: Path, seed: int, kinds: list[str]) -> None:
 
 
 class Child:
-    """A process that runs cases, and that another follows where it crashes or hangs."""
+    """A process that runs cases. If it crashes or hangs, the next case starts another one."""
 
     def __init__(self, work: Path, seed: int, kinds: list[str]):
         self.log = work / "log"
@@ -277,7 +278,7 @@ class Child:
         self.environment |= {"PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         self.environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(work / "cache"))
         self.process: subprocess.Popen | None = None
-        self.unread = b""  # of what the child has said: more than a line may come at once
+        self.unread = b""  # output that was read but not used yet: several lines may come at once
 
     def run(self, number: int) -> dict[str, Any]:
         if self.process is None:
@@ -300,7 +301,7 @@ class Child:
         return {"number": number, "kind": "?", "arguments": []} | about | {"status": None, "wrong": wrong, "said": said}
 
     def answer(self, seconds: float) -> str:
-        """A line of the child's; empty where it ends, or does not answer in time."""
+        """Return a line from the child, or an empty string if it ends or does not answer in time."""
         pipe, until = self.process.stdout.fileno(), time.monotonic() + seconds
         while b"\n" not in self.unread:
             ready, _, _ = select.select([pipe], [], [], max(0, until - time.monotonic()))
@@ -318,7 +319,7 @@ class Child:
 
 
 def fuzz(numbers: range, seed: int, kinds: list[str], work: Path) -> Iterator[dict[str, Any]]:
-    """How each of some cases ended; see `attempt`."""
+    """Yield how each case ended; see `attempt`."""
     child = Child(work, seed, kinds)
     try:
         for number in numbers:
@@ -328,7 +329,7 @@ def fuzz(numbers: range, seed: int, kinds: list[str], work: Path) -> Iterator[di
 
 
 def report(found: dict[str, Any], seed: int, kinds: str = "") -> str:
-    """What is wrong with a case, in some lines, and how to see it again."""
+    """Return a few lines that say what is wrong with a case and how to repeat it."""
     again = f"python -m tests.fuzz --seed={seed} --case={found['number']}" + (f" --kinds={kinds}" if kinds else "")
     return f"case {found['number']} ({found['kind']}) {found['wrong']}\n  {found['arguments']}\n  again: {again}"
 

@@ -1,6 +1,6 @@
-"""What the fuzzer tries: each kind makes a command of a folder of sound things, some of which it damages.
+"""The cases of the fuzzer: each kind builds a command on a folder of sound input, some of which it damages.
 
-A kind is a function (rng, folder) -> arguments. `folder` has what `tests.fuzz.sound` puts there, and is the kind's own.
+A kind is a function (rng, folder) -> arguments. `folder` is its own copy of what `tests.fuzz.sound` writes.
 """
 
 import io
@@ -25,10 +25,9 @@ from vaedm_jax.config import base_config, flatten
 
 Kind = Callable[[Random, Path], list[str]]
 SETTINGS = flatten(base_config())
-# Settings that would serve a page, ask the network or wait for other machines.
+# Settings that would serve a page, use the network, or wait for other machines.
 LEFT_ALONE = ("explore.port", "explore.host", "data.source", "data.tfds_dir", "data.archive", "prepare.beam")
-# What can be done with a run or weights, quickly.
-USES = (
+USES = (  # quick commands on a run or on weights
     "--mode=sample",
     "--mode=sample --config.sample.files=png --config.sample.nearest=True",
     "--mode=sample --config.sample.best=True",
@@ -50,14 +49,14 @@ ODD_FLOATS = (-1.0, -0.0, 0.0, 1e-300, 1e-30, 0.5, 1.0, 1.5, 1e9, 3e38, 1e39, 1e
 
 
 def text(rng: Random) -> str:
-    """Some text, odd or of random characters; never one that an argument cannot hold."""
+    """Return odd text or random characters, which an argument can always hold."""
     if rng.random() < 0.7:
         return rng.choice(ODD_TEXTS)
     return "".join(rng.choice(string.printable + "é×漢🦄\u2028") for _ in range(rng.choice((1, 5, 40))))
 
 
 def written(rng: Random, old: Any) -> str:
-    """A value for a setting as it is written on the command line: of its type, or of any."""
+    """Return a value for a setting as command-line text. It usually has the type of the old value."""
     if rng.random() < 0.25:
         return text(rng)
     if isinstance(old, bool):
@@ -73,7 +72,7 @@ def written(rng: Random, old: Any) -> str:
 
 
 def damaged(rng: Random, data: bytes) -> bytes:
-    """The bytes of a file that a disk, a network or a person has spoilt."""
+    """Return the bytes of a file as a disk, a network or a person may spoil them."""
     at, to = sorted(rng.randrange(len(data) + 1) for _ in range(2)) if data else (0, 0)
     match rng.randrange(9):
         case 0:
@@ -97,7 +96,7 @@ def damaged(rng: Random, data: bytes) -> bytes:
 
 
 def form(rng: Random, depth: int = 0) -> Any:
-    """JSON of any form."""
+    """Return random JSON."""
     if depth < 3 and rng.random() < 0.4:
         keys = ("step", "identity", "row", "train", "held_out", "ddpm", "data", "shapes", "checksums", "figures", "n")
         return {rng.choice(keys): form(rng, depth + 1) for _ in range(3)}
@@ -107,7 +106,7 @@ def form(rng: Random, depth: int = 0) -> Any:
 
 
 def changed(rng: Random, tree: Any) -> Any:
-    """JSON in which one value, at some depth, is another, is missing or is there twice."""
+    """Return JSON with one change at some depth: something is replaced, missing, added or repeated."""
     if isinstance(tree, dict) and tree and rng.random() < 0.9:
         key = rng.choice(sorted(tree))
         match rng.randrange(8):
@@ -124,7 +123,7 @@ def changed(rng: Random, tree: Any) -> Any:
 
 
 def settings(rng: Random, folder: Path) -> list[str]:
-    """Settings on the command line."""
+    """Return a command with odd settings."""
     uses = ["--mode=train", "--mode=train --stage=vae", "--mode=prepare --config.data.path={folder}/images", *USES]
     config = rng.choice(([f"--config={folder}/tiny.py"], [f"--config={folder}/tiny.py:uncond"], []))
     model = rng.choice(([], ["--config.sample.weights={folder}/weights.safetensors"]))
@@ -144,10 +143,10 @@ def settings(rng: Random, folder: Path) -> list[str]:
 
 
 def configuration(rng: Random, folder: Path) -> list[str]:
-    """A configuration file that sets odd values, or is damaged."""
+    """Return a command whose configuration file sets an odd value or is damaged."""
     source = (folder / "tiny.py").read_text()
     if rng.random() < 0.3:
-        # Bits of a program are another program: only cut it, lest it do what nobody wants.
+        # Only cut the program: with other bits flipped, it could be one that does harm.
         source = source[: rng.randrange(len(source))] + rng.choice(("", "\0", "\n)", "\udcff", "raise SystemExit(3)"))
     else:
         name, value = (
@@ -170,7 +169,7 @@ def configuration(rng: Random, folder: Path) -> list[str]:
 
 
 def images(rng: Random, folder: Path) -> list[str]:
-    """A folder of images, of which some are no images."""
+    """Return a command on a folder of images, among which are odd files."""
     for _ in range(rng.choice((1, 1, 3))):
         image(rng, folder / "images")
     own = f"--config={folder}/tiny.py --config.data.category= --config.data.path={folder}/images --workdir={folder}/new"
@@ -180,7 +179,7 @@ def images(rng: Random, folder: Path) -> list[str]:
 
 
 def image(rng: Random, folder: Path) -> None:
-    """Put one odd file into a folder, unless one of the name is there."""
+    """Put an odd file into a folder, unless there is a file of that name."""
     ending = rng.choice((".png", ".jpg", ".gif", ".bmp", ".tiff", ".webp", ".PNG", ".jpeg"))
     name = rng.choice(
         (f"odd{ending}", f"new\nline{ending}", f"\udcff{ending}", f"{'é' * 90}{ending}", f"a b{ending}", f".h{ending}")
@@ -204,18 +203,18 @@ def image(rng: Random, folder: Path) -> None:
             data = io.BytesIO()
             try:
                 made.save(data, rng.choice(("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP")))
-            except (OSError, KeyError, ValueError):  # no format has all modes
+            except (OSError, KeyError, ValueError):  # the format does not have the mode
                 Image.new("RGB", size).save(data, "PNG")
             spoilt = data.getvalue()
-            if rng.random() < 0.2 and spoilt.startswith(b"\x89PNG"):  # says that it is huge
+            if rng.random() < 0.2 and spoilt.startswith(b"\x89PNG"):  # the header claims a huge size
                 spoilt = spoilt[:16] + rng.choice((b"\x00\x01\x00\x00", b"\x7f\xff\xff\xff")) * 2 + spoilt[24:]
             path.write_bytes(damaged(rng, spoilt) if rng.random() < 0.7 else spoilt)
 
 
 def run(rng: Random, folder: Path) -> list[str]:
-    """A run directory of which files are spoilt, missing, or something else."""
+    """Return a command on a run directory in which files are damaged, missing or replaced."""
     for path in rng.sample(sorted((folder / "run").rglob("*"), key=place), rng.choice((1, 1, 2))):
-        if os.path.lexists(path):  # it may lie in a folder that is gone
+        if os.path.lexists(path):  # its folder may be gone already
             spoil(rng, path)
     use = rng.choice(
         (*USES, *USES[:3], "--mode=train", "--mode=train --stage=ddpm", "--config={folder}/tiny.py", "export")
@@ -226,12 +225,12 @@ def run(rng: Random, folder: Path) -> list[str]:
 
 
 def place(path: Path) -> tuple[str, int]:
-    """What a file is sorted by: some names have a time or a digest, which differs from run to run."""
+    """Return the sort key of a file, without the times and digests in names, which differ from run to run."""
     return re.sub(r"[0-9a-f]{8,}|[0-9]{6,}.*", "#", str(path)), path.stat().st_size if path.is_file() else 0
 
 
 def spoil(rng: Random, path: Path) -> None:
-    """Damage what lies at a path, or put something else there."""
+    """Damage or remove what is at a path, or put something else there."""
     if path.suffix == ".json" and rng.random() < 0.5:
         path.write_text(json.dumps(changed(rng, json.loads(path.read_text()))))
     elif path.suffix == ".npz" and rng.random() < 0.5:
@@ -253,7 +252,7 @@ def spoil(rng: Random, path: Path) -> None:
 
 
 def arrays(rng: Random, data: bytes) -> bytes:
-    """A file of arrays in which one is of another shape or type, is not finite, is missing, or is a pickle."""
+    """Return a file of arrays in which one is missing, is a pickle, or has another name, shape, type or values."""
     with np.load(io.BytesIO(data)) as file:
         found = dict(file)
     name = rng.choice(sorted(found))
@@ -285,7 +284,7 @@ def arrays(rng: Random, data: bytes) -> bytes:
 
 
 def weights(rng: Random, folder: Path) -> list[str]:
-    """A file of weights whose header, configuration, shapes or numbers are spoilt."""
+    """Return a command on a file of weights whose header, configuration, shapes or numbers are damaged."""
     path = folder / "weights.safetensors"
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -326,7 +325,7 @@ def weights(rng: Random, folder: Path) -> list[str]:
 
 
 def prior(rng: Random, folder: Path) -> list[str]:
-    """A prior that is spoilt."""
+    """Return a command on a damaged prior."""
     path = folder / "prior.npz"
     path.write_bytes(rng.choice((arrays, damaged))(rng, path.read_bytes()))
     use = rng.choice((USES[0], USES[3], USES[4]))
@@ -334,7 +333,7 @@ def prior(rng: Random, folder: Path) -> list[str]:
 
 
 def published(rng: Random, folder: Path) -> list[str]:
-    """A published checkpoint whose pickle does something else."""
+    """Return a command that imports a published checkpoint with a changed pickle."""
     path = folder / "published.ckpt"
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
@@ -356,7 +355,7 @@ def published(rng: Random, folder: Path) -> list[str]:
 
 
 def opcodes(rng: Random, pickled: bytes, folder: Path) -> bytes:
-    """A pickle some of whose opcodes are missing, doubled, exchanged, others, or have other arguments."""
+    """Return a pickle with opcodes removed, repeated, exchanged, replaced or inserted."""
     places = [place for _, _, place in pickletools.genops(pickled)] + [len(pickled)]
     ops = [pickled[a:b] for a, b in pairwise(places)]
     payload = f"cos\nsystem\n(X{len(command := f'touch {folder}/ran'):c}\0\0\0{command}tR".encode("latin-1")
@@ -387,7 +386,7 @@ def opcodes(rng: Random, pickled: bytes, folder: Path) -> bytes:
 
 
 def untouched(rng: Random, folder: Path) -> list[str]:
-    """Nothing is damaged, and all is well."""
+    """Return a command on sound input, which must succeed."""
     use = rng.choice((*USES[:2], *USES[3:], "--mode=train", "import", "export"))
     if use in ("import", "export"):
         source, out = ("published.ckpt", "out.safetensors") if use == "import" else ("run", "out.pt")
@@ -398,5 +397,4 @@ def untouched(rng: Random, folder: Path) -> list[str]:
 
 KINDS: dict[str, Kind] = {f.__name__: f for f in (settings, configuration, images, run, weights, prior, published)}
 KINDS["untouched"] = untouched
-# How often each kind is tried.
-SHARES = dict(settings=12, configuration=5, images=4, run=4, weights=7, prior=1, published=8, untouched=1)
+SHARES = dict(settings=12, configuration=5, images=4, run=4, weights=7, prior=1, published=8, untouched=1)  # the odds

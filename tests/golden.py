@@ -1,9 +1,9 @@
 """Check a folder of golden arrays: `python -m tests.golden DIR`.
 
-The arrays are numbers of the method's published implementation on random weights and inputs. Every file of a known kind
-(process.npz, unet_*.npz, vae.npz) is recomputed, and a line gives its largest error over all its arrays, each
-relative to the array's largest golden value. Exits 1 over tolerance, on a file that cannot be read, and where there is
-none.
+The arrays were computed by the method's published implementation on random weights and inputs. Every file of a known
+kind (process.npz, unet_*.npz, vae.npz) is recomputed. One line for each file gives the largest error over its arrays,
+relative to the largest golden value of the array. The exit status is 1 if an error exceeds the tolerance, if a file
+cannot be read, or if there is no file.
 """
 
 import json
@@ -59,12 +59,12 @@ def vae(d: dict[str, np.ndarray]) -> Checks:
 
 
 def golden_predictor(x: jax.Array, t: jax.Array, c: jax.Array) -> jax.Array:
-    """The stand-in for a network in process.npz."""
+    """Stand in for the network of process.npz."""
     return 0.7 * x - 0.3 * c + 0.1 * t[:, None, None, None] / T
 
 
 def process_array(name: str, d: dict[str, np.ndarray]) -> jax.Array | np.ndarray:
-    """What we compute for the array `name` of process.npz."""
+    """Return what we compute for the array `name` of process.npz."""
     full = schedule.linear_schedule(T)
     if m := re.fullmatch(r"timesteps/(uniform|quad)/(\d+)", name):
         return spacing.STEPS[{"quad": "quadratic"}.get(m[1], m[1])](T, int(m[2]))
@@ -109,7 +109,7 @@ KINDS: list[tuple[str, Callable[[dict], Checks], float]] = [
 
 
 def relative_error(got: jax.Array | np.ndarray, want: np.ndarray) -> float:
-    """The largest absolute difference over the largest absolute golden value; infinite for another shape or a NaN."""
+    """Return max |got - want| / max |want|; infinity for another shape or a NaN."""
     got = np.asarray(got, np.float64)
     if got.shape != want.shape:
         return float("inf")
@@ -118,7 +118,7 @@ def relative_error(got: jax.Array | np.ndarray, want: np.ndarray) -> float:
 
 
 def check_folder(folder: Path) -> tuple[list[str], bool]:
-    """A line for each file, and whether all of them (at least one) are within tolerance."""
+    """Return a line for each file, and whether there are files and all are within tolerance."""
     lines, good = [], True
     for pattern, compute, tolerance in KINDS:
         for path in sorted(folder.glob(pattern)):
@@ -127,7 +127,7 @@ def check_folder(folder: Path) -> tuple[list[str], bool]:
                     d = {name: file[name] for name in file.files}
                 errors = {name: relative_error(got, d[name]) for name, got in compute(d)}
                 worst = max(errors, key=errors.get)
-            except Exception as error:  # whatever is wrong with a file, the others are still checked
+            except Exception as error:  # a bad file must not stop the check of the others
                 lines.append(f"{path.name:24s} cannot be checked: {type(error).__name__}: {error}")
                 good = False
                 continue

@@ -1,4 +1,4 @@
-"""The data settings for tests that load data sets, and the one line that says why one does not load."""
+"""Data settings for tests that load data sets, and the one-line error of a set that cannot be loaded."""
 
 import pytest
 from ml_collections import ConfigDict

@@ -1,6 +1,7 @@
-"""What a chain costs beyond its network, on the weights in the package: `python -m tests.overhead`.
+"""Measure what a chain costs beyond its network, on the weights in the package: `python -m tests.overhead`.
 
-The time of sampling over that of as many separate evaluations of the compiled network, in turns; 1 is none.
+The result is the time of sampling over the time of as many separate evaluations of the compiled network. Both are
+measured in turns. A ratio of 1 means that the chain itself costs nothing.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Small pictures for tests: of one colour, of noise, and in a file."""
+"""Small pictures for tests, of one colour or of noise, and a function that saves them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 
 
 def solid(*colours, height=8, width=8):
-    """[N, height, width, 3] uint8, one colour an image."""
+    """Return images [N, height, width, 3] uint8, each of one colour."""
     return np.broadcast_to(np.array(colours, np.uint8)[:, None, None], (len(colours), height, width, 3))
 
 

@@ -1,4 +1,4 @@
-"""Commands of the tiny configuration as processes of their own, which can be killed."""
+"""Run commands of the tiny configuration as separate processes, which can be killed."""
 
 import os
 import subprocess
@@ -16,12 +16,12 @@ from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device, unless it is told otherwise
+QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device by default
 PATIENCE = 300  # seconds
 
 
 def start(workdir: Path, *arguments: str, **how) -> subprocess.Popen:
-    """A command in a directory; without a mode, it trains the tiny configuration."""
+    """Start a command on a run directory. Without a mode, it trains the tiny configuration."""
     command = [sys.executable, "-m", "vaedm_jax.main", f"--workdir={workdir}", *arguments]
     if not any(argument.startswith("--mode=") for argument in arguments):
         (workdir.parent / "tiny.py").write_text(TINY)
@@ -32,7 +32,7 @@ def start(workdir: Path, *arguments: str, **how) -> subprocess.Popen:
 
 
 def ended(process: subprocess.Popen, status: int = 0) -> str:
-    """What a process has said on stderr, once it has ended with this status."""
+    """Wait for a process to end with this status, and return what it printed on stderr."""
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == status, said
     return said
@@ -45,12 +45,12 @@ def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
 
 
 def lines(workdir: Path) -> int:
-    """How many lines of metrics there are, of both stages."""
+    """Return the number of lines of metrics of both stages."""
     return sum(file.read_text().count("\n") for file in workdir.glob("*/metrics.jsonl"))
 
 
 def weights(workdir: Path, best: bool = True) -> list[np.ndarray]:
-    """All averaged weights of both stages, and of the best state of the second."""
+    """Return all averaged weights of both stages; with `best`, also those of the best state of the second stage."""
     config, mesh = rundir.read_config(workdir), make_mesh()
     vae = restore_average(vae_stage(config), workdir, mesh)
     found = [restore_average(ddpm_stage(config, vae), workdir, mesh, b) for b in (False, True)[: 1 + best]]

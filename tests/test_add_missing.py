@@ -1,4 +1,4 @@
-"""`launch/add_missing.py` adds what is missing, and leaves what is installed as it is."""
+"""`launch/add_missing.py` installs missing packages and leaves the installed ones alone."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[1] / "launch" / "add_missing.py"
 
 
 def wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
-    """A wheel with nothing in it but its name, its version, and what it requires."""
+    """Write a wheel that has only a name, a version and a requirement."""
     info = f"{name}-{version}.dist-info"
     requirement = f"Requires-Dist: {requires}\n" if requires else ""
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
@@ -26,7 +26,7 @@ def wheel(folder: Path, name: str, version: str, requires: str = "") -> None:
 
 @pytest.fixture
 def machine(tmp_path):
-    """run(requirements) -> (exit status, stdout, stderr), on a machine that has jax 1.0 where 2.0 can be had too."""
+    """Return run(requirements) -> (exit status, stdout, stderr). jax 1.0 is installed, and jax 2.0 is available."""
     for folder in ("wheels", "launch", "pip"):
         (tmp_path / folder).mkdir()
     for version in ("1.0", "2.0"):
@@ -50,23 +50,23 @@ def machine(tmp_path):
     return run
 
 
-def test_what_is_missing_is_added_and_jax_stays_where_a_newer_one_could_be_had(machine):
-    assert machine(["jax>=0.9", "clu"]) == (0, "added: clu 0.5\nas it was: jax 1.0\n", "")
-    assert machine(["jax>=0.9", "clu"]) == (0, "added: nothing, all is there\nas it was: jax 1.0\n", "")
+def test_missing_packages_are_added_and_jax_is_not_upgraded(machine):
+    assert machine(["jax>=0.9", "clu"]) == (0, "added: clu 0.5\nunchanged: jax 1.0\n", "")
+    assert machine(["jax>=0.9", "clu"]) == (0, "added: nothing\nunchanged: jax 1.0\n", "")
 
 
 @pytest.mark.parametrize("needed", ["modern", "jax>=2"])
-def test_what_would_change_jax_is_refused_and_leaves_all_as_it_was(machine, needed):
+def test_a_requirement_that_would_change_jax_is_refused_and_nothing_is_installed(machine, needed):
     status, _, why = machine([needed])
     assert (
         status == 1
         and "(constraint) jax==1.0" in why
         and why.splitlines()[-1].startswith("add_missing.py: nothing was added")
     )
-    assert machine(["jax"])[1] == "added: nothing, all is there\nas it was: jax 1.0\n"
+    assert machine(["jax"])[1] == "added: nothing\nunchanged: jax 1.0\n"
 
 
-def test_what_pip_changed_all_the_same_is_told(monkeypatch):
+def test_a_package_that_pip_changed_anyway_is_reported(monkeypatch):
     spec = util.spec_from_file_location("add_missing", SCRIPT)
     spec.loader.exec_module(module := util.module_from_spec(spec))
     found = iter([{"jax": "1.0"}, {"jax": "2.0", "clu": "0.5"}])

@@ -1,4 +1,4 @@
-"""The trained model as an object: what it samples, saves and loads."""
+"""The trained model as an object: sampling, saving and loading."""
 
 import json
 
@@ -20,7 +20,7 @@ from vaedm_jax.sampling.networks import build_networks
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 CONFIG = tiny_config(**{"sample.steps": 3})
-# The estimate of x_0 divides by sqrt(alpha_bar_T) = 1 / 157, and the rounding of the network's products with it.
+# The estimate of x_0 divides by sqrt(alpha_bar_T) = 1 / 157, which magnifies the rounding errors of the network.
 ROUNDING = 157 * 1e-6
 
 VAE = random_params(vae_stage(CONFIG), 1)
@@ -36,7 +36,7 @@ def model() -> VAEDM:
 
 @pytest.fixture(scope="module")
 def images(model) -> np.ndarray:
-    """The first eleven of seed 5."""
+    """Return the first eleven images of seed 5."""
     return model.sample(11, seed=5).images
 
 
@@ -57,11 +57,11 @@ def test_one_device_and_eight_draw_the_same_images(images):
     np.testing.assert_allclose(one.sample(11, seed=5).images, images, atol=ROUNDING)
 
 
-def test_chains_of_as_many_rows_share_one_compiled_program(model):
-    """Only the number of rows, their history and what is switched on need another program; no value does."""
+def test_chains_with_the_same_number_of_rows_share_a_compiled_program(model):
+    """Only the number of rows, their history and the options that are on need another program. No value does."""
 
     def sample(**settings) -> int:
-        """Return the number of programs that were compiled for it."""
+        """Return the number of programs that sampling compiles."""
         before = generate._cache_size()
         model.sample(4, **{"sampler": "ddpm", "steps": 3, "start": "noise", **settings})
         return generate._cache_size() - before
@@ -81,8 +81,8 @@ def test_chains_of_as_many_rows_share_one_compiled_program(model):
     assert sample(dynamic=0.8) == 0
 
 
-def test_nothing_is_moved_to_the_devices_unasked(model, images):
-    """JAX refuses implicit transfers: parameters, chains and batches are placed explicitly, once."""
+def test_arrays_are_moved_to_the_devices_explicitly(model, images):
+    """JAX is told to refuse implicit transfers. Parameters, chains and batches are placed explicitly, once."""
     with jax.transfer_guard("disallow"):
         np.testing.assert_array_equal(model.sample(11, seed=5).images, images)
         model.interpolate(images[0], images[1], n=3)
@@ -108,7 +108,7 @@ def test_x_hat_is_what_the_vae_generates_from_the_same_seed(model):
     np.testing.assert_allclose(model.sample_x_hat(3, seed=5), samples.x_hat, atol=1e-6)
 
 
-def test_z_may_be_given_in_place_of_the_priors(model, images):
+def test_z_may_be_given_instead_of_drawn_from_the_prior(model, images):
     drawn = model.sample_z(11, seed=5)
     np.testing.assert_allclose(model.sample(11, 5, batch_size=8, z=drawn).images, images, atol=ROUNDING)
     other = model.sample(11, 5, z=drawn[::-1])
@@ -122,7 +122,7 @@ def test_z_of_another_shape_is_refused(model, z):
         model.sample(3, z=z)
 
 
-def test_images_are_encoded_at_the_mean_from_which_they_are_reconstructed(model):
+def test_encode_returns_the_mean_from_which_images_are_reconstructed(model):
     images = np.random.default_rng(0).random((3, 16, 16, 3), np.float32)
     z = model.encode(images)
     assert z.shape == (3, VAE_WIDTH)
@@ -131,7 +131,7 @@ def test_images_are_encoded_at_the_mean_from_which_they_are_reconstructed(model)
 
 def test_a_chain_may_be_chosen_at_every_call(model, images):
     warm = model.sample(2, 5, chain=make_chain(CONFIG.sample, start="warm", t_start=50, sampler="ddim"))
-    # Five hundredths of the noise leave little to do: the image stays near to x_hat.
+    # A warm start at step 50 of 1,000 changes little, so the image stays near x_hat.
     far = np.abs(images[:2] - warm.x_hat).mean()
     assert np.abs(warm.images - warm.x_hat).mean() < far / 2
 
@@ -174,11 +174,11 @@ def test_bytes_and_floats_are_reconstructed_alike(model):
     np.testing.assert_allclose(model.reconstruct(images), model.reconstruct(np.float32(images) / 255), atol=1e-6)
 
 
-# --- what can be given, and what is refused
+# --- inputs that are accepted, and inputs that are refused
 
 
-def test_the_noise_of_the_start_may_be_given(model):
-    """One step from a warm start is x_hat and the noise, through the network once: all is known but for the network."""
+def test_the_noise_that_a_chain_starts_from_may_be_given(model):
+    """A warm start of one step evaluates the network once, on x_hat and this noise. So the seed does not matter."""
     x_T = np.random.default_rng(0).standard_normal((3, *SHAPE))
     how = dict(chain=Chain("ddim", 1, start="warm", t_start=0), z=model.sample_z(3))
     a, b = (model.sample(3, seed, x_T=x_T, **how).images for seed in (0, 1))
@@ -197,7 +197,7 @@ def test_shared_noise_leaves_z_as_the_only_difference(model, sampler):
     assert np.abs(other[1:] - other[:1]).max(axis=(1, 2, 3)).min() > 0.01
 
 
-def test_temperature_scales_the_first_noise_alone(model):
+def test_temperature_scales_only_the_noise_at_the_start(model):
     x_T = np.random.default_rng(0).standard_normal((2, *SHAPE))
     how = dict(sampler="ddim", steps=3, z=model.sample_z(2))
     cold, scaled = model.sample(2, x_T=x_T, temperature=0.5, **how), model.sample(2, x_T=x_T / 2, **how)
@@ -209,7 +209,7 @@ def test_temperature_scales_the_first_noise_alone(model):
 @pytest.mark.parametrize(
     ("variant", "prediction"), [("form1", "eps"), ("form2", "eps"), ("form2", "v"), ("form1", "residual")]
 )
-def test_guidance_goes_from_the_blank_condition_past_the_shown_one(variant, prediction):
+def test_guidance_extrapolates_from_the_blank_condition_beyond_the_shown_one(variant, prediction):
     settings = {
         "cond_dropout": 0.1,
         "z_conditioning": True,
@@ -228,7 +228,7 @@ def test_guidance_goes_from_the_blank_condition_past_the_shown_one(variant, pred
         return np.asarray(networks.unet.apply({"params": ddpm}, x_t, t, x_hat, z))
 
     def eps(x_hat, z, sigma):
-        """A dropped condition takes the shift of Formulation 2 with it, and what the residual is about."""
+        """Return the noise. A blank condition also zeroes the shift of Formulation 2 and the centre of the residual."""
         if prediction == "residual":
             r = np.sqrt(0.6**2 + (0.8 * sigma) ** 2)
             w = (u - 0.8 * x_hat) / r
@@ -241,14 +241,14 @@ def test_guidance_goes_from_the_blank_condition_past_the_shown_one(variant, pred
     np.testing.assert_allclose(guided, blank + 2.5 * (shown - blank), atol=1e-4)
 
 
-def test_guidance_counts_two_evaluations_and_needs_a_refiner_that_knows_both(model):
+def test_guidance_costs_two_evaluations_and_needs_a_refiner_trained_with_cond_dropout(model):
     chain, full = Chain("ddim", 10, guidance=1.0), model.schedule
     assert chain.nfe(full) == 20 and chain.within(20) == chain and chain.within(1).steps == 1
     with pytest.raises(UserError, match="cond_dropout"):
         model.sample(1, chain=chain)
 
 
-def test_images_in_place_of_x_hat_are_refined(model):
+def test_images_given_as_x_hat_are_refined(model):
     samples = model.sample(3, 5)
     np.testing.assert_allclose(model.refine(samples.x_hat, 5), samples.images, atol=ROUNDING)
     bytes_ = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), np.uint8)
@@ -281,13 +281,13 @@ def test_the_largest_seed_has_its_own_images(model):
     np.testing.assert_allclose(model.sample_z(1, 2**31)[0], jax.random.normal(key, (VAE_WIDTH,)), rtol=1e-6)
 
 
-def test_progress_is_told_batch_by_batch(model):
+def test_progress_is_reported_batch_by_batch(model):
     told = []
     model.sample(20, batch_size=8, progress=lambda done, n: told.append((done, n)))
     assert told == [(8, 20), (16, 20), (20, 20)]
 
 
-def test_large_arrays_pass_in_batches(model, monkeypatch):
+def test_large_arrays_are_computed_in_batches(model, monkeypatch):
     images = np.random.default_rng(0).random((20, *SHAPE), np.float32)
     whole = model.encode(images, batch_size=24)
     sizes, on_devices = [], Engine.on_devices
@@ -352,14 +352,14 @@ def test_large_arrays_pass_in_batches(model, monkeypatch):
         (lambda m: VAEDM.from_checkpoint("missing.safetensors"), ["missing.safetensors"]),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(model, call, words):
+def test_an_input_that_does_not_fit_is_refused_in_one_line(model, call, words):
     with pytest.raises(UserError) as caught:
         call(model)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
-def test_what_is_kept_of_a_model_is_told_by_what_changes_its_images(model):
-    """Neither how a network is computed, nor a default that a later version adds, makes another model of it."""
+def test_the_fingerprint_of_a_model_depends_only_on_what_changes_its_images(model):
+    """It does not change with how a network is computed, nor with a default that a later version adds."""
 
     def meaning(precision=None, **changes):
         with jax.default_matmul_precision(precision):

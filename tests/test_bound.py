@@ -1,4 +1,4 @@
-"""The bound on log p: closed forms on Gaussian data, the truth itself, and what the variants make of it."""
+"""The bound on log p, against closed forms and the true value on Gaussian data, and for every variant."""
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +16,19 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
-S = 0.2  # deviation of the data, which are N(0, S^2) in every pixel
+S = 0.2  # standard deviation of the data: every pixel is N(0, S^2)
 D = 2 * 2 * 3
 SHORT = linear_schedule(12, 0.05, 0.4)
 
 
 def left_over(schedule):
-    """The variance of x_0 given u_t, [T]."""
+    """Return the variance of x_0 given u_t, [T]."""
     rest = 1 - schedule.alpha_bar
     return S**2 * rest / (schedule.alpha_bar * S**2 + rest)
 
 
 def ideal(schedule):
-    """The noise that is expected given u_t."""
+    """Return the network that predicts the expected noise given u_t."""
     share = np.sqrt(1 - schedule.alpha_bar) / (schedule.alpha_bar * S**2 + 1 - schedule.alpha_bar)
     return lambda u_t, t: at(share, t[0]) * u_t
 
@@ -39,7 +39,7 @@ def draws(n):
 
 
 @pytest.mark.parametrize("variance", ["fixedsmall", "fixedlarge"])
-def test_every_term_of_gaussian_data_is_its_closed_form(variance):
+def test_every_term_has_its_closed_form_on_gaussian_data(variance):
     n, schedule = 20_000, SHORT
     found = jax.jit(lambda x, k: chain_terms(schedule, by_noise(ideal(schedule)), x, k, variance, clip=False))(
         *draws(n)
@@ -64,14 +64,14 @@ def test_the_bound_lies_just_above_the_truth():
         x_0, keys
     )
     bound = np.array(terms.prior + terms.steps.sum(0) + terms.decoder)
-    # The share of each image's own probability in the scatter is taken out.
+    # Subtracting -log p of each image leaves less scatter in the mean.
     excess = bound + level_log_likelihood(x_0, jnp.zeros_like(x_0), jnp.full_like(x_0, 2 * np.log(S)))
     truth = D * (np.log(S * np.sqrt(2 * np.pi * np.e)) - np.log(2 * HALF))
     error = np.std(excess) / np.sqrt(len(excess))
     assert 0 < np.mean(excess) < 0.05 * truth and error < 0.01 * truth
 
 
-def test_the_levels_of_a_pixel_share_out_all_mass_and_agree_with_scipy():
+def test_the_probabilities_of_the_levels_sum_to_one_and_agree_with_scipy():
     levels = 2 * np.arange(256) / 255 - 1
     for mean, deviation in ((0.1, 0.3), (-0.9, 0.01), (1.4, 0.2)):
         x = jnp.asarray(levels, jnp.float32).reshape(-1, 1, 1, 1)
@@ -79,7 +79,7 @@ def test_the_levels_of_a_pixel_share_out_all_mass_and_agree_with_scipy():
         edges = np.concatenate([[-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]])
         below, above = (norm.logcdf((e - mean) / deviation) for e in (edges[:-1], edges[1:]))
         right, left = (norm.logsf((e - mean) / deviation) for e in (edges[:-1], edges[1:]))
-        with np.errstate(divide="ignore"):  # whichever tail keeps the digits
+        with np.errstate(divide="ignore"):  # of both tails, the one that keeps the digits is used
             of_left, of_right = above + np.log1p(-np.exp(below - above)), right + np.log1p(-np.exp(left - right))
         want = np.where(levels < mean, of_left, of_right)
         assert np.exp(got).sum() == pytest.approx(1, abs=1e-4)
@@ -88,7 +88,7 @@ def test_the_levels_of_a_pixel_share_out_all_mass_and_agree_with_scipy():
         assert np.isfinite(got).all() or deviation == 0.01
 
 
-def test_the_variants_have_one_bound_where_their_networks_see_the_same():
+def test_all_variants_have_the_same_bound_if_their_networks_see_the_same():
     x_0, keys = draws(8)
     shift = jnp.full_like(x_0, 0.3)
 
@@ -111,11 +111,11 @@ def model(variant, mesh=None):
 IMAGES = np.random.default_rng(3).integers(0, 256, (11, 16, 16, 3), np.uint8)
 
 
-def test_the_condition_counts_the_image_a_second_time_with_a_variance_of_one_half():
+def test_the_condition_term_is_a_gaussian_likelihood_of_the_image_with_variance_one_half():
     form1, bits = model("form1"), 16 * 16 * 3 * np.log(2)
     bound = form1.bound(IMAGES)
     assert (bound.z > 0).all() and bound.steps.shape == (4, 11)
-    # The random VAE has one latent that hardly matters: its mean's image is near to what was drawn.
+    # The only latent of the random VAE hardly matters, so decoding its mean gives nearly the image of the drawn z.
     error = np.sum((form1.reconstruct(IMAGES) - IMAGES / np.float32(255)) ** 2, axis=(1, 2, 3))
     mass = -norm.logpdf(0, scale=np.sqrt(0.5)) * 16 * 16 * 3 + error + 16 * 16 * 3 * np.log(255)
     np.testing.assert_allclose(bound.condition, mass / bits, rtol=1e-2)
@@ -132,7 +132,7 @@ def test_the_bound_of_an_image_depends_on_its_index_alone():
     assert not np.allclose(whole.bound(IMAGES, seed=5).steps, want.steps)
 
 
-def test_the_bound_of_floats_is_that_of_the_levels_that_they_are():
+def test_float_images_have_the_same_bound_as_bytes():
     form1, images = model("form1"), IMAGES[:3]
     want = form1.bound(images)
     for given in (images / np.float32(255), images / 255, list(images)):

@@ -1,4 +1,4 @@
-"""What sizes an array, a loop or a file has an upper bound, and whoever goes beyond it is told why in one line."""
+"""Every setting that sizes an array, a loop or a file has an upper bound, and an error of one line says why."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from vaedm_jax.runs import rundir
 from vaedm_jax.runtime import memory
 from vaedm_jax.training.loop import total_steps
 
-DIGITS = "9" * 5000  # Python refuses to read or to write so many
+DIGITS = "9" * 5000  # more than Python converts from text or to text
 SETTINGS = flatten(base_config())
 
 
@@ -82,7 +82,7 @@ def test_a_bound_says_why_it_is_there(refused, setting, words):
     refused("--config={configs}/tiny.py --workdir={new} --config." + setting, *words)
 
 
-def test_what_is_held_in_memory_at_once_is_held_against_the_memory_there_is(monkeypatch):
+def test_arrays_that_do_not_fit_in_memory_are_refused(monkeypatch):
     monkeypatch.setattr(memory, "memory_bytes", lambda: 2**30)
     for changes, words in [
         ({"sample.batch_size": 2**19}, "sample.batch_size = 524,288.* 1.5 GiB .* 1.0"),
@@ -104,7 +104,7 @@ def test_real_use_is_within_the_bounds():
     check(tiny_config(**real), to_train=False)
 
 
-def test_epochs_over_many_images_are_counted(monkeypatch):
+def test_epochs_that_make_too_many_steps_are_refused(monkeypatch):
     settings = tiny_config(**{"ddpm.steps": 0, "ddpm.epochs": 1e9}).ddpm
     with pytest.raises(UserError, match=r"1e\+09 epochs over 1,000,000 images .* 32 bits"):
         total_steps(settings, 10**6)
@@ -154,9 +154,7 @@ def test_a_string_of_widths_has_a_bound(text):
         ("vae", "precision", "float99"),
     ],
 )
-def test_what_a_file_of_weights_or_a_run_says_is_held_within_the_same_bounds(
-    refused, run, tmp_path, section, name, value
-):
+def test_settings_in_a_run_or_in_a_file_of_weights_have_the_same_bounds(refused, run, tmp_path, section, name, value):
     stored = json.loads((run / "config.json").read_text())
     stored[section][name] = value
     (run / "config.json").write_text(json.dumps(stored))
@@ -168,8 +166,8 @@ def test_what_a_file_of_weights_or_a_run_says_is_held_within_the_same_bounds(
     assert time.monotonic() - began < 3
 
 
-def test_a_picture_is_measured_as_it_is_worked_on(tmp_path, capsys, monkeypatch):
-    """A line of 1 x 4,000 pixels is continued to 4 x 4,000, since the U-Net takes multiples of 4."""
+def test_the_size_of_a_picture_is_checked_after_padding(tmp_path, capsys, monkeypatch):
+    """A picture of 1 x 4,000 pixels is padded to 4 x 4,000, since the U-Net takes multiples of 4."""
     from tests.tiny import random_params
     from vaedm_jax.api import VAEDM
     from vaedm_jax.training.stages import ddpm_stage, vae_stage
@@ -185,5 +183,5 @@ def test_a_picture_is_measured_as_it_is_worked_on(tmp_path, capsys, monkeypatch)
     assert "line.png: 4000 x 4 pixels would be restored, 16,000" in capsys.readouterr().err
 
 
-def test_a_run_of_before_is_read_as_it_was(run):
+def test_the_configuration_of_a_run_is_read_unchanged(run):
     assert rundir.read_config(run) == tiny_config()

@@ -1,4 +1,4 @@
-"""Compiled programs have a place wherever there is one, also for a user without a home."""
+"""The cache of compiled programs finds a usable folder if there is one, also for a user without a home."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from vaedm_jax.storage import cache
 
 @pytest.fixture(autouse=True, name="homeless")
 def homeless_fixture(monkeypatch, tmp_path):
-    """As in a container whose user id no system knows."""
+    """Simulate a container whose user id is unknown to the system."""
     for name in ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
 
@@ -21,7 +21,7 @@ def homeless_fixture(monkeypatch, tmp_path):
     monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path))
 
 
-def test_the_first_place_that_is_known_is_taken(monkeypatch, tmp_path):
+def test_the_first_known_folder_is_used(monkeypatch, tmp_path):
     private = tmp_path / f"vaedm_jax-{os.getuid()}"
     assert cache.compiled_programs() == str(private)
     assert private.stat().st_mode & 0o777 == 0o700
@@ -38,7 +38,7 @@ def test_the_first_place_that_is_known_is_taken(monkeypatch, tmp_path):
 
 
 def test_a_folder_that_others_can_write_to_is_not_trusted(monkeypatch, tmp_path):
-    """What is kept there is run."""
+    """The cached programs are executed, so nobody else may be able to write them."""
     private = tmp_path / f"vaedm_jax-{os.getuid()}"
     private.mkdir()
     private.chmod(0o777)

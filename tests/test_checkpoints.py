@@ -1,4 +1,4 @@
-"""Checkpoints come back whole, damaged ones are passed over, and a failed write costs none that is there."""
+"""Checkpoints are restored exactly, damaged ones are skipped, and a failed write keeps the existing ones."""
 
 import errno
 import logging
@@ -23,7 +23,7 @@ from vaedm_jax.training.state import create_state
 
 
 def state_at(step: int, width: int = 64):
-    """A train state whose arrays are noise of the step."""
+    """Return a train state whose arrays are noise. The step is the seed."""
     params = {"w": jnp.zeros((width, 64)), "b": jnp.zeros(64)}
     state = create_state(params, tiny_config().ddpm)
     rng = np.random.default_rng(step)
@@ -48,11 +48,11 @@ def restored(folder: Path):
 
 
 def arrays_of(step: Path) -> list[Path]:
-    """The files that hold a checkpoint's arrays, which Orbax may write more than once."""
+    """Return the files that hold a checkpoint's arrays. Orbax may write an array more than once."""
     return [p for p in step.rglob("*") if p.is_file() and p.stat().st_size > 10_000]
 
 
-def test_the_newest_state_comes_back_bit_by_bit_and_so_many_are_kept(tmp_path):
+def test_the_newest_state_is_restored_exactly_and_only_the_newest_are_kept(tmp_path):
     with closing(Checkpoints(tmp_path / "c", keep=2)) as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(state_at(step))
@@ -109,11 +109,11 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, cap
     with caplog.at_level(logging.WARNING), closing(Checkpoints(folder)) as checkpoints:
         assert_same(checkpoints.restore(state_at(0)), state_at(1))
         assert f"{folder}/2 is damaged" in caplog.text
-        checkpoints.save(state_at(2))  # the run comes to that step again
+        checkpoints.save(state_at(2))  # the run reaches that step again
     assert_same(restored(folder), state_at(2))
 
 
-def test_where_no_checkpoint_is_whole_a_run_does_not_begin_anew_over_them(tmp_path):
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path):
     folder = written(tmp_path / "c", 1, 2)
     flip_a_bit(folder / "1")
     cut(folder / "2")
@@ -130,13 +130,13 @@ def test_a_checkpoint_of_another_architecture_is_refused_naming_the_array(tmp_pa
     assert "[32, 64]" in str(refused.value)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of Orbax's own threads
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from Orbax's threads
 def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_stays(tmp_path):
     folder = written(tmp_path / "c", 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = Checkpoints(folder)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as if there was no room for more
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # simulates a full disk
         with pytest.raises(RunError) as failed:
             checkpoints.save(state_at(2))
             checkpoints.close()
@@ -169,7 +169,7 @@ except RunError as error:
 """
 
 
-def test_a_process_ends_with_its_status_when_a_write_fails_and_says_what_helps(tmp_path):
+def test_a_process_whose_write_fails_exits_with_status_1_and_gives_advice(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", BROKEN_OFF, str(tmp_path / "c")]
     done = subprocess.run(command, env=environment, timeout=60, capture_output=True, text=True)
@@ -188,7 +188,7 @@ def test_a_process_ends_with_its_status_when_a_write_fails_and_says_what_helps(t
         (RuntimeError("of another kind"), "Fix this"),
     ],
 )
-def test_the_advice_fits_what_a_write_fails_by(tmp_path, monkeypatch, error, advice):
+def test_the_advice_fits_the_reason_for_which_a_write_fails(tmp_path, monkeypatch, error, advice):
     def fail(*_, **__):
         raise error
 
@@ -198,7 +198,7 @@ def test_the_advice_fits_what_a_write_fails_by(tmp_path, monkeypatch, error, adv
         checkpoints.save(state_at(1))
 
 
-def test_whatever_stands_where_checkpoints_should_be_is_named_before_anything_is_written(tmp_path):
+def test_a_file_or_a_link_in_place_of_the_checkpoint_folder_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"mine")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for place, folder in (("file", "file"), ("file", "file/checkpoints"), ("link", "link/checkpoints")):
@@ -238,7 +238,7 @@ Raises(ValueError("of another kind"))
 
 
 def test_a_corrupt_checkpoint_prints_no_traceback(tmp_path):
-    """Reads that end after the first that failed are kept quiet of, and no other error that nobody can catch."""
+    """Reads that fail after the first one print nothing. Other errors that nobody can catch are still printed."""
     command = [sys.executable, "-c", SPOILT, str(tmp_path / "c")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.count("none of the checkpoints") == 5 and not done.returncode
@@ -255,7 +255,7 @@ def test_a_pipe_in_a_checkpoint_is_named_and_never_waited_for(tmp_path, name):
         Checkpoints(tmp_path)
 
 
-def test_a_deeply_nested_file_that_would_stop_the_listing_of_the_steps_is_named(tmp_path):
+def test_a_metadata_file_that_is_nested_too_deeply_to_read_is_named(tmp_path):
     (tmp_path / "6").mkdir()
     (tmp_path / "6" / "_CHECKPOINT_METADATA").write_bytes(b"[" * 100_000)
     with pytest.raises(UserError, match="_CHECKPOINT_METADATA does not belong in a checkpoint; move"):

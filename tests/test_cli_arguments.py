@@ -1,4 +1,4 @@
-"""The command line itself: every form of a flag is understood, and every failure is one line."""
+"""The flags of the command line: every form is understood, and every error is one line."""
 
 import errno
 import subprocess
@@ -43,7 +43,7 @@ from vaedm_jax.runs import rundir
         ("--flagfile={tmp}/none", ["{tmp}/none"]),
     ],
 )
-def test_a_mistaken_argument_is_named_with_what_would_be_right(refused, arguments, words):
+def test_the_error_of_a_wrong_argument_says_what_would_be_right(refused, arguments, words):
     refused("--config={configs}/tiny.py --workdir={new} " + arguments, *words)
 
 
@@ -101,7 +101,7 @@ def test_ctrl_c_before_training_leaves_no_traceback_and_no_directory(refused, mo
         (PermissionError(errno.EACCES, "Permission denied", "disk/file"), 2, ["disk/file", "Permission denied"]),
     ],
 )
-def test_a_disk_that_refuses_is_named_without_a_traceback(refused, monkeypatch, error, status, words):
+def test_a_disk_error_names_the_file_and_prints_no_traceback(refused, monkeypatch, error, status, words):
     def fail(config):
         raise error
 

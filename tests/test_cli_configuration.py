@@ -1,4 +1,4 @@
-"""A configuration that cannot be is refused before anything is made, naming what is wrong with it."""
+"""An invalid configuration is refused before anything is written, and the error names what is wrong."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_a_configuration_file_that_fails_is_named_with_the_line(refused, spec, w
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.py")), ids=lambda file: file.stem)
 @pytest.mark.parametrize("variant", FORMULATIONS)
-def test_the_configurations_that_come_along_are_accepted(file, variant):
+def test_the_configurations_of_the_project_are_accepted(file, variant):
     config = flags.load(f"{file}:{variant}")
     check(config)
     assert config.ddpm.variant == variant
@@ -78,7 +78,7 @@ def test_the_configurations_that_come_along_are_accepted(file, variant):
         ("--config.data.path={tmp}/none", ["{tmp}/none"]),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_anything_is_made(refused, arguments, words):
+def test_invalid_settings_are_refused_before_anything_is_written(refused, arguments, words):
     refused("--config={configs}/tiny.py --workdir={new} " + arguments, *words)
 
 

@@ -27,7 +27,7 @@ WRONG = {"fifo": "a named pipe", "to_fifo": "a named pipe", "to_null": "a device
 
 @pytest.fixture(name="wrong")
 def wrong_fixture(tmp_path):
-    """A folder of what is neither a file nor a folder."""
+    """Return a folder of entries that are neither files nor folders."""
     folder = tmp_path / "wrong"
     folder.mkdir()
     os.mkfifo(folder / "fifo")
@@ -39,17 +39,17 @@ def wrong_fixture(tmp_path):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_what_is_no_file_is_refused_wherever_a_path_is_taken(refused, wrong, setting):
+def test_every_setting_refuses_a_path_that_is_neither_a_file_nor_a_folder(refused, wrong, setting):
     for name, what in WRONG.items():
         refused(SETTINGS[setting].replace("AT", f"{wrong}/{name}"), f"{wrong}/{name}", what)
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_name_with_new_lines_is_told_on_one_line(refused, wrong, setting):
+def test_a_name_with_newlines_is_reported_on_one_line(refused, wrong, setting):
     refused(SETTINGS[setting].replace("AT", shlex.quote(f"{wrong}/dangling\nlink")), r"dangling\nlink", "nowhere")
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_user_that_is_not_known_and_a_name_that_is_too_long_are_refused(refused, setting):
+def test_an_unknown_user_and_a_name_that_is_too_long_are_refused(refused, setting):
     refused(SETTINGS[setting].replace("AT", "~nouser/x"), "~nouser", "home")
     refused(SETTINGS[setting].replace("AT", "x" * 300 + ".d/"), "too long")

@@ -1,4 +1,4 @@
-"""The directory of a run goes on with that run and refuses any other."""
+"""A run directory continues its own run and refuses any other run."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from vaedm_jax.runs.identity import trained_on
 from vaedm_jax.runtime import hosts
 
 
-def test_a_vae_of_another_run_must_be_there_and_fit(refused, run):
+def test_a_vae_of_another_run_must_exist_and_fit(refused, run):
     command = "--config={configs}/tiny.py --workdir={new} --config.vae.checkpoint="
     refused(command + "{tmp}/none", "{tmp}/none", "no such file, nor a run directory")
     refused(command + "{configs}", "{configs} holds no run")
@@ -49,7 +49,7 @@ def test_a_directory_refuses_another_run_naming_the_settings(refused, run, mode,
 SIDE = {"images": 9, "image_size": 8, "content": ""}
 
 
-def test_the_folder_of_the_images_may_be_another_where_they_are_the_same(tmp_path):
+def test_the_image_folder_may_move_if_its_images_are_the_same(tmp_path):
     def config(path):
         return tiny_config(**{"data.path": str(path), "data.category": ""})
 
@@ -64,7 +64,7 @@ def test_the_folder_of_the_images_may_be_another_where_they_are_the_same(tmp_pat
     assert rundir.refuse_another(tmp_path, config("elsewhere")), "what does not train may look for them anywhere"
 
 
-def test_a_directory_that_another_process_trains_in_or_that_cannot_be_written_is_refused(refused, tmp_path):
+def test_a_directory_that_is_locked_or_not_writable_is_refused(refused, tmp_path):
     holds = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), fcntl.LOCK_EX); print(flush=True); input()"
     command = [sys.executable, "-c", holds, tmp_path]
     train = "--config={configs}/tiny.py --mode=train --workdir="
@@ -77,14 +77,14 @@ def test_a_directory_that_another_process_trains_in_or_that_cannot_be_written_is
     refused(f"{train}/proc/run", "--workdir=/proc/run cannot be written to")
 
 
-def test_many_differences_are_counted(refused, run):
+def test_a_long_list_of_differences_ends_with_a_count(refused, run):
     changes = " ".join(
         f"--config.{name}=2" for name in ("seed", "ddpm.blocks", "ddpm.heads", "vae.kl_weight", "ddpm.T")
     )
     refused("--workdir={run} --config.log.sample_steps=1 " + changes, "ddpm.T was 1000", "and 1 more")
 
 
-def test_a_run_may_be_longer_and_logged_and_sampled_in_other_ways(run, configs, untrained, capsys):
+def test_the_length_learning_rate_logging_and_sampling_of_a_run_may_change(run, configs, untrained, capsys):
     free = "--config.ddpm.steps=9 --config.log.every=1 --config.checkpoint.keep=3 --config.sample.sampler=ddim"
     tuned = "--config.ddpm.learning_rate=0.001 --config.ddpm.ema_decay=0.99"
     command = ["main", f"--config={configs}/tiny.py", f"--workdir={run}", *free.split(), *tuned.split()]
@@ -99,7 +99,7 @@ def test_a_run_may_be_longer_and_logged_and_sampled_in_other_ways(run, configs, 
     assert (run / "vae" / "checkpoints" / "kept").read_bytes() == b"precious"
 
 
-def test_a_run_goes_on_by_its_own_configuration(run, untrained):
+def test_a_run_continues_with_its_own_configuration(run, untrained):
     assert main(["main", f"--workdir={run}", "--stage=vae"]) == 0
     assert untrained == [("vae", 6)]
     assert rundir.read_config(run) == tiny_config()
@@ -132,7 +132,7 @@ def test_a_setting_that_a_newer_version_wrote_is_named(refused, run):
     refused("--workdir={run} --mode=sample", "no setting ddpm.from_the_future", "newer")
 
 
-def test_settings_newer_than_a_run_have_their_defaults(run):
+def test_settings_that_a_run_does_not_have_yet_get_their_defaults(run):
     stored = json.loads((run / "config.json").read_text())
     del stored["ddpm"]["scale_shift"], stored["log"]
     (run / "config.json").write_text(json.dumps(stored))
@@ -140,8 +140,8 @@ def test_settings_newer_than_a_run_have_their_defaults(run):
     assert config.ddpm.scale_shift is False and config.log.every == 50 and config.ddpm.channels == 32
 
 
-def test_a_run_older_than_a_setting_keeps_its_meaning_whichever_way_it_is_continued(run, configs, untrained, refused):
-    """Both stages drew alike before `seed_per_stage` was there."""
+def test_a_run_older_than_a_setting_keeps_the_earlier_behaviour(run, configs, untrained, refused):
+    """Both stages drew the same random numbers before the setting `seed_per_stage` existed."""
     stored = json.loads((run / "config.json").read_text())
     del stored["seed_per_stage"]
     (run / "config.json").write_text(json.dumps(stored))
@@ -162,7 +162,7 @@ def test_a_run_older_than_a_setting_keeps_its_meaning_whichever_way_it_is_contin
         ("INTERNAL: Gloo all-reduce failed: Connection closed by peer", 75, ["another process", "closed by peer"]),
     ],
 )
-def test_what_the_device_or_another_process_ends_is_told_in_a_line(run, monkeypatch, capsys, error, status, words):
+def test_an_error_of_the_device_or_of_another_process_is_one_line(run, monkeypatch, capsys, error, status, words):
     def fail(*_):
         raise jax.errors.JaxRuntimeError(error)
 
@@ -173,7 +173,7 @@ def test_what_the_device_or_another_process_ends_is_told_in_a_line(run, monkeypa
     assert printed.count("\n") == 1 and all(word in printed for word in words)
 
 
-def test_a_file_where_either_stage_would_write_its_checkpoints_is_refused_before_anything_is_trained(refused, tmp_path):
+def test_a_file_in_place_of_a_checkpoint_folder_is_refused_before_training(refused, tmp_path):
     for place in ("vae", "ddpm/checkpoints"):
         file = tmp_path / place.replace("/", "_") / place
         file.parent.mkdir(parents=True)
@@ -195,12 +195,10 @@ def test_a_command_sets_how_xla_computes_before_anything_runs(run, untrained, mo
     [
         ("--config.ddpm.steps=9", True),
         ("--config.ddpm.steps=9 --config.ddpm.ema_schedule=constant", False),
-        ("--config.ddpm.epochs=3", False),  # the steps win over them
+        ("--config.ddpm.epochs=3", False),  # ignored, since steps are given
     ],
 )
-def test_a_schedule_that_follows_the_length_of_a_run_is_told_of_where_that_changes(
-    run, untrained, capsys, options, noted
-):
+def test_another_length_of_a_run_is_noted_if_the_ema_schedule_depends_on_it(run, untrained, capsys, options, noted):
     def told(begun: bool) -> list[str]:
         rundir.claim(run, tiny_config())
         (run / "vae" / "checkpoints" / "6").mkdir(exist_ok=True)
@@ -218,7 +216,7 @@ def test_a_schedule_that_follows_the_length_of_a_run_is_told_of_where_that_chang
 
 
 @pytest.mark.parametrize("name", ["ddpm.init", "data.category", "vae.channels"])
-def test_a_setting_of_any_length_is_told_of_shortly(run, capsys, name):
+def test_a_very_long_setting_is_reported_in_a_short_line(run, capsys, name):
     assert main(["main", f"--workdir={run}", f"--config.{name}={'9' * 5000}"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "9" * 50 in said and len(said) < 900

@@ -1,4 +1,4 @@
-"""Sampling follows the configuration of its run, and refuses what cannot be sampled."""
+"""Sampling uses the configuration of its run, and refuses settings that it cannot follow."""
 
 import shutil
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_weights_that_cannot_be_read_are_refused(refused, run):
         ("--config.sample.files=gif", ["sample.files = 'gif'", "npz, png"]),
     ],
 )
-def test_samples_that_cannot_be_are_refused(trained, capsys, arguments, words):
+def test_invalid_sample_settings_are_refused(trained, capsys, arguments, words):
     before = files(trained)
     assert main(["main", f"--workdir={trained}", "--mode=sample", *arguments.split()]) == 2
     printed = capsys.readouterr().err
@@ -70,7 +70,7 @@ def test_sampling_takes_the_configuration_of_the_run_and_overrides(trained):
     assert rundir.read_config(trained).sample.steps == 2
 
 
-def test_what_is_said_of_a_chain_is_what_is_run(trained, capsys):
+def test_the_output_describes_the_chain_that_is_run(trained, capsys):
     options = ["--config.sample.spacing=quadratic", "--config.sample.steps=50", "--config.sample.n=2"]
     assert main(["main", f"--workdir={trained}", "--mode=sample", *options]) == 0
     assert "ddpm, 49 steps from noise at t = 800" in capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_what_is_said_of_a_chain_is_what_is_run(trained, capsys):
 @pytest.mark.parametrize(
     "setting", ["--config.sample.weights={}", "--config.sample.weights {}", "--config.eval.runs={},b"]
 )
-def test_models_that_are_named_bring_their_configuration(trained, tmp_path, setting):
+def test_weights_and_runs_bring_their_own_configuration(trained, tmp_path, setting):
     VAEDM.from_run(trained).save(file := tmp_path / "tiny.safetensors")
     for named in (file, trained):
         argv = ["main", f"--workdir={tmp_path / 'new'}", "--mode=sample", *setting.format(named).split()]
@@ -90,7 +90,7 @@ def test_models_that_are_named_bring_their_configuration(trained, tmp_path, sett
         assert (config.ddpm.variant, config.sample.steps, config.sample.eta) == ("uncond", 2, 0.5)
 
 
-def test_the_best_checkpoint_is_sampled_from_where_it_is_asked_for(trained, tmp_path):
+def test_the_best_checkpoint_is_sampled_if_it_is_asked_for(trained, tmp_path):
     workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     save(workdir / "ddpm" / "best", 0.1)
     for option in ([], ["--config.sample.best=True"]):
@@ -106,7 +106,7 @@ def test_the_best_checkpoint_is_sampled_from_where_it_is_asked_for(trained, tmp_
         VAEDM.from_run(workdir, best=True)
 
 
-def test_the_picture_of_many_samples_has_the_first_of_them(trained, monkeypatch):
+def test_the_picture_of_many_samples_shows_the_first_of_them(trained, monkeypatch):
     monkeypatch.setattr("vaedm_jax.modes.sample.SHOWN", 2)
     sizes = {}
     for n in (2, 20):
@@ -119,7 +119,7 @@ def test_the_picture_of_many_samples_has_the_first_of_them(trained, monkeypatch)
     assert sizes[2] == sizes[20]
 
 
-def test_images_may_come_as_files(trained):
+def test_samples_may_be_written_as_png_files(trained):
     options = ["--config.sample.n=5", "--config.sample.steps=2", "--config.sample.files=png", "--config.sample.seed=9"]
     assert main(["main", f"--workdir={trained}", "--mode=sample", *options]) == 0
     names = sorted(file.name for file in (trained / "export" / "run_ddpm_noise_2_seed9").iterdir())
@@ -127,7 +127,7 @@ def test_images_may_come_as_files(trained):
     assert not list((trained / "samples").glob("*.parts"))
 
 
-def test_a_model_that_was_trained_in_float32_is_sampled_in_bfloat16_where_it_is_asked_for(tmp_path):
+def test_a_model_trained_in_float32_may_be_sampled_in_bfloat16(tmp_path):
     rundir.claim(tmp_path, tiny_config("uncond"))
     save(tmp_path / "ddpm" / "checkpoints", 0.05)
     found = []

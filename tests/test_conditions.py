@@ -1,4 +1,4 @@
-"""What is left of an image in place of x_hat: by independent code, in training, and in every mode around it."""
+"""Conditions that replace the VAE's x_hat: against independent code, in training, and in every mode."""
 
 import csv
 import re
@@ -29,7 +29,7 @@ KEYS = jax.random.split(jax.random.key(0), len(TRUTH))
 NAMES = ["downsample2", "grayscale", "mask0.5", "blur1.5"]
 
 
-def test_grey_is_that_of_pillow():
+def test_grayscale_agrees_with_pillow():
     want = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in BYTES])
     found = Grayscale().corrupt(TRUTH, KEYS)
     np.testing.assert_allclose(found * 255, np.repeat(want[..., None], 3, axis=-1), atol=0.51)
@@ -44,14 +44,14 @@ def test_a_tinted_photograph_is_shown_in_grey_and_keeps_only_its_luma():
     np.testing.assert_allclose(Grayscale().corrupt(agreeing), 0.3 + 0.4 * shown, atol=1e-5)
 
 
-def test_a_blurred_image_is_that_of_scipy():
+def test_blur_agrees_with_scipy():
     for sigma in (0.6, 2.0):
         radius = int(np.ceil(3 * sigma))
         want = gaussian_filter(np.float64(TRUTH), (0, sigma, sigma, 0), mode="nearest", radius=(0, radius, radius, 0))
         np.testing.assert_allclose(Blur(sigma).corrupt(TRUTH, KEYS), want, atol=1e-6)
 
 
-def test_a_hole_has_its_size_and_lies_anywhere_by_the_key():
+def test_a_hole_has_its_size_and_the_key_determines_its_place():
     found = np.asarray(Mask(0.25).corrupt(TRUTH, KEYS))
     places = set()
     for image, truth in zip(found, TRUTH, strict=True):
@@ -64,7 +64,7 @@ def test_a_hole_has_its_size_and_lies_anywhere_by_the_key():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_refiner_sees_what_a_file_would_hold(name):
+def test_the_refiner_is_shown_what_an_8_bit_file_would_hold(name):
     condition = parse_condition(name)
     left = np.rint(255 * np.asarray(condition.corrupt(TRUTH, KEYS))).astype(np.uint8)
     np.testing.assert_allclose(condition.shown(TRUTH, KEYS), condition.lift(np.float32(left) / 255), atol=1e-6)
@@ -72,7 +72,7 @@ def test_the_refiner_sees_what_a_file_would_hold(name):
 
 
 @pytest.mark.parametrize("condition", [Downsample(4), Grayscale(), Mask(0.5)])
-def test_what_agrees_has_lost_the_same_and_is_nearer_to_the_truth(condition):
+def test_a_consistent_image_has_the_given_condition_and_is_nearer_to_the_truth(condition):
     truth = 0.3 + 0.4 * TRUTH
     guess = np.float32(np.clip(truth + 0.05 * RNG.standard_normal(truth.shape), 0, 1))
     damaged = condition.corrupt(truth, KEYS)
@@ -81,7 +81,7 @@ def test_what_agrees_has_lost_the_same_and_is_nearer_to_the_truth(condition):
     assert (psnr(agreeing, truth) > psnr(guess, truth)).all()
 
 
-def test_names_say_the_kind_and_its_number():
+def test_the_name_of_a_condition_gives_its_kind_and_its_number():
     assert parse_condition("vae") is None
     assert parse_condition("downsample") == Downsample(4) and parse_condition("downsample8") == Downsample(8)
     assert parse_condition("mask0.3") == Mask(0.3) and parse_condition("blur3") == Blur(3.0)
@@ -103,7 +103,7 @@ def test_names_say_the_kind_and_its_number():
             parse_condition(name)
 
 
-def test_the_network_is_shown_what_is_left_of_the_images_it_is_trained_on(monkeypatch):
+def test_training_shows_the_network_the_conditions_of_the_training_images(monkeypatch):
     stage, seen = ddpm_stage(tiny_config("form2", **{"ddpm.condition": "grayscale"}), {}), []
     monkeypatch.setattr(
         models, "apply", lambda net, params, x_t, t, x_hat, z, masks, k: seen.append((x_hat, z)) or 0 * x_t
@@ -120,7 +120,7 @@ def model_of(name: str, variant: str = "form1", **changes) -> VAEDM:
     return VAEDM(config, {}, random_params(ddpm_stage(config, {}), 2))
 
 
-def test_a_model_samples_from_what_it_is_given_and_has_no_z():
+def test_a_model_samples_from_the_conditions_of_images_and_has_no_z():
     model, images = model_of("mask"), TRUTH[:3, :, :16]
     x_hat = model.condition(images, seed=5, first=7)
     np.testing.assert_array_equal(x_hat[1:], model.condition(images[1:], seed=5, first=8))
@@ -134,7 +134,7 @@ def test_a_model_samples_from_what_it_is_given_and_has_no_z():
             asked()
 
 
-def test_what_is_known_stands_in_what_either_chain_gives_back():
+def test_both_chains_return_images_that_keep_the_known_pixels():
     task, truth = Conditioned(Mask(0.5), "mask0.5"), TRUTH[:3, :, :16]
     damaged = task.corrupt(truth)
     found = ways(model_of("mask0.5"), task, Chain("ddim", 2, start="warm"), truth, progress=False)
@@ -144,7 +144,7 @@ def test_what_is_known_stands_in_what_either_chain_gives_back():
         np.testing.assert_array_equal(np.where(hole, 0, made()), np.where(hole, 0, damaged))
 
 
-def test_z_may_be_all_that_the_refiner_knows(monkeypatch):
+def test_a_refiner_may_be_shown_z_alone(monkeypatch):
     config = tiny_config("uncond", **{"ddpm.z_conditioning": True, "ddpm.scale_shift": True, "ddpm.cond_dropout": 0.1})
     vae = random_params(vae_stage(config), 1)
     stage = ddpm_stage(config, vae)
@@ -167,13 +167,13 @@ def test_z_may_be_all_that_the_refiner_knows(monkeypatch):
     assert x_hat is None and k is None and z.shape == (3, 4)
 
 
-def test_the_bound_is_that_of_the_image_given_what_is_left_of_it():
+def test_the_bound_is_that_of_the_image_given_its_condition():
     bound = model_of("grayscale").bound(BYTES[:2, :, :16])
     assert (bound.z == 0).all() and (bound.condition == 0).all() and (bound.total > 0).all()
 
 
-def test_a_run_is_trained_in_one_stage_and_every_mode_takes_it(tmp_path, configs, capsys):
-    """It has no VAE: samples are made of what is left of held-out images, which stand below them."""
+def test_a_run_with_a_condition_trains_one_stage_and_works_in_every_mode(tmp_path, configs, capsys):
+    """The run has no VAE. Samples are made from conditions of held-out images, which are shown below them."""
     run = tmp_path / "run"
     command = ["main", f"--config={configs}/tiny.py", f"--workdir={run}", "--config.ddpm.condition=downsample2"]
     assert main([*command, "--config.ddpm.cond_dropout=0.1", "--config.ddpm.steps=4"]) == 0
@@ -209,7 +209,7 @@ def test_a_run_is_trained_in_one_stage_and_every_mode_takes_it(tmp_path, configs
     assert "as it was" not in capsys.readouterr().out
 
 
-def test_a_picture_that_lacks_nothing_is_told_of(tmp_path, capsys):
+def test_a_picture_without_a_hole_is_reported_as_unchanged(tmp_path, capsys):
     model_of("mask0.5").save(tmp_path / "mask.safetensors")
     (tmp_path / "mine").mkdir()
     Image.fromarray(BYTES[0]).save(tmp_path / "mine" / "whole.png")
@@ -218,7 +218,7 @@ def test_a_picture_that_lacks_nothing_is_told_of(tmp_path, capsys):
     assert "whole.png is unchanged" in capsys.readouterr().out
 
 
-def test_what_a_condition_cannot_be_is_refused_in_one_line(refused, tmp_path):
+def test_an_invalid_condition_is_refused_in_one_line(refused, tmp_path):
     begin = "--config={configs}/tiny.py:form1 --workdir={new} --config.ddpm.condition="
     refused(begin + "dehaze", "ddpm.condition = 'dehaze'", "vae, downsample4, grayscale, mask0.5, blur2")
     refused(begin + "downsample3", "downsample3", "must divide data.image_size = 16")

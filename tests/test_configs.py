@@ -1,4 +1,4 @@
-"""Every configuration at its full size: both stages can be traced, and have the parameters that the paper's have."""
+"""Every configuration at its full size: both stages can be traced, and have as many parameters as the paper's."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from vaedm_jax.training.state import create_state
 from vaedm_jax.training.step import make_train_step
 
 FOLDER = Path(__file__).parents[1] / "configs"
-# Parameters of the VAE, the U-Net that is shown x_hat, and the one that is not.
+# Numbers of parameters of the VAE, of the U-Net that is shown x_hat, and of the U-Net that is not.
 PARAMETERS = {
     "avatars": (1_631_667, 4_454_988, 4_448_076),
     "avatars_small": (402_747, 1_201_036, 1_197_580),
@@ -31,12 +31,12 @@ PUBLISHED = {
     "afhq_256": (32_632_579, 113_676_675),
     "ffhq_128": (21_098_275, 87_903_747),
 }
-# Epochs and batch of the VAE and of the DDPM (appendix E), and images to train on.
+# Epochs and batch size of the VAE and of the DDPM (appendix E of the paper), and the number of training images.
 RECIPES = {"cifar10": (500, 128, 1000, 128, 50_000), "celebamask_hq_128": (180, 40, 250, 64, 30_000)}
 
 
 def traced(stage, config) -> int:
-    """Trace one whole step of a stage at full size, and return its number of parameters."""
+    """Trace a whole train step of a stage at full size, and return the number of parameters."""
     state = jax.eval_shape(lambda key: create_state(stage.init(key), stage.settings), jax.random.key(0))
     size = config.data.image_size
     images = jax.ShapeDtypeStruct((stage.settings.batch_size, size, size, 3), jnp.uint8)
@@ -53,7 +53,7 @@ def test_there_is_a_count_for_every_configuration():
 
 @pytest.mark.parametrize("variant", FORMULATIONS)
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_step_of_each_stage_is_traced_at_full_size_and_its_parameters_counted(name, variant):
+def test_each_stage_can_be_traced_at_full_size_and_has_the_expected_parameters(name, variant):
     config = flags.load(f"{FOLDER / name}.py:{variant}")
     of_vae, of_unet, of_unconditional = PARAMETERS[name]
     vae = {}
@@ -90,7 +90,7 @@ def test_the_papers_recipes_are_followed(name):
 
 
 @pytest.mark.parametrize("name", [*PARAMETERS, *PUBLISHED])
-def test_a_configuration_is_one_screen_with_locked_keys(name):
+def test_a_configuration_fits_on_a_screen_and_has_locked_keys(name):
     assert len((FOLDER / f"{name}.py").read_text().splitlines()) <= 40
     with pytest.raises(AttributeError):
         flags.load(f"{FOLDER / name}.py").ddpm.batchsize = 1

@@ -1,4 +1,4 @@
-"""Published PyTorch files become weights that compute the published outputs, and go back bit for bit."""
+"""Published PyTorch files are imported as weights that compute the published outputs, and exported bit for bit."""
 
 import json
 import pickle
@@ -24,7 +24,7 @@ ARCHITECTURES = json.loads((FOLDER / "published_architectures.json").read_text()
 
 
 def golden(name: str) -> tuple[dict, dict]:
-    """The weights of a golden network by their published names, and the other arrays."""
+    """Return the weights of a golden network by their published names, and the other arrays."""
     with np.load(FOLDER / f"{name}.npz") as file:
         arrays = dict(file)
     weights = {key[2:]: a.astype(np.float32) for key, a in arrays.items() if key.startswith("w/")}
@@ -32,7 +32,7 @@ def golden(name: str) -> tuple[dict, dict]:
 
 
 def published(unet: str = "unet_attn8", vae: str = "vae") -> dict[str, np.ndarray]:
-    """The state dict of a Lightning checkpoint of golden networks; what is not the average is spoilt."""
+    """Return the state dict of a Lightning checkpoint of golden networks. Only the averaged weights are right."""
     state = {}
     if unet:
         for name, array in golden(unet)[0].items():
@@ -51,7 +51,7 @@ def write(path: Path, state: dict[str, np.ndarray]) -> Path:
 
 @pytest.fixture(name="configuration")
 def configuration_fixture(tmp_path) -> str:
-    """A configuration with the golden VAE's architecture, and its flag."""
+    """Write a configuration with the golden VAE's architecture, and return the flag that selects it."""
     c = json.loads(str(golden("vae")[1]["config"]))
     lines = [f"    c.vae.{k}_block, c.vae.channels = {c[k + '_block']!r}, {c['enc_channel']!r}" for k in ("enc", "dec")]
     text = ["from vaedm_jax.config import base_config", "def get_config():", "    c = base_config()", *lines]
@@ -70,10 +70,10 @@ def close(found: np.ndarray, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("unet", ["unet_attn8", "unet_uncond", "unet_zcond"])
-def test_what_is_imported_computes_the_published_outputs(tmp_path, configuration, unet):
+def test_imported_weights_compute_the_published_outputs(tmp_path, configuration, unet):
     arrays, c = golden(unet)[1], json.loads(str(golden(unet)[1]["config"]))
     state = published(unet)
-    if unet == "unet_zcond":  # its z has another size than that of the golden VAE
+    if unet == "unet_zcond":  # its z has another size than the golden VAE's
         state["target_network.decoder.proj.0.weight"] = np.zeros((128, 24), np.float32)
     model = imported(write(tmp_path / "a.ckpt", state), configuration, f"--config.ddpm.heads={c['num_heads']}")
     ddpm = model.config.ddpm
@@ -102,7 +102,7 @@ def test_a_published_network_comes_back_bit_for_bit(name):
         np.testing.assert_array_equal(back[key], array)
 
 
-def test_the_architecture_of_a_published_unet_is_told_by_its_names_and_shapes():
+def test_the_architecture_of_a_published_unet_follows_from_its_names_and_shapes():
     for name in ("cifar10", "celebamaskhq128", "celebahq256"):
         settings, shown = unet_settings({k: tuple(s) for k, s in KEYS[f"unet_{name}_form"].items()})
         theirs = ARCHITECTURES["unet"][name]
@@ -112,7 +112,7 @@ def test_the_architecture_of_a_published_unet_is_told_by_its_names_and_shapes():
         assert settings["attention"] == tuple(f for f in levels if f in theirs["attention"])
 
 
-def test_a_published_vae_is_known_by_its_names_and_shapes(tmp_path):
+def test_a_published_vae_is_recognised_by_its_names_and_shapes(tmp_path):
     state = {f"vae.{key}": np.zeros(shape, np.float32) for key, shape in KEYS["vae_celebamaskhq128"].items()}
     model = imported(write(tmp_path / "a.ckpt", state))
     theirs = ARCHITECTURES["vae_celebamaskhq128"]
@@ -122,7 +122,7 @@ def test_a_published_vae_is_known_by_its_names_and_shapes(tmp_path):
     assert model.config.data.image_size == 128 and not model.params["ddpm"]
 
 
-def test_the_hyper_parameters_of_a_file_say_what_its_vae_is(tmp_path, monkeypatch):
+def test_the_hyper_parameters_of_a_file_give_the_architecture_of_its_vae(tmp_path, monkeypatch):
     c = json.loads(str(golden("vae")[1]["config"]))
     hyper = {f"{k}_block_str": c[f"{k}_block"] for k in ("enc", "dec")}
     hyper |= {f"{k}_channel_str": c[f"{k}_channel"] for k in ("enc", "dec")}
@@ -133,7 +133,7 @@ def test_the_hyper_parameters_of_a_file_say_what_its_vae_is(tmp_path, monkeypatc
     assert model.config.vae.enc_block == c["enc_block"] and model.engine.networks.vae.z_dim == 24
 
 
-def test_what_a_file_would_run_is_not_run_and_is_reported(tmp_path, configuration, capsys):
+def test_code_in_a_file_is_not_run_and_is_reported(tmp_path, configuration, capsys):
     harm = tmp_path / "harm"
     with zipfile.ZipFile(write(tmp_path / "whole.ckpt", published())) as whole:
         entries = {name: whole.read(name) for name in whole.namelist()}
@@ -148,7 +148,7 @@ def test_what_a_file_would_run_is_not_run_and_is_reported(tmp_path, configuratio
     assert not harm.exists() and "callbacks (1)" in capsys.readouterr().out
 
 
-def test_what_is_exported_and_imported_again_is_the_same_bit_for_bit(tmp_path, configuration):
+def test_imported_weights_are_exported_bit_for_bit(tmp_path, configuration):
     state = published()
     model = imported(write(tmp_path / "a.ckpt", state), configuration, "--config.ddpm.heads=1")
     back = tmp_path / "back.pt"
@@ -157,10 +157,10 @@ def test_what_is_exported_and_imported_again_is_the_same_bit_for_bit(tmp_path, c
     assert tensors.keys() == {key for key in state if key.startswith(("target_network.decoder.", "vae."))}
     for key, array in tensors.items():
         np.testing.assert_array_equal(array, state[key])
-    assert model.engine.fingerprint  # of weights that can be hashed, and hence sampled and stored
+    assert model.engine.fingerprint  # the weights can be hashed, which samples and stores need
 
 
-def test_training_begins_from_what_was_imported(tmp_path, configuration):
+def test_training_may_start_from_imported_weights(tmp_path, configuration):
     model = imported(write(tmp_path / "a.ckpt", published()), configuration, "--config.ddpm.heads=1")
     config = model.config.copy_and_resolve_references().unlock()
     config.vae.checkpoint = config.ddpm.init = str(tmp_path / "weights.safetensors")
@@ -170,7 +170,7 @@ def test_training_begins_from_what_was_imported(tmp_path, configuration):
         )
 
 
-def test_what_cannot_be_imported_is_refused(tmp_path, refused, configuration):
+def test_files_that_cannot_be_imported_or_exported_are_refused(tmp_path, refused, configuration):
     whole = write(tmp_path / "whole.ckpt", published())
     (tmp_path / "torn.ckpt").write_bytes(whole.read_bytes()[:-5000])
     write(tmp_path / "alone.ckpt", published(vae=""))
@@ -213,7 +213,7 @@ def test_the_default_vae_is_the_published_one():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_numbers_that_are_not_finite_are_refused_by_the_name_of_the_tensor(tmp_path, refused, value):
+def test_the_error_for_numbers_that_are_not_finite_names_the_tensor(tmp_path, refused, value):
     for name in (
         "vae.enc.block_mod.0.c1.bias",
         "target_network.decoder.middle_block.1.proj_out.bias",

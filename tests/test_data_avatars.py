@@ -1,4 +1,4 @@
-"""Faces by number: the same for every machine, any number and any processes; those in the package need nothing."""
+"""Avatars: a face depends on its number alone, on every machine. Those in the package need no other packages."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def digest(images):
 
 
 def small(path, counts=(6, 2), **about):
-    """A file with the first faces of the package, and what it says of itself changed."""
+    """Write a file with the first faces of the package and return its path; `about` changes its description."""
     arrays = read_arrays(avatars.EMBEDDED, avatars.FORMS)
     told = json.loads(arrays["about"]) | dict(zip(("train", "test"), counts, strict=True)) | about
     source = loaded(avatars=counts[0], held_out=counts[1] / counts[0])
@@ -41,7 +41,7 @@ def small(path, counts=(6, 2), **about):
 
 @pytest.fixture
 def without(monkeypatch):
-    """The packages that draw are not installed."""
+    """Pretend that the packages that draw faces are not installed."""
 
     def missing(name):
         raise metadata.PackageNotFoundError(name)
@@ -56,14 +56,14 @@ def test_the_faces_of_the_package_are_those_that_were_published():
     assert avatars.EMBEDDED.stat().st_size < 5e6
 
 
-def test_no_two_faces_are_the_same_and_none_held_out_is_trained_on():
+def test_nearly_all_faces_differ_and_nearly_no_held_out_face_is_trained_on():
     train, test = ([image.tobytes() for image in side["image"]] for side in avatars.sides(0.1))
     assert len({*train, *test}) > 0.998 * (len(train) + len(test))
     assert len(set(test) & set(train)) < 0.01 * len(test)
 
 
 def test_labels_say_what_is_drawn():
-    """Faces with dark glasses are darker around the eyes; every style has its share of about a fifth."""
+    """Faces with dark glasses are darker around the eyes. Every style has about a fifth of the faces."""
     side = avatars.sides(0.05)[0]
     shares = [np.mean(side["style"] == look.name) for look in faces.LOOKS]
     assert sum(shares) == 1 and np.allclose(shares, 0.2, atol=0.02)
@@ -74,7 +74,7 @@ def test_labels_say_what_is_drawn():
         assert len(side[label]) == len(side["image"]) and len(np.unique(side[label])) > 1
 
 
-def test_a_smaller_number_takes_the_first_of_the_same_faces():
+def test_a_smaller_set_has_the_first_of_the_same_faces():
     few, many = loaded(avatars=100), loaded()
     np.testing.assert_array_equal(few.train, many.train[:100])
     np.testing.assert_array_equal(few.test, many.test[:5])
@@ -82,25 +82,25 @@ def test_a_smaller_number_takes_the_first_of_the_same_faces():
 
 
 @pytest.mark.parametrize("size", [1, 31, 257])
-def test_a_size_that_is_not_offered_is_an_error_that_says_which_are(size):
+def test_an_unsupported_size_is_an_error_that_gives_the_range(size):
     message = load_error(source="avatars", image_size=size)
     assert f"data.image_size = {size}" in message and "32 to 256" in message
 
 
 @pytest.mark.parametrize("changes", [dict(avatars=8193), dict(image_size=64), dict(held_out=0.5)])
-def test_without_what_draws_them_the_error_says_which_command_installs_it(changes, without, monkeypatch, tmp_path):
+def test_without_the_drawing_packages_the_error_says_how_to_install_them(changes, without, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     message = load_error(source="avatars", **changes)
     assert "launch/env.sh avatars" in message and "dicebear-core" in message
 
 
-def test_another_version_of_what_draws_them_is_refused(monkeypatch, tmp_path):
+def test_another_version_of_the_drawing_packages_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(metadata, "version", lambda name: "99.0")
     message = load_error(source="avatars", avatars=9000, archive=str(tmp_path / "new.npz"))
     assert "99.0 is installed" in message and "launch/env.sh avatars" in message
 
 
-def test_a_file_of_faces_is_read_where_nothing_can_draw_them(without, tmp_path):
+def test_a_file_of_faces_is_read_without_the_drawing_packages(without, tmp_path):
     path = small(tmp_path / "six.npz")
     found = loaded(avatars=5, held_out=0.4, archive=path)
     np.testing.assert_array_equal(found.train, loaded(avatars=5).train)
@@ -137,11 +137,11 @@ def test_a_damaged_file_is_named(harm, tmp_path):
     assert str(path) in load_error(source="avatars", archive=str(path), avatars=6)
 
 
-def test_faces_that_the_memory_does_not_hold_are_read_from_disk(monkeypatch, tmp_path):
+def test_faces_that_do_not_fit_in_memory_are_read_from_disk(monkeypatch, tmp_path):
     path = small(tmp_path / "six.npz")
     kept = loaded(avatars=6, held_out=0.3, archive=path)
     monkeypatch.setattr(avatars, "CACHE_BYTES", 0)
-    for _ in range(2):  # laid out; found
+    for _ in range(2):  # the first writes the files, the second finds them
         lazy = loaded(avatars=6, held_out=0.3, archive=path)
         for side in ("train", "test"):
             copy = pickle.loads(pickle.dumps(getattr(lazy, side)))
@@ -150,7 +150,7 @@ def test_faces_that_the_memory_does_not_hold_are_read_from_disk(monkeypatch, tmp
 
 
 @drawing
-def test_drawn_faces_are_those_of_the_package_and_number_and_processes_do_not_matter(monkeypatch, tmp_path):
+def test_drawn_faces_equal_those_of_the_package_for_any_number_of_processes(monkeypatch, tmp_path):
     monkeypatch.setattr(avatars, "BLOCK_BYTES", 16 * 32 * 32 * 3)
     monkeypatch.setattr(avatars, "FEW", 0)
     by_one, by_two = (avatars.draw({"train": 40, "test": 2}, 32, processes) for processes in (1, 2))
@@ -166,7 +166,7 @@ def test_drawn_faces_are_those_of_the_package_and_number_and_processes_do_not_ma
 
 @drawing
 @pytest.mark.parametrize("size, expected", [(64, "af07151ddd3e9000"), (256, "bdaa13ea84fe8f99")])
-def test_larger_faces_have_the_same_bits_everywhere_and_show_the_same(size, expected):
+def test_larger_faces_have_known_bits_and_look_like_the_small_ones(size, expected):
     drawn = np.stack([faces.face(0, i, size)[0] for i in range(5)])
     assert digest(drawn) == expected
     blocks = drawn.reshape(5, 8, size // 8, 8, size // 8, 3).mean((2, 4))

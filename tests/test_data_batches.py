@@ -12,7 +12,7 @@ from vaedm_jax.errors import UserError
 
 
 def numbered(n: int) -> np.ndarray:
-    """n images of 4 x 4, in which green is the image's number and red the pixel's column."""
+    """Return n images of 4 x 4 pixels. Green is the number of the image, and red is the column of the pixel."""
     images = np.zeros((n, 4, 4, 3), np.uint8)
     images[..., 0] = np.arange(4)
     images[..., 1] = np.arange(n)[:, None, None]
@@ -38,7 +38,7 @@ def test_a_batch_depends_on_the_seed_and_its_number_alone(n, size, seed, reads):
         assert used[i].shape == (size, 4, 4, 3) and used[i].dtype == np.uint8
 
 
-def test_threads_that_share_a_pipeline_get_what_one_gets():
+def test_threads_that_share_a_pipeline_read_the_same_batches_as_one_thread():
     ds = data.pipeline(numbered(20), 6, 0, flip=True)
     with ThreadPoolExecutor(8) as pool:
         for i, batch in enumerate(pool.map(ds.__getitem__, range(30))):
@@ -52,7 +52,7 @@ def test_another_seed_gives_another_order():
 
 @given(n=st.integers(4, 40), size=st.integers(1, 4), seed=st.integers(0, 1000))
 @settings(max_examples=10, deadline=None)
-def test_every_epoch_has_each_image_once_and_batches_run_on_into_the_next(n, size, seed):
+def test_every_epoch_has_each_image_once_and_a_batch_may_span_two_epochs(n, size, seed):
     ds = data.pipeline(numbered(n), size, seed, flip=True)
     seen = [number for i in range(-(-3 * n // size)) for number in numbers(ds[i])]
     for epoch in range(3):
@@ -117,6 +117,6 @@ def test_a_batch_that_the_hosts_cannot_share_equally_is_an_error():
         data.batches(numbered(20), 10, 0, False, shard=(0, 4))
 
 
-def test_the_preview_is_of_images_at_equal_distances_and_no_more_than_there_are():
+def test_the_preview_takes_evenly_spaced_images_and_repeats_none():
     assert numbers(data.preview(numbered(6), 3)) == [0, 2, 4]
     assert numbers(data.preview(numbered(5), 9)) == [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""CIFAR-10 has the pixels of its archive, given or downloaded, and needs no TensorFlow."""
+"""CIFAR-10 has the pixels of its archive, whether it is given or downloaded, and needs no TensorFlow."""
 
 import functools
 import http.server
@@ -20,7 +20,7 @@ from vaedm_jax.data import cifar10
 
 
 def cifar_files(n: int = 3) -> dict[str, np.ndarray]:
-    """The six files of the archive with n records each, of random pixels: a label, then three planes."""
+    """Return the six files of the archive, with n random records each. A record is a label and three colour planes."""
     rng = np.random.default_rng(0)
     files = {}
     for name in [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]:
@@ -100,7 +100,7 @@ def test_a_wrong_cifar10_archive_is_an_error_and_a_right_one_mends_it(tmp_path, 
 
 @pytest.fixture
 def web_folder(tmp_path, monkeypatch):
-    """A folder and the address at which it is served."""
+    """Yield a folder and the address at which it is served."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     root = tmp_path / "web"
     root.mkdir()
@@ -114,7 +114,7 @@ def web_folder(tmp_path, monkeypatch):
         server.shutdown()
 
 
-def test_cifar10_is_downloaded_where_no_archive_is_given(tmp_path, web_folder, monkeypatch):
+def test_cifar10_is_downloaded_if_no_archive_is_given(tmp_path, web_folder, monkeypatch):
     root, address = web_folder
     monkeypatch.setattr(cifar10, "URL", f"{address}/c.tar.gz")
     message = load_error(**cifar_config(tmp_path, ""))
@@ -145,7 +145,7 @@ print(json.dumps({"tensorflow": "tensorflow" in sys.modules, "shape": batches[0]
 
 @pytest.fixture(scope="module")
 def lean_run(tmp_path_factory) -> dict:
-    """CIFAR-10 prepared and iterated by a program that then just ends, where a package `tensorflow` can be found."""
+    """Return the output of a program that reads CIFAR-10 and then just ends. A package `tensorflow` can be found."""
     root = tmp_path_factory.mktemp("lean")
     (root / "decoy" / "tensorflow").mkdir(parents=True)
     (root / "decoy" / "tensorflow" / "__init__.py").write_text("")
@@ -161,5 +161,5 @@ def test_cifar10_is_prepared_and_read_without_tensorflow_even_if_it_is_installed
     assert lean_run["tensorflow"] is False
 
 
-def test_iteration_starts_no_process_and_holds_up_no_exit(lean_run):
+def test_iteration_starts_no_process_and_does_not_delay_the_exit(lean_run):
     assert lean_run["children"] == 0 and lean_run["shape"] == [4, 32, 32, 3]

@@ -1,4 +1,4 @@
-"""A folder is read whole and left as it was, and a file that is no good is named."""
+"""A folder of images is read whole and left unchanged, and an error names a file that cannot be used."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_a_few_images_are_enough_for_both_sides(tmp_path, count):
     assert len(set(images)) == count and len(images) == max(count, 2)
 
 
-def test_images_too_many_to_keep_are_decoded_again(tmp_path, monkeypatch):
+def test_images_that_exceed_the_cache_are_decoded_again(tmp_path, monkeypatch):
     for i in range(5):
         save(tmp_path / f"{i}.png", noise(20, i))
     config = data_config(path=str(tmp_path), image_size=8, held_out=0.4)
@@ -53,7 +53,7 @@ def test_images_too_many_to_keep_are_decoded_again(tmp_path, monkeypatch):
     assert "bad.png" in load_error(path=str(tmp_path))
 
 
-def test_of_celebamask_hq_only_the_photographs_are_taken(tmp_path):
+def test_only_the_photographs_of_celebamask_hq_are_read(tmp_path):
     photographs = tmp_path / "CelebA-HQ-img"
     for i in range(4):
         save(photographs / f"{i}.jpg", noise(8, i))
@@ -72,7 +72,7 @@ def test_a_damaged_image_is_an_error_that_names_it(tmp_path):
     assert "torn.jpg" in message and "truncated" in message and "good" not in message
 
 
-def test_text_that_is_called_an_image_is_an_error_that_names_it(tmp_path):
+def test_a_text_file_with_the_ending_of_an_image_is_an_error_that_names_it(tmp_path):
     for name in ("a.png", "b.png", "c.png"):
         (tmp_path / name).write_text("this is no picture")
     message = load_error(path=str(tmp_path))
@@ -92,11 +92,11 @@ def test_an_image_of_unknown_range_is_an_error(tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_large_picture_of_the_users_own_is_read_up_to_a_bound_of_its_own(tmp_path, monkeypatch):
+def test_a_large_picture_is_read_up_to_data_max_pixels(tmp_path, monkeypatch):
     for i, ending in enumerate(("png", "jpg", "bmp", "ppm", "webp")):
         save(tmp_path / f"{i}.{ending}", noise(32, i))
     whole = data.load(data_config(path=str(tmp_path), image_size=8)).train
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow refuses twice as many, and warns of more than these
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # Pillow warns above this number and refuses above twice of it
     again = data.load(data_config(path=str(tmp_path), image_size=8, max_pixels=1024)).train
     for one, other in zip(whole, again, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -105,7 +105,7 @@ def test_a_large_picture_of_the_users_own_is_read_up_to_a_bound_of_its_own(tmp_p
     assert "0.png" in message and "32 x 32 pixels" in message and "data.max_pixels = 1,023" in message
 
 
-def test_so_is_a_large_tiff_whose_reader_has_the_limit_too(tmp_path, monkeypatch):
+def test_a_large_tiff_is_read_although_its_reader_has_a_limit_too(tmp_path, monkeypatch):
     for i in range(2):
         save(tmp_path / f"{i}.tiff", noise(32, i))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
@@ -116,8 +116,8 @@ def test_so_is_a_large_tiff_whose_reader_has_the_limit_too(tmp_path, monkeypatch
     assert Image.MAX_IMAGE_PIXELS == 100, "the limit for all others is left as it was"
 
 
-def test_a_jpeg_at_a_reduced_scale_is_near_to_the_whole_one(tmp_path, monkeypatch):
-    """A smooth picture of 1,024 pixels a side is decoded at an eighth for 64, and resized from there."""
+def test_a_jpeg_decoded_at_a_reduced_scale_is_near_the_whole_one(tmp_path, monkeypatch):
+    """For 64 x 64 pixels, a smooth picture of 1,024 x 1,024 is decoded at an eighth of its size and then resized."""
     x, y = np.meshgrid(np.linspace(0, 6, 1024), np.linspace(0, 4, 1024))
     waves = np.stack([np.sin(x + y), np.cos(x * y / 4), np.sin(y - x)], axis=-1)
     picture = Image.fromarray(np.uint8(np.rint(127.5 + 120 * waves)))

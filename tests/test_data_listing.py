@@ -1,4 +1,4 @@
-"""Which files under a folder are images: all that Pillow reads, each once; the rest is counted, by ending."""
+"""The images under a folder are all files that Pillow reads, each once. Other files are counted by ending."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def test_every_ending_that_pillow_reads_is_an_image(tmp_path, ending):
     assert len(dataset.train) + len(dataset.test) == 3
 
 
-def test_what_is_left_out_is_counted_by_ending(tmp_path, capsys):
+def test_files_that_are_left_out_are_counted_by_ending(tmp_path, capsys):
     for name in ("a.png", "b.txt", "c.TXT", "d.eps", "e", "sub/f.mpg", ".hidden.txt", "g\n.x\ny"):
         save(tmp_path / name, noise(8)) if name == "a.png" else (tmp_path / name).parent.mkdir(exist_ok=True)
         name == "a.png" or (tmp_path / name).write_bytes(b"x")
@@ -57,7 +57,7 @@ def test_what_is_left_out_is_counted_by_ending(tmp_path, capsys):
         assert part in said
 
 
-def test_a_file_that_starts_other_programs_is_not_opened_whatever_it_is_called(tmp_path):
+def test_a_format_that_starts_other_programs_is_refused_under_any_name(tmp_path):
     save(tmp_path / "a.png", noise(8))
     (tmp_path / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
     message = load_error(path=str(tmp_path), image_size=8)
@@ -77,13 +77,13 @@ def test_links_to_folders_are_followed_and_no_file_is_taken_twice(tmp_path):
     (other / "back").symlink_to(root)
     (root / "0.png").symlink_to(root / "in" / "0.png")
     (root / "itself").symlink_to(root / "itself")
-    os.link(root / "in" / "0.png", root / "in" / "hard.png")  # another name that somebody gave on purpose
+    os.link(root / "in" / "0.png", root / "in" / "hard.png")  # somebody gave the second name on purpose
     expected = ["a/0.png", "a/1.png", "a/2.png", "in/0.png", "in/1.png", "in/2.png", "in/hard.png"]
     assert names(root) == expected
     assert len(set(names(root))) == len(names(root))
 
 
-def test_a_run_of_before_reads_what_it_read(tmp_path):
+def test_an_earlier_run_reads_the_same_files_as_before(tmp_path):
     root, other = tmp_path / "root", tmp_path / "other"
     save(root / "a.png", noise(8))
     noise(8).save(root / "b.ppm")
@@ -113,7 +113,7 @@ def test_the_pictures_of_a_run_directory_among_images_are_left_out(run, tmp_path
     assert len(names(tmp_path)) == 5
 
 
-def test_a_new_directory_among_the_images_is_refused(refused, tmp_path, untrained, configs):
+def test_a_new_run_directory_among_the_images_is_refused(refused, tmp_path, untrained, configs):
     for i in range(40):
         save(tmp_path / "pics" / f"{i}.png", noise(16, i))
     (tmp_path / "to_pics").symlink_to(tmp_path / "pics")
@@ -126,8 +126,8 @@ def test_a_new_directory_among_the_images_is_refused(refused, tmp_path, untraine
     assert main(["main", *beside, f"--workdir={tmp_path}/pics2"]) == 0
 
 
-def test_names_that_cannot_be_printed_are_read_and_told_on_one_line(tmp_path, capsys):
-    """Bytes that are no UTF-8, new lines and escape sequences, in files that are read, left out, and broken."""
+def test_unprintable_names_are_read_and_reported_on_one_line(tmp_path, capsys):
+    """Names with bytes that are not UTF-8, newlines and escape sequences. The files are read, left out or broken."""
     odd = [os.fsdecode(b"caf\xe9\n.png"), "a\x1b[2J.png", "b\u2028c.png"]
     for i, name in enumerate(odd):
         save(tmp_path / "in\nside" / name, noise(16, i))
@@ -150,7 +150,7 @@ def test_names_that_cannot_be_printed_are_read_and_told_on_one_line(tmp_path, ca
     assert message.isprintable() and r"caf\xe9\n.png is a named pipe" in message
 
 
-def test_a_run_in_a_directory_of_such_a_name_is_reported(tmp_path):
+def test_a_run_in_a_directory_with_an_unprintable_name_has_a_report(tmp_path):
     workdir = tmp_path / os.fsdecode(b"r\xe9\nun")
     rundir.claim(workdir, tiny_config(**{"data.path": str(workdir / "pics"), "data.category": ""}))
     page = write_report(workdir).read_bytes().decode()

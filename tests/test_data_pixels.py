@@ -1,4 +1,4 @@
-"""An image file of any size, mode and orientation becomes the RGB pixels that one sees."""
+"""An image file of any size, mode and orientation becomes the RGB pixels that a viewer shows."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from vaedm_jax import data
 
 
 def quadrants(size: int) -> Image.Image:
-    """Red and green above, blue and yellow below."""
+    """Return an image with red and green quadrants above, and blue and yellow ones below."""
     image = np.array([[RED, GREEN], [BLUE, YELLOW]], np.uint8)
     return Image.fromarray(image.repeat(size // 2, 0).repeat(size // 2, 1))
 
 
 def load_one(root: Path, size: int) -> np.ndarray:
-    """The only image of a folder."""
+    """Load the only image of a folder."""
     dataset = data.load(data_config(path=str(root), image_size=size))
     assert len(dataset.train) == 1
     return np.asarray(dataset.train[0])
@@ -29,7 +29,7 @@ def test_an_image_of_the_right_size_keeps_its_pixels(tmp_path):
     np.testing.assert_array_equal(load_one(tmp_path, 8), noise(8))
 
 
-def test_the_short_side_is_fitted_and_the_centre_cut_out(tmp_path):
+def test_the_short_side_is_scaled_and_the_centre_is_cropped(tmp_path):
     wide = Image.fromarray(np.array([[RED, GREEN, GREEN, BLUE]], np.uint8).repeat(16, 0).repeat(8, 1))
     save(tmp_path / "wide.png", wide)
     image = load_one(tmp_path, 8).astype(int)
@@ -38,13 +38,13 @@ def test_the_short_side_is_fitted_and_the_centre_cut_out(tmp_path):
     assert np.abs(image - GREEN).mean() < 16
 
 
-def test_what_is_finer_than_the_pixels_is_averaged(tmp_path):
+def test_detail_finer_than_a_pixel_is_averaged(tmp_path):
     checkerboard = np.indices((256, 256)).sum(0) % 2 * 255
     save(tmp_path / "a.png", Image.fromarray(checkerboard.astype(np.uint8)))
     assert np.abs(load_one(tmp_path, 16).astype(int) - 128).max() <= 2
 
 
-def test_a_large_jpeg_looks_like_its_pixels_averaged(tmp_path):
+def test_a_large_jpeg_is_reduced_to_the_averages_of_its_pixels(tmp_path):
     ramp = np.add.outer(np.arange(512), np.arange(512)) / 1022 * 255
     pixels = np.stack([ramp, ramp[::-1], np.full_like(ramp, 90)], -1).astype(np.uint8)
     save(tmp_path / "a.jpg", Image.fromarray(pixels), quality=95)
@@ -52,7 +52,7 @@ def test_a_large_jpeg_looks_like_its_pixels_averaged(tmp_path):
     assert np.abs(load_one(tmp_path, 16) - expected).max() < 4
 
 
-# What is seen at the top left, top right, bottom left and bottom right after each turn that EXIF can ask for.
+# For each EXIF orientation, the colours at the top left, top right, bottom left and bottom right.
 TURNS = {
     1: (RED, GREEN, BLUE, YELLOW),
     2: (GREEN, RED, YELLOW, BLUE),
@@ -66,7 +66,7 @@ TURNS = {
 
 
 @pytest.mark.parametrize("orientation", TURNS)
-def test_photographs_stand_upright_as_exif_says(tmp_path, orientation):
+def test_photographs_are_turned_as_their_exif_orientation_says(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     save(tmp_path / "a.jpg", quadrants(32), exif=exif, quality=95, subsampling=0)
@@ -75,7 +75,7 @@ def test_photographs_stand_upright_as_exif_says(tmp_path, orientation):
 
 
 def translucent(mode: str) -> tuple[Image.Image, dict]:
-    """Pure blue (or black), opaque at the left and transparent at the right, and how to save it."""
+    """Return a blue (or black) image, opaque on the left and transparent on the right, and the options to save it."""
     layer = Image.new("RGBA", (8, 8), (0, 0, 255, 0))
     layer.paste((0, 0, 255, 255), (0, 0, 4, 8))
     if mode == "RGBA":
@@ -91,7 +91,7 @@ def translucent(mode: str) -> tuple[Image.Image, dict]:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P, a table", "P, one colour"])
-def test_what_is_transparent_becomes_white(tmp_path, mode):
+def test_transparent_pixels_become_white(tmp_path, mode):
     image, options = translucent(mode)
     save(tmp_path / "a.png", image, **options)
     pixels = load_one(tmp_path, 8)
@@ -99,7 +99,7 @@ def test_what_is_transparent_becomes_white(tmp_path, mode):
     assert (pixels[:, 4:] == 255).all()
 
 
-def test_half_transparent_is_half_white(tmp_path):
+def test_half_transparent_pixels_are_blended_with_white(tmp_path):
     save(tmp_path / "a.png", Image.new("RGBA", (8, 8), (0, 0, 0, 127)))
     assert (load_one(tmp_path, 8) == 128).all()
 
@@ -127,7 +127,7 @@ def test_every_mode_becomes_rgb(tmp_path, name, image, left, right):
     assert (pixels[:4, :4] == left).all() and (pixels[:4, 4:] == right).all()
 
 
-def test_of_an_animation_the_first_frame_counts(tmp_path):
+def test_the_first_frame_of_an_animation_is_used(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     save(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:])
     assert (load_one(tmp_path, 8) == RED).all()

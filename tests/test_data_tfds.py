@@ -1,4 +1,4 @@
-"""Other data sets of tfds are read as they were prepared, or it is said how to prepare them."""
+"""Data sets of tfds are read as they were prepared. If one is not prepared, the error says how to prepare it."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from vaedm_jax import data
 
 
 def prepare(root: Path, features: dict, splits: dict[str, list[dict]]) -> None:
-    """Prepares a data set named 'tiny_set' under `root`."""
+    """Prepare a data set named 'tiny_set' under `root`."""
 
     class TinySet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
@@ -39,7 +39,7 @@ def png_examples(count: int, size: int = 8) -> list[dict]:
 
 
 @pytest.mark.parametrize("held_out_split", ["test", "validation"])
-def test_a_split_for_testing_is_the_held_out_side(tmp_path, held_out_split):
+def test_a_test_or_validation_split_is_held_out(tmp_path, held_out_split):
     prepare(tmp_path, PNG, {"train": png_examples(6), held_out_split: png_examples(2)})
     dataset = data.load(data_config(source="tiny_set", tfds_dir=str(tmp_path), image_size=8))
     assert dataset.name == "tiny_set"
@@ -47,7 +47,7 @@ def test_a_split_for_testing_is_the_held_out_side(tmp_path, held_out_split):
     np.testing.assert_array_equal(dataset.train[5], noise(8, 5))
 
 
-def test_where_there_is_only_train_a_share_is_held_out(tmp_path):
+def test_a_share_of_train_is_held_out_if_it_is_the_only_split(tmp_path):
     prepare(tmp_path, PNG, {"train": png_examples(40)})
     dataset = data.load(data_config(source="tiny_set", tfds_dir=str(tmp_path), image_size=8, held_out=0.25))
     sides = [{image.tobytes() for image in side} for side in (dataset.train, dataset.test)]
@@ -72,7 +72,7 @@ def test_a_data_set_without_images_is_an_error_that_names_its_features(tmp_path)
     assert "no feature 'image'" in message and "text" in message and "label" in message
 
 
-def test_an_image_that_is_no_picture_is_an_error(tmp_path):
+def test_a_feature_image_of_another_type_is_an_error(tmp_path):
     features = {"image": tfds.features.Tensor(shape=(2,), dtype=np.int64)}
     prepare(tmp_path, features, {"train": [{"image": np.zeros(2, np.int64)}]})
     assert "Tensor" in load_error(source="tiny_set", tfds_dir=str(tmp_path))
@@ -85,7 +85,7 @@ def test_a_data_set_without_a_train_split_is_an_error(tmp_path):
 
 def test_a_data_set_without_random_access_is_an_error_that_says_how_to_prepare_it(tmp_path):
     prepare(tmp_path, PNG, {"train": png_examples(2)})
-    for path in tmp_path.glob("tiny_set/1.0.0/*"):  # only TensorFlow can write the other format
+    for path in tmp_path.glob("tiny_set/1.0.0/*"):  # renamed, since only TensorFlow can write tfrecord files
         if path.name == "dataset_info.json":
             path.write_text(path.read_text().replace("array_record", "tfrecord"))
         path.rename(path.with_name(path.name.replace("array_record", "tfrecord")))
@@ -93,7 +93,7 @@ def test_a_data_set_without_random_access_is_an_error_that_says_how_to_prepare_i
     assert "--file_format=array_record" in message
 
 
-def test_a_data_set_that_is_not_prepared_is_an_error_that_says_how(tmp_path):
+def test_a_data_set_that_is_not_prepared_is_an_error_that_says_how_to_prepare_it(tmp_path):
     message = load_error(source="mnist", tfds_dir=str(tmp_path))
     assert "not prepared" in message and "tfds build mnist --file_format=array_record" in message
 
@@ -105,7 +105,7 @@ def test_an_unknown_name_is_an_error_that_says_what_to_give(tmp_path, name):
 
 
 def foreign(root: Path, change) -> Path:
-    """A prepared data set, of whose features the file says something else."""
+    """Prepare a data set, rewrite its features.json by `change`, and return its folder."""
     prepare(root, PNG, {"train": png_examples(6)})
     (folder,) = root.glob("tiny_set/*")
     file = folder / "features.json"
@@ -113,7 +113,7 @@ def foreign(root: Path, change) -> Path:
     return folder
 
 
-def test_code_that_the_files_of_a_data_set_name_is_not_run(tmp_path, monkeypatch):
+def test_code_named_in_the_files_of_a_data_set_is_not_run(tmp_path, monkeypatch):
     (tmp_path / "payload_of_files.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
     image = "tensorflow_datasets.core.features.image_feature.Image"
@@ -123,7 +123,7 @@ def test_code_that_the_files_of_a_data_set_name_is_not_run(tmp_path, monkeypatch
         assert "payload_of_files.Image" in message and not (tmp_path / "ran").exists()
 
 
-def test_records_that_are_said_to_lie_on_the_network_are_not_fetched(tmp_path):
+def test_records_on_the_network_are_not_fetched(tmp_path):
     folder = foreign(tmp_path, lambda text: text)
     info = folder / "dataset_info.json"
     template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"

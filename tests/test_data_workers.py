@@ -1,4 +1,4 @@
-"""Worker processes make the batches that threads make, leave signals to the training process, and end with it."""
+"""Worker processes make the same batches as threads, leave signals to the training process, and end with it."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ def test_the_batches_do_not_depend_on_the_number_of_workers(workers):
 
 
 def state_of_jax(_: int) -> np.ndarray:
-    """Pixels that say whether JAX has looked for devices in this process, and which it would take."""
+    """Return pixels that say if JAX has started here, if it is limited to the CPU, and which process this is."""
     import jax
     from jax._src import xla_bridge
 
@@ -62,13 +62,13 @@ def test_a_worker_leaves_the_accelerators_alone(monkeypatch):
 
 
 def alive(pid: int) -> bool:
-    """Whether the process exists, and is not just waiting to be counted out."""
+    """Return whether the process exists and is not a zombie."""
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_signals_reach_the_parent_alone_and_workers_end_with_it(tmp_path):
+def test_workers_ignore_signals_and_end_with_their_parent(tmp_path):
     (tmp_path / "endless.py").write_text(ENDLESS)
     command = [sys.executable, str(tmp_path / "endless.py")]
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -77,7 +77,7 @@ def test_signals_reach_the_parent_alone_and_workers_end_with_it(tmp_path):
     workers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(workers) == 2 and all(map(alive, workers))
     for number in (signal.SIGINT, signal.SIGTERM):
-        os.killpg(process.pid, number)  # as a terminal and a scheduler do
+        os.killpg(process.pid, number)  # to the whole group, as a terminal and a scheduler do
         assert process.stdout.readline().split() == [str(int(number))]
         assert all(map(alive, workers))
     process.kill()

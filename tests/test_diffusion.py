@@ -1,4 +1,4 @@
-"""The diffusion process: its schedule, its steps, what it shows the network, and its chains, against the paper's."""
+"""The diffusion process agrees with the paper: its schedule, the network's inputs, the loss, and the chains."""
 
 import re
 from dataclasses import replace
@@ -37,7 +37,7 @@ def keys(n, seed=0):
 
 
 def close(got, want, tolerance=1e-5):
-    """Within `tolerance` of the largest value."""
+    """Assert that `got` is `want`, within `tolerance` of the largest absolute value."""
     want = np.asarray(want, np.float64)
     np.testing.assert_allclose(np.asarray(got, np.float64), want, rtol=0, atol=tolerance * np.abs(want).max())
 
@@ -47,7 +47,11 @@ some_steps = st.sets(st.integers(0, T - 1), min_size=1, max_size=8).map(lambda s
 
 @st.composite
 def respaced(draw):
-    """Any linear schedule at any of its steps: (alpha_bar at these steps, as a product of its alphas; the schedule)."""
+    """Draw a linear schedule and some of its steps.
+
+    Returns:
+      alpha_bar at these steps, as a product of alphas, and the respaced schedule.
+    """
     n, first, last = draw(st.integers(2, 40)), draw(st.floats(1e-4, 0.1)), draw(st.floats(0.1, 0.6))
     steps = np.array(sorted(draw(st.sets(st.integers(0, n - 1), min_size=1))))
     alpha = [1 - first - (last - first) * i / (n - 1) for i in range(n)]
@@ -58,7 +62,7 @@ def respaced(draw):
 # --- the schedule
 
 
-def test_the_schedule_is_the_papers():
+def test_the_schedule_is_that_of_the_paper():
     np.testing.assert_allclose(FULL.beta, BETA, rtol=1e-11)
     np.testing.assert_allclose(FULL.alpha_bar, ALPHA_BAR, rtol=1e-12)
     assert FULL.alpha_bar.dtype == np.float64
@@ -87,7 +91,7 @@ def test_respacing_keeps_the_marginals(steps):
 
 @properties(20)
 @given(respaced())
-def test_log_variances_are_finite_and_named_after_what_they_hold(chain):
+def test_log_variances_are_finite_and_match_their_names(chain):
     _, schedule = chain
     small, large = (schedule.log_variance(name) for name in VARIANCES)
     np.testing.assert_allclose(np.exp(small[1:]), schedule.posterior_variance[1:])
@@ -98,7 +102,7 @@ def test_log_variances_are_finite_and_named_after_what_they_hold(chain):
         assert small[0] == small[1]
 
 
-# --- which steps
+# --- the forward process, the inputs of the network, and the loss
 
 
 @properties(20)
@@ -143,12 +147,17 @@ def test_loss_is_the_mean_squared_error_of_each_image():
 
 
 def network(x_t, t, x_hat, np=jnp):
-    """A stand-in, nonlinear in everything that it is shown."""
+    """Return the output of a stand-in for the network. It depends on all inputs, nonlinearly on x_t and x_hat."""
     return np.tanh(x_t + 0.5 * x_hat) * np.cos(x_hat) + 0.2 * t[:, None, None, None] / T
 
 
 def algorithm_2(steps, x, x_hat, z, clip):
-    """The paper's Algorithm 2, in its x and its count from 1, with eq. 17 and 18; steps: what t = 1, 2, ... visit."""
+    """Run the paper's Algorithm 2 with eq. 17 and 18, in x, with t from 1 to N. Return x - x_hat.
+
+    Args:
+      steps: [N], the steps of the full chain that t = 1, 2, ... visit.
+      z: [N, B, H, W, C], the noise of each reverse step.
+    """
     alpha_bar = [1.0, *ALPHA_BAR[steps]]
     for t in range(len(steps), 0, -1):
         a, a_prev = alpha_bar[t], alpha_bar[t - 1]
@@ -167,7 +176,7 @@ def algorithm_2(steps, x, x_hat, z, clip):
 
 @properties(8)
 @given(some_steps, st.integers(0, 99), st.booleans())
-def test_formulation_2_is_the_papers_chain_in_x(steps, seed, clip):
+def test_formulation_2_is_algorithm_2_of_the_paper(steps, seed, clip):
     x_hat, eps, z = (normal((seed, i), *s) for i, s in enumerate([(2, *SHAPE), (2, *SHAPE), (len(steps), 2, *SHAPE)]))
     want = algorithm_2(steps, x_hat + eps, x_hat, z, clip)
     predict = predictor(Eps(), FORMULATIONS["form2"], network, jnp.asarray(x_hat, jnp.float32))
@@ -217,10 +226,10 @@ def test_the_memory_of_a_chain_does_not_grow_with_its_steps(sampler):
         return run.lower(keys(64)).compile().memory_analysis().temp_size_in_bytes
 
     image_bytes = 4 * 64 * np.prod(SHAPE)
-    assert memory(400) < memory(4) + image_bytes < 100 * image_bytes  # an image a step would be 396 more
+    assert memory(400) < memory(4) + image_bytes < 100 * image_bytes  # an image for each step would add 396
 
 
-def test_truncated_to_the_whole_chain_is_the_whole_chain():
+def test_a_chain_truncated_to_all_steps_is_the_whole_chain():
     assert spacing.uniform(T, T).tolist() == spacing.even(T, T).tolist() == list(range(T))
     whole, truncated = (
         images(Chain(steps=20, start=start), keys(2), full=linear_schedule(20)) for start in ("noise", "truncated")
@@ -230,7 +239,7 @@ def test_truncated_to_the_whole_chain_is_the_whole_chain():
 
 @pytest.mark.parametrize(("t_start", "steps"), [(0, 1), (1, 1), (1, 2), (10, 11), (500, 1), (500, 7), (999, 7)])
 def test_warm_start_begins_at_x_hat_noised_to_t_start(t_start, steps):
-    """Where no noise is predicted, DDIM only rescales: u_0 = u_start / sqrt(alpha_bar_start), whatever the steps."""
+    """If no noise is predicted, DDIM only rescales: u_0 = u_start / sqrt(alpha_bar_start), for any steps."""
 
     def run(**how):
         return images(Chain("ddim", clip=False, **how), keys(2), jnp.asarray(x_hat, jnp.float32), silent)
@@ -241,7 +250,7 @@ def test_warm_start_begins_at_x_hat_noised_to_t_start(t_start, steps):
 
 
 def visited(chain, predict_noise, keys, shape):
-    """What the network is shown on the way: steps [N], and u [N, B, H, W, C]."""
+    """Run a chain and return what the network was shown: the steps [N] and u [N, B, H, W, C]."""
     seen = []
 
     def watch(u, t):
@@ -266,7 +275,7 @@ def no_noise(j):
     raise AssertionError("noise was asked for")
 
 
-def test_ddim_draws_no_noise_on_the_way_unless_eta_is_set():
+def test_ddim_adds_no_noise_in_its_steps_unless_eta_is_set():
     schedule, u = respace(FULL, spacing.even(T, 5)), jnp.asarray(normal(0, 2, *SHAPE), jnp.float32)
     samplers.reverse(by_noise(stand_in), samplers.ddim(schedule).trimmed(), u, no_noise)
     for table in (samplers.ddim(schedule, 0.1), samplers.ddpm(schedule)):
@@ -284,7 +293,7 @@ def test_a_single_step_returns_the_estimate_of_the_clean_image(start):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_clipping_bounds_the_images_and_is_a_choice(sampler):
+def test_images_are_bounded_only_if_they_are_clipped(sampler):
     def absurd(u, t):
         return 1e3 * jnp.cos(t)[:, None, None, None] * jnp.ones_like(u)
 
@@ -292,7 +301,7 @@ def test_clipping_bounds_the_images_and_is_a_choice(sampler):
     assert np.abs(clipped).max() == 1 and np.abs(free).max() > 1
 
 
-def test_chains_that_draw_other_images_have_other_labels():
+def test_chains_that_draw_different_images_have_different_names():
     changes = [
         {}, {"sampler": "ddim"}, {"sampler": "ddim", "eta": 1.0}, {"variance": "fixedlarge"}, {"steps": 10},
         {"start": "warm"}, {"start": "warm", "t_start": 400}, {"start": "truncated"}, {"spacing": "uniform"},
@@ -308,7 +317,7 @@ def test_chains_that_draw_other_images_have_other_labels():
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0])
 @pytest.mark.parametrize("chain", [*CHAINS, Chain(steps=50, spacing="quadratic"), Chain("heun", 1, spacing="uniform")])
-def test_a_chain_says_where_it_begins_and_what_it_evaluates(chain, guidance):
+def test_a_chain_describes_its_start_and_its_number_of_evaluations(chain, guidance):
     seen, _ = visited(chain, silent, keys(1), (1, 1, 1))
     chain = replace(chain, guidance=guidance)
     told = chain.describe(FULL)
@@ -321,11 +330,11 @@ def test_a_chain_says_where_it_begins_and_what_it_evaluates(chain, guidance):
     assert (f"{evaluations} evaluations" in told) == (evaluations != steps)
 
 
-def test_chains_of_one_number_of_steps_that_were_asked_for_differently_have_other_names():
+def test_chains_of_equal_length_have_different_names_if_their_setting_of_steps_differs():
     asked = range(900, T)
     assert len({len(spacing.quadratic(T, n)) for n in asked}) < len(asked)
     assert len({Chain(steps=n, spacing="quadratic").name(FULL) for n in asked}) == len(asked)
 
 
-def test_chains_are_hashable_so_that_programs_can_be_kept_by_them():
+def test_chains_are_hashable_and_compared_by_value():
     assert len({Chain(), Chain(steps=1000), Chain(steps=10)}) == 2

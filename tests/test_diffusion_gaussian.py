@@ -1,8 +1,8 @@
-"""Where everything is Gaussian and known in closed form: marginals, posteriors, the noise, and Gaussian data.
+"""Gaussian cases that are known in closed form: marginals, posteriors, the noise, and chains for Gaussian data.
 
-For data N(m, C) the best prediction of the noise is linear, so a reverse chain without clipping is an affine map of its
-start and of its noise, and what it draws is again Gaussian. That map is read off the code by giving it unit inputs,
-and is compared with the one that follows from Bayes' rule in NumPy.
+For data N(m, C), the best prediction of the noise is linear. A reverse chain without clipping is then an affine map of
+its start and of its noise, and its samples are Gaussian. The tests measure that map with unit inputs. They compare it
+with the map that follows from Bayes' rule, computed in NumPy.
 """
 
 from functools import cache
@@ -35,10 +35,10 @@ from vaedm_jax.diffusion.schedule import linear_schedule, respace
 
 
 def bayes(alpha_bar_s, alpha_bar_t):
-    """q(u_s | u_t, x_0) for s before t: coefficients of x_0 and of u_t in its mean, and its variance.
+    """Return q(u_s | u_t, x_0) for s before t: the coefficients of x_0 and of u_t in its mean, and its variance.
 
-    The product of the prior N(u_s; sqrt(alpha_bar_s) x_0, 1 - alpha_bar_s) and the likelihood
-    N(u_t; sqrt(alpha) u_s, 1 - alpha): precisions add, and means are weighted by them.
+    It is proportional to the prior N(u_s; sqrt(alpha_bar_s) x_0, 1 - alpha_bar_s) times the likelihood
+    N(u_t; sqrt(alpha) u_s, 1 - alpha). Their precisions add up and are the weights of their means.
     """
     if alpha_bar_s == 1:
         return 1.0, 0.0, 0.0
@@ -48,10 +48,10 @@ def bayes(alpha_bar_s, alpha_bar_t):
     return prior * np.sqrt(alpha_bar_s) / total, likelihood / np.sqrt(alpha) / total, 1 / total
 
 
-def test_iterating_equations_13_and_14_gives_15():
+def test_iterating_equations_13_and_14_gives_equation_15():
     x_0, x_hat = normal(0, 1, *SHAPE), normal(1, 1, *SHAPE)
     mean, variance = np.sqrt(1 - BETA[0]) * x_0 + x_hat, BETA[0]  # eq. 14
-    for t in range(1, T + 1):  # as the paper counts
+    for t in range(1, T + 1):  # from 1, as in the paper
         if t > 1:  # eq. 13
             root = np.sqrt(1 - BETA[t - 1])
             mean, variance = root * mean + (1 - root) * x_hat, root**2 * variance + BETA[t - 1]
@@ -62,7 +62,7 @@ def test_iterating_equations_13_and_14_gives_15():
 
 @properties(50)
 @given(respaced())
-def test_posterior_is_bayes_rule(chain):
+def test_the_posterior_is_that_of_bayes_rule(chain):
     alpha_bar, schedule = chain
     np.testing.assert_allclose(schedule.alpha_bar, alpha_bar, rtol=1e-12)
     want = np.array([bayes(s, t) for s, t in zip([1.0, *alpha_bar[:-1]], alpha_bar, strict=True)]).T
@@ -75,7 +75,7 @@ def test_posterior_is_bayes_rule(chain):
 
 
 def test_marginals_and_posteriors_are_those_of_the_simulated_chain():
-    """All moments of u_t <- sqrt(1 - beta_t) u_{t-1} + sqrt(beta_t) eps, at some of its steps, from 200,000 runs."""
+    """The moments are those of 200,000 runs of u_t <- sqrt(1 - beta_t) u_{t-1} + sqrt(beta_t) eps, at some steps."""
     n, x_0, beta, steps = 200_000, 1.5, np.linspace(0.02, 0.4, 12), np.array([0, 3, 4, 8, 11])
     schedule = respace(linear_schedule(12, 0.02, 0.4), steps)
     rng, u, runs = np.random.default_rng(0), np.full(n, x_0), []
@@ -92,7 +92,7 @@ def test_marginals_and_posteriors_are_those_of_the_simulated_chain():
     np.testing.assert_allclose(scale**2, runs.var(axis=1), atol=2 * tolerance)
 
     of_x_0, of_u_t = schedule.posterior_mean()
-    for i in range(1, 5):  # the regression of u_{t-1} on u_t, x_0 being fixed
+    for i in range(1, 5):  # the regression of u_{t-1} on u_t, for a fixed x_0
         before, after = runs[i - 1], runs[i]
         slope = np.cov(before, after)[0, 1] / after.var()
         assert of_u_t[i] == pytest.approx(slope, abs=tolerance)
@@ -101,7 +101,7 @@ def test_marginals_and_posteriors_are_those_of_the_simulated_chain():
 
 
 def test_all_noise_is_standard_normal_and_independent():
-    """With no noise predicted the DDPM's mean is u_t / sqrt(alpha_t), so that each step's noise can be read off."""
+    """If no noise is predicted, the mean of a DDPM step is u_t / sqrt(alpha_t). The rest is the noise of the step."""
     shape, n = (32, 64, 2), 5
     steps, u = visited(Chain(steps=n, clip=False), silent, keys(3), shape)
     noise = [*u[0]]
@@ -114,7 +114,7 @@ def test_all_noise_is_standard_normal_and_independent():
     assert np.abs(np.corrcoef(noise) - np.eye(3 * n)).max() < bound
 
 
-# --- Gaussian data, four pixels
+# --- Gaussian data of four pixels
 
 D = 4
 MEAN = np.array([0.4, -0.3, 0.1, 0.6])
@@ -132,7 +132,10 @@ SAMPLERS = {
 
 
 def best_predictor(mean, axes, variances):
-    """E[eps | u_t] for x_0 ~ N(mean, axes diag(variances) axes'), by the eigenvectors of the covariance of u_t."""
+    """Return the function E[eps | u_t] for x_0 ~ N(mean, axes diag(variances) axes').
+
+    The columns of `axes` are also the eigenvectors of the covariance of u_t.
+    """
     gain = np.sqrt(1 - ALPHA_BAR)[:, None] / (ALPHA_BAR[:, None] * variances + 1 - ALPHA_BAR[:, None])
     gain, centre, axes = (jnp.asarray(v, jnp.float32) for v in (gain, np.sqrt(ALPHA_BAR)[:, None] * mean, axes))
 
@@ -145,9 +148,10 @@ def best_predictor(mean, axes, variances):
 
 
 def read_off(table, predict_noise):
-    """The affine map that `reverse` is, from its values at zero and at unit inputs.
+    """Measure the affine map that `reverse` computes, from its values at zero and at unit inputs.
 
-    Returns: its value at zero [D], and its matrix [D, D + N D]: columns of the start and of each step's noise.
+    Returns:
+      The value at zero [D], and the matrix [D, D + N D]. Its columns belong to the start and to the noise of each step.
     """
     n = len(table.t)
     inputs = np.concatenate([np.zeros((1, D + n * D)), np.eye(D + n * D)]).astype(np.float32)
@@ -161,21 +165,19 @@ def read_off(table, predict_noise):
 
 
 def first_principles(steps, sampler):
-    """The same map from p(u_s | u_t) = q(u_s | u_t, x_0 = E[x_0 | u_t]), step by step."""
+    """Compute the same map step by step, from p(u_s | u_t) = q(u_s | u_t, x_0 = E[x_0 | u_t])."""
     mean, factor = np.zeros(D), np.eye(D)
     for t, s in zip(ALPHA_BAR[steps][::-1], [*ALPHA_BAR[steps][-2::-1], 1.0], strict=True):
         of_x_0, of_u_t, variance = bayes(s, t)
-        if sampler.startswith(
-            "eta"
-        ):  # any variance will do, if the mean keeps q(u_s | x_0): solve for its coefficients
+        if sampler.startswith("eta"):
+            # The variance may be any, if the mean keeps q(u_s | x_0). This gives the coefficients of the mean.
             variance *= float(sampler.split()[1]) ** 2
             of_u_t = np.sqrt((1 - s - variance) / (1 - t))
             of_x_0 = np.sqrt(s) - of_u_t * np.sqrt(t)
         if sampler == "fixedlarge":
             variance = 1 - t / s if s < 1 else 0.0
-        gain = (
-            np.sqrt(t) * COVARIANCE @ np.linalg.inv(t * COVARIANCE + (1 - t) * np.eye(D))
-        )  # E[x_0 | u_t], linear in u_t
+        # E[x_0 | u_t] is linear in u_t, with this matrix.
+        gain = np.sqrt(t) * COVARIANCE @ np.linalg.inv(t * COVARIANCE + (1 - t) * np.eye(D))
         mean = of_x_0 * (MEAN + gain @ (mean - np.sqrt(t) * MEAN)) + of_u_t * mean
         factor = np.hstack([(of_x_0 * gain + of_u_t * np.eye(D)) @ factor, np.sqrt(variance) * np.eye(D)])
     return mean, factor
@@ -196,15 +198,15 @@ def test_the_chain_is_the_affine_map_that_bayes_rule_gives(sampler, n):
 
 
 @pytest.mark.parametrize("sampler", ["fixedsmall", "fixedlarge", "eta 0", "eta 1"])
-def test_more_steps_come_nearer_to_the_data(sampler):
+def test_more_steps_bring_the_samples_closer_to_the_data(sampler):
     means, factors = zip(*(chain_map(sampler, n) for n in (10, 25, 50, 100, 250)), strict=True)
     errors = [np.linalg.norm(factor @ factor.T - COVARIANCE) for factor in factors]
     assert (np.diff(errors) < 0).all() and errors[-1] < 0.05 * np.linalg.norm(COVARIANCE)
-    np.testing.assert_allclose(means, np.tile(MEAN, (5, 1)), atol=5e-3)  # DDIM keeps what noise at T is off by
+    np.testing.assert_allclose(means, np.tile(MEAN, (5, 1)), atol=5e-3)  # DDIM keeps the error of a start at N(0, I)
 
 
 def test_fixedlarge_is_exact_for_white_data():
-    """On N(0, I) every reverse step keeps N(0, I), whatever the steps; the last one only drops its noise."""
+    """For data N(0, I), every reverse step keeps N(0, I), for any steps. Only the last step omits its noise."""
     steps = spacing.quadratic(T, 12)
     table = samplers.ddpm(respace(FULL, steps), "fixedlarge")
     mean, factor = read_off(table, best_predictor(np.zeros(D), np.eye(D), np.ones(D)))

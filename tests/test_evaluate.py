@@ -1,4 +1,4 @@
-"""Evaluation compares what it is asked to, continues where it was stopped, and refuses what cannot be compared."""
+"""Evaluation scores models and chains, continues after a stop, and refuses what cannot be compared."""
 
 import csv
 import importlib
@@ -29,7 +29,7 @@ from vaedm_jax.sampling.engine import Engine
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FEATURES = "--config.eval.features=tests.tiny_features:means"
-MEANS = "tests.tiny_features.means"  # as it stands in files and columns
+MEANS = "tests.tiny_features.means"  # the name in files and columns
 SMALL = ["--config.eval.n=12", "--config.sample.batch_size=8", FEATURES]
 
 
@@ -45,13 +45,13 @@ def table(workdir):
 
 @pytest.fixture
 def fresh(trained, tmp_path):
-    """A copy of the trained run, as nobody has evaluated it yet."""
+    """Return a copy of the trained run, without an evaluation."""
     return shutil.copytree(trained, tmp_path / "fresh")
 
 
 @pytest.fixture(name="weights", scope="module")
 def weights_fixture(tmp_path_factory):
-    """A file of a tiny model of Formulation 1."""
+    """Save a tiny model of Formulation 1 and return its file."""
     config = tiny_config()
     vae = random_params(vae_stage(config), 1)
     file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
@@ -78,7 +78,7 @@ def test_every_combination_is_scored_at_its_exact_number_of_evaluations(fresh):
     assert f"evaluation/{MEANS}.png" in (fresh / "report.html").read_text()
 
 
-def test_what_the_vae_generates_is_scored_by_itself(weights, tmp_path, capsys):
+def test_samples_of_the_vae_are_scored_on_their_own(weights, tmp_path, capsys):
     own = [f"--config.sample.weights={weights}", "--config.sample.z_temperature=0.5"]
     assert evaluate(tmp_path, *own, "--config.eval.samplers=vae,ddim", "--config.eval.steps=2") == 0
     refined, alone = table(tmp_path)
@@ -95,7 +95,7 @@ def test_what_the_vae_generates_is_scored_by_itself(weights, tmp_path, capsys):
     assert "no model here has a VAE" in capsys.readouterr().err
 
 
-def test_a_spacing_that_gives_fewer_steps_is_listed_with_what_it_gives(fresh):
+def test_a_spacing_that_gives_fewer_steps_is_listed_with_the_steps_that_are_run(fresh):
     quadratic = "--config.sample.spacing=quadratic"
     assert evaluate(fresh, quadratic, "--config.eval.steps=50", "--config.eval.samplers=ddim,heun") == 0
     found = [(row["sampler"], row["start"], row["steps"], row["nfe"]) for row in table(fresh)]
@@ -135,7 +135,7 @@ def test_a_killed_evaluation_continues_where_it_was(fresh, trained, tmp_path, mo
     monkeypatch.setattr(Engine, "sample_batches", stopping)
     assert evaluate(other) == 130
     assert drawn == [(2, 0), (2, 8), (3, 0)]
-    drawn.append(None)  # lets it go on
+    drawn.append(None)  # so that the next command is not stopped
     assert evaluate(other) == 0
     assert drawn[4:] == [(3, 8)]
     assert table(other) == table(fresh)
@@ -148,26 +148,26 @@ def test_a_killed_evaluation_continues_where_it_was(fresh, trained, tmp_path, mo
     assert not (other / "evaluation" / "images" / "fresh_ddpm_noise_2_seed0").exists()
 
 
-def test_a_folder_collects_what_holds_of_earlier_commands(fresh, capsys):
+def test_a_folder_keeps_the_results_of_earlier_commands_that_are_still_valid(fresh, capsys):
     for options in (
         ["--config.eval.steps=2"],
         ["--config.eval.steps=3"],
         ["--config.eval.steps=2", "--config.eval.n=8"],
     ):
         assert evaluate(fresh, *options) == 0
-    assert [row["steps"] for row in table(fresh)] == ["2"]  # 8 images are not to be compared with 12
+    assert [row["steps"] for row in table(fresh)] == ["2"]  # scores of 8 images are not compared with those of 12
     assert "2 earlier results in" in capsys.readouterr().out
     assert evaluate(fresh, "--config.eval.samplers=ddim", "--config.eval.steps=3") == 0
     assert [(row["sampler"], row["steps"]) for row in table(fresh)] == [("ddim", "3"), ("ddpm", "2"), ("ddpm", "3")]
     capsys.readouterr()
     assert evaluate(fresh, "--config.eval.steps=2,3") == 0
     assert "2 to score, 2 of them done" in capsys.readouterr().out
-    save(fresh / "ddpm" / "checkpoints", 0.01, step=7)  # it is trained on
+    save(fresh / "ddpm" / "checkpoints", 0.01, step=7)  # the training of the run has continued
     assert evaluate(fresh, "--config.eval.steps=2") == 0
     assert [row["steps"] for row in table(fresh)] == ["2"]
 
 
-def test_chains_that_differ_in_a_setting_are_lines_of_their_own_and_a_damaged_result_is_left_out(fresh):
+def test_chains_that_differ_in_a_setting_have_their_own_rows_and_a_damaged_result_is_left_out(fresh):
     for setting in ("spacing=even", "spacing=logsnr", "clip=False"):
         assert evaluate(fresh, "--config.eval.steps=2", f"--config.sample.{setting}") == 0
     found = {(row["sampler"], row["start"]) for row in table(fresh)}
@@ -194,13 +194,13 @@ def test_several_models_are_compared_in_one_table(fresh, weights, tmp_path):
     assert (tmp_path / "compared" / "evaluation" / "bits.png").exists()
 
 
-def test_starts_are_compared_and_a_number_says_where_a_warm_one_begins(weights, tmp_path):
+def test_starts_are_compared_and_a_warm_start_may_name_its_step(weights, tmp_path):
     options = [f"--config.eval.runs={weights}", "--config.eval.starts=noise,truncated,warm300,warm"]
     assert evaluate(tmp_path / "out", *options, "--config.eval.steps=2") == 0
     assert [row["start"] for row in table(tmp_path / "out")] == ["noise", "truncated", "warm300", "warm500"]
 
 
-def test_too_few_images_for_the_frechet_distance_give_none_and_it_is_said(fresh, capsys):
+def test_too_few_images_give_no_frechet_distance_and_a_message(fresh, capsys):
     assert evaluate(fresh, "--config.eval.n=6", "--config.eval.steps=2") == 0
     assert "no FD-tests.tiny_features:means: a covariance of 6 features" in capsys.readouterr().out
     (row,) = table(fresh)
@@ -244,7 +244,7 @@ def test_what_cannot_be_evaluated_is_refused(fresh, capsys, options, words):
     assert files(fresh) == before
 
 
-def test_functions_of_users_are_told_apart_by_module_and_code(tmp_path, monkeypatch):
+def test_feature_functions_of_users_are_identified_by_module_and_code(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for module in ("mine_a", "mine_b"):
         (tmp_path / f"{module}.py").write_text("def random(images):\n    return images.mean(axis=(1, 2))\n")
@@ -256,7 +256,7 @@ def test_functions_of_users_are_told_apart_by_module_and_code(tmp_path, monkeypa
     assert space("mine_a:random").identity != a.identity
 
 
-def test_statistics_of_something_else_are_refused(fresh, capsys):
+def test_statistics_that_are_damaged_or_of_other_images_are_refused(fresh, capsys):
     assert evaluate(fresh, "--config.eval.steps=2") == 0
     statistics = fresh / "evaluation" / "reference"
     shutil.copy(statistics / f"{MEANS}_train.npz", statistics / f"{MEANS}_held_out.npz")
@@ -274,14 +274,14 @@ def test_statistics_of_something_else_are_refused(fresh, capsys):
     assert "means_train.npz: cannot be read" in capsys.readouterr().err
 
 
-def test_models_of_other_data_are_not_compared(fresh, tmp_path, capsys):
+def test_models_of_different_data_are_not_compared(fresh, tmp_path, capsys):
     config = tiny_config("uncond", **{"data.category": "Objects"})
     VAEDM(config, {}, random_params(ddpm_stage(config, {}))).save(tmp_path / "objects.safetensors")
     assert evaluate(tmp_path / "new", f"--config.eval.runs={fresh},{tmp_path / 'objects.safetensors'}") == 2
     assert "data.category is 'Activities' and 'Objects'" in capsys.readouterr().err
 
 
-def test_training_scores_a_few_samples_on_its_way(tmp_path):
+def test_training_scores_a_few_samples_while_it_runs(tmp_path):
     config = tiny_config("uncond", **{"log.scored": 12, "eval.features": "tests.tiny_features:means"})
     stage, data = ddpm_stage(config, {}), load(config.data)
     params = random_params(stage)

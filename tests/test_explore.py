@@ -1,4 +1,4 @@
-"""The explorer: what its page does, and the page itself in a headless browser where there is one."""
+"""The explorer: the functions behind its page, and the page in a headless browser, if one is installed."""
 
 import shutil
 
@@ -24,7 +24,7 @@ def explorer():
     return explore.Explorer(model, images, make_chain(config.sample))
 
 
-def test_the_axes_are_principal_and_a_step_is_a_deviation(explorer):
+def test_the_axes_are_principal_components_as_long_as_a_standard_deviation(explorer):
     z = explorer.model.encode(explorer.images)
     values, vectors = np.linalg.eigh(np.cov(z.T, bias=True))
     lengths = np.linalg.norm(explorer.axes, axis=1)
@@ -33,7 +33,7 @@ def test_the_axes_are_principal_and_a_step_is_a_deviation(explorer):
     np.testing.assert_allclose(explorer.shares, values[::-1][: len(lengths)] / values.sum(), rtol=1e-4)
 
 
-def test_sliders_move_x_hat_and_the_seed_moves_the_refined_image_alone(explorer):
+def test_sliders_change_x_hat_and_the_seed_changes_only_the_refined_image(explorer):
     middle = [0.0] * len(explorer.axes)
     a, b, c = (
         explorer.draw(seed, 2, "ddim", "warm", *z) for seed, z in ((0, middle), (1, middle), (0, [2.0, *middle[1:]]))
@@ -43,7 +43,7 @@ def test_sliders_move_x_hat_and_the_seed_moves_the_refined_image_alone(explorer)
     assert (a[1] != b[1]).any() and (a[0] != c[0]).any()
 
 
-def test_a_picture_moves_the_sliders_to_where_it_lies(explorer, tmp_path):
+def test_a_picture_moves_the_sliders_to_its_position(explorer, tmp_path):
     noise(16).save(tmp_path / "a.png")
     positions = explorer.positions(str(tmp_path / "a.png"))
     z = explorer.model.encode(np.asarray(noise(16))[None])[0] - explorer.mean
@@ -61,7 +61,7 @@ def test_pictures_are_restored_and_interpolated(explorer, tmp_path):
     assert len(way) == 7 and (way[0] != way[-1]).any()
 
 
-def test_what_is_no_picture_or_huge_is_refused_before_it_is_decoded(explorer, tmp_path):
+def test_a_file_that_is_no_picture_or_too_large_is_refused_before_it_is_decoded(explorer, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
     Image.new("1", (5000, 5000)).save(tmp_path / "huge.png")
@@ -76,13 +76,13 @@ def test_what_is_no_picture_or_huge_is_refused_before_it_is_decoded(explorer, tm
         explorer.positions(None)
 
 
-def test_it_is_served_to_this_machine_alone_unless_told_otherwise():
+def test_the_page_is_served_only_to_this_machine_by_default():
     assert tiny_config().explore.host == "127.0.0.1"
 
 
 @pytest.fixture
 def page(explorer):
-    """The page in Chromium."""
+    """Serve the page and return it, opened in Chromium."""
     pytest.importorskip("gradio", reason="Gradio is not installed: launch/env.sh explore")
     playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: launch/env.sh explore")
     chromium = shutil.which("chromium") or shutil.which("google-chrome")

@@ -1,4 +1,4 @@
-"""Feature spaces for the package's own images: they rank images as the eye does, and depend on the image alone."""
+"""Feature spaces for the package's own images rank them as the eye does, and depend on the image alone."""
 
 from functools import cache
 
@@ -17,7 +17,8 @@ from vaedm_jax.evaluation.moments import Moments
 from vaedm_jax.evaluation.random_features import kernels, random_features
 from vaedm_jax.evaluation.scores import frechet_distance
 
-CASES = [("emoji", "emoji"), ("emoji", "random"), ("avatars", "avatars"), ("avatars", "random")]  # images, space
+# (images, feature space)
+CASES = [("emoji", "emoji"), ("emoji", "random"), ("avatars", "avatars"), ("avatars", "random")]
 each = pytest.mark.parametrize("of, space", CASES)
 classifiers = pytest.mark.parametrize("name", LABELS)
 
@@ -35,9 +36,9 @@ def features(space, images):
 
 @cache
 def drawn(of):
-    """Those to train on, of the emoji people, in random order."""
+    """Return training images in random order: avatars, or the emoji of people."""
     if of == "avatars":
-        return avatars.sides(0.05)[0]["image"][:2144]  # as many as there are people; their order is random
+        return avatars.sides(0.05)[0]["image"][:2144]  # as many as there are people; they are in random order
     images = emoji.sides("People & Body", 0.05)[0]["image"]
     return images[np.random.default_rng(0).permutation(len(images))]
 
@@ -47,7 +48,7 @@ def as_bytes(x):
 
 
 def blurred(images, sigma):
-    """By a Gaussian, in the Fourier domain: the images are white at their edges, as on a torus."""
+    """Blur by a Gaussian in the Fourier domain. The edges wrap around, but they are all white."""
     decay = np.exp(-2 * (np.pi * sigma * np.fft.fftfreq(32)) ** 2)
     spectrum = np.fft.fft2(images, axes=(1, 2)) * np.outer(decay, decay)[None, :, :, None]
     return as_bytes(np.fft.ifft2(spectrum, axes=(1, 2)).real)
@@ -62,7 +63,7 @@ def reddened(images, amount):
 
 
 def faded(images, share):
-    """Towards grey."""
+    """Move the colours towards grey."""
     return as_bytes(images + share * (images.mean(axis=3, keepdims=True) - images))
 
 
@@ -72,12 +73,12 @@ def coarse(images, block):
 
 
 def overlaid(images, share):
-    """By another emoji, as a ghost."""
+    """Blend each image with another one."""
     return as_bytes((1 - share) * images + share * np.roll(images, 1, axis=0))
 
 
 def shuffled(images, swaps):
-    """Blocks of 8 x 8 pixels change places."""
+    """Let `swaps` blocks of 8 x 8 pixels change places."""
     out = images.reshape(-1, 4, 8, 4, 8, 3).swapaxes(2, 3).reshape(-1, 16, 8, 8, 3)
     rng = np.random.default_rng(2)
     for image in out:
@@ -93,7 +94,7 @@ def distance(space, images, reference):
 
 @cache
 def floor(of, space):
-    """What two random halves of the same images differ by."""
+    """Return the distance between two random halves of the same images."""
     return distance(space, drawn(of)[::2], drawn(of)[1::2])
 
 
@@ -110,7 +111,7 @@ def floor(of, space):
         (shuffled, (2, 4, 16)),
     ],
 )
-def test_the_distance_grows_with_what_is_wrong_and_what_is_seen_stands_above_chance(of, space, degraded, strengths):
+def test_the_distance_grows_with_the_damage_and_visible_damage_exceeds_chance(of, space, degraded, strengths):
     images = drawn(of)[:400]
     found = [distance(space, degraded(images, strength), images) for strength in strengths]
     assert found == sorted(found)
@@ -118,7 +119,7 @@ def test_the_distance_grows_with_what_is_wrong_and_what_is_seen_stands_above_cha
 
 
 @pytest.mark.parametrize("space", ["emoji", "random"])
-def test_another_category_is_further_than_held_out_images_of_the_same(space):
+def test_another_category_is_further_than_held_out_images_of_the_same_category(space):
     train, held = emoji.sides("", 0.05)
     same = distance(space, held["image"][held["category"] == "People & Body"], drawn("emoji")[:400])
     for category in ("Objects", "Smileys & Emotion", "Travel & Places"):
@@ -127,7 +128,7 @@ def test_another_category_is_further_than_held_out_images_of_the_same(space):
 
 
 @pytest.mark.parametrize("space", ["avatars", "random"])
-def test_the_faces_of_one_style_are_further_than_held_out_faces_of_all(space):
+def test_the_faces_of_one_style_are_further_than_held_out_faces_of_all_styles(space):
     train, held = avatars.sides(0.05)
     reference = drawn("avatars")[:400]
     same = distance(space, held["image"], reference)
@@ -136,7 +137,7 @@ def test_the_faces_of_one_style_are_further_than_held_out_faces_of_all(space):
 
 
 @each
-def test_features_of_an_image_do_not_depend_on_the_batch_and_come_for_any_size(of, space):
+def test_features_of_an_image_do_not_depend_on_the_batch_and_exist_for_any_size(of, space):
     images = drawn(of)[:12]
     parts = np.concatenate([features(space, images[:5]), features(space, images[5:])])
     np.testing.assert_allclose(features(space, images), parts, rtol=1e-5, atol=1e-5)
@@ -146,7 +147,7 @@ def test_features_of_an_image_do_not_depend_on_the_batch_and_come_for_any_size(o
 
 
 @each
-def test_no_feature_is_dead_nor_a_copy_of_others(of, space):
+def test_no_feature_is_constant_or_a_copy_of_others(of, space):
     correlation = np.corrcoef(features(space, drawn(of)[:400]), rowvar=False)
     assert np.linalg.eigvalsh(correlation).min() > 1e-6
 
@@ -171,7 +172,7 @@ def test_the_training_command_writes_what_load_reads(name, tmp_path, capsys):
     assert f"{dict(emoji=212, avatars=410)[name]} held-out images: accuracy" in capsys.readouterr().out
 
 
-def test_training_learns_and_repeats_itself():
+def test_training_learns_and_is_reproducible():
     images, labels = train_classifier.load_labelled("emoji")[0]
     chosen = np.concatenate([np.flatnonzero(labels[:, 0] == k)[:40] for k in (3, 7)])  # flags and smileys
     few = images[chosen], labels[chosen]
@@ -180,8 +181,8 @@ def test_training_learns_and_repeats_itself():
     assert train_classifier.accuracies("emoji", first, *few)[0][0] > 0.75
 
 
-def test_the_logits_that_are_scored_are_those_of_the_first_label():
-    """An Inception Score needs one distribution over classes for an image, not four of them in a row."""
+def test_the_scored_logits_are_those_of_the_first_label():
+    """An Inception Score needs one distribution over classes for each image; an avatar has four labels."""
     images = drawn("avatars")[:8]
     _, scored = space_of("avatars").apply(space_of("avatars").params, images)
     _, logits = compiled("avatars")(images)
@@ -194,8 +195,8 @@ def test_images_of_the_package_are_scored_in_their_own_space(source):
     assert [s.title for s in spaces(settings, of_data)] == [f"FD-{source}", "FD-random"]
 
 
-def test_the_random_kernels_are_those_of_the_frozen_stream():
-    """The first draws of RandomState(0) are 1.764052, 0.400157, 0.978738, as its documentation has them."""
+def test_the_random_kernels_come_from_the_frozen_stream_of_numpy():
+    """The documentation of RandomState(0) gives its first draws: 1.764052, 0.400157, 0.978738."""
     first, *_ = kernels()
     np.testing.assert_allclose(first[0, 0, 0, :3] * 3, [1.764052, 0.400157, 0.978738], rtol=1e-5)
     assert np.abs(first[..., 12:].sum(axis=(0, 1))).max() < 1e-6

@@ -1,4 +1,4 @@
-"""The figures of a run: each is drawn of what it says, and the shares of the variance are those of known data."""
+"""The figures of a run are drawn with captions, and the shares of the variance are right for known data."""
 
 import csv
 from pathlib import Path
@@ -16,20 +16,20 @@ from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 
 def table_of(rng, K, M, D, parts):
-    """Features of K z and M x_T with independent effects of these variances."""
+    """Return features [K, M, D] of K z and M x_T: effects of z, of x_T and of both, with the variances `parts`."""
     shapes = (K, 1, D), (1, M, D), (K, M, D)
     return sum(np.sqrt(v) * rng.standard_normal(shape) for v, shape in zip(parts, shapes, strict=True))
 
 
 @pytest.mark.parametrize("parts", [(0.6, 0.3, 0.1), (0.0, 0.5, 0.5), (0.9, 0.0, 0.1)])
-def test_shares_are_those_that_the_features_were_drawn_with(parts):
+def test_the_shares_are_those_that_the_features_were_drawn_with(parts):
     rng = np.random.default_rng(0)
     found, errors = shares_and_errors(table_of(rng, 20, 30, 400, parts))
     np.testing.assert_allclose(found, parts, atol=0.03)
     assert sum(found) == pytest.approx(1) and max(errors) < 0.05
 
 
-def test_their_errors_are_the_scatter_over_repetitions():
+def test_the_errors_of_the_shares_are_their_scatter_over_repetitions():
     rng = np.random.default_rng(1)
     found = [shares_and_errors(table_of(rng, 10, 12, 3, (0.5, 0.3, 0.2))) for _ in range(200)]
     values, errors = (np.array(a) for a in zip(*found, strict=True))
@@ -37,13 +37,13 @@ def test_their_errors_are_the_scatter_over_repetitions():
     np.testing.assert_allclose(values.mean(0), (0.5, 0.3, 0.2), atol=0.05)
 
 
-def test_features_of_z_alone_leave_nothing_to_x_T():
+def test_features_that_depend_on_z_alone_give_x_T_no_share():
     of_z = np.random.default_rng(0).standard_normal((4, 1, 5)).repeat(3, axis=1)
     np.testing.assert_allclose(shares(of_z), (1, 0, 0), atol=1e-12)
 
 
 def draw(tmp_path, variants, *options, **changes):
-    """The figures of tiny models, whose files are named after their variants."""
+    """Save tiny models in files named after their variants, draw their figures, and return the exit status."""
     for variant in variants:
         config = tiny_config(variant, **changes)
         vae = {} if variant == "uncond" else random_params(vae_stage(config), 1)
@@ -74,7 +74,7 @@ def test_a_refiner_has_all_figures_with_captions_in_the_report(tmp_path):
     assert all(f"figures/{name}.png" in report for name in found)
 
 
-def test_a_plain_ddpm_has_those_that_need_no_vae(tmp_path):
+def test_a_plain_ddpm_has_the_figures_that_need_no_vae(tmp_path):
     assert draw(tmp_path, ["uncond"]) == 0
     assert captions(tmp_path / "out" / "figures").keys() == {"steps", "x_T", "temperature"}
 
@@ -88,7 +88,7 @@ def test_a_plain_ddpm_has_those_that_need_no_vae(tmp_path):
         (["--config.sample.guidance=1"], ["cond_dropout"]),
     ],
 )
-def test_figures_that_cannot_be_are_refused_in_one_line(tmp_path, capsys, options, words):
+def test_impossible_figures_are_refused_in_one_line(tmp_path, capsys, options, words):
     assert draw(tmp_path, ["form1"], *options) == 2
     printed = capsys.readouterr().err
     assert all(word in printed for word in words) and not (tmp_path / "out" / "figures").exists()

@@ -1,4 +1,4 @@
-"""The operations of a program are counted as by hand, and as XLA counts them where it sees them."""
+"""The operations of a program are counted as by hand, and as by XLA for the programs that XLA can count."""
 
 import math
 
@@ -33,7 +33,7 @@ def test_a_product_of_matrices_takes_2_m_n_k():
     assert counted(lambda a, b: jnp.einsum("bij,bkj->bik", a, b), (4, 5, 7), (4, 3, 7)) == 4 * 2 * 5 * 7 * 3
 
 
-def test_a_gradient_takes_as_much_again_for_each_of_its_two_products():
+def test_each_of_the_two_gradients_of_a_product_takes_what_the_product_takes():
     def loss(w, x):
         return jnp.sum((x @ w) ** 2)
 
@@ -42,8 +42,8 @@ def test_a_gradient_takes_as_much_again_for_each_of_its_two_products():
 
 
 def test_a_convolution_counts_the_pixels_that_each_weight_meets():
-    # Along a line of 4 pixels a kernel of 3 meets 2 + 3 + 3 + 2 of them, and with a stride of 2, padded on both sides,
-    # 2 + 3.
+    # On a line of 4 pixels, a kernel of 3 meets 2 + 3 + 3 + 2 pixels. With a stride of 2 and padding on both sides, it
+    # meets 2 + 3.
     assert counted(conv, (2, 4, 4, 5), (3, 3, 5, 7)) == 2 * 2 * 10 * 10 * 5 * 7
     strided = {"window_strides": (2, 2), "padding": ((1, 1), (1, 1))}
     assert counted(lambda x, k: conv(x, k, **strided), (2, 4, 4, 5), (3, 3, 5, 7)) == 2 * 2 * 5 * 5 * 5 * 7
@@ -51,8 +51,8 @@ def test_a_convolution_counts_the_pixels_that_each_weight_meets():
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_both_gradients_of_a_convolution_take_what_the_convolution_takes(stride, groups):
-    """Each multiplies the same pairs of pixels and weights: neither padding nor dilation adds any."""
+def test_each_of_the_two_gradients_of_a_convolution_takes_what_the_convolution_takes(stride, groups):
+    """Each gradient multiplies the same pairs of pixels and weights. Padding and dilation add none."""
     how = {"window_strides": (stride, stride), "padding": ((1, 1), (1, 1)), "feature_group_count": groups}
 
     def loss(x, kernel):
@@ -62,7 +62,7 @@ def test_both_gradients_of_a_convolution_take_what_the_convolution_takes(stride,
     assert counted(jax.grad(loss, argnums=(0, 1)), *shapes) == 3 * counted(loss, *shapes)
 
 
-def test_xla_counts_the_same_of_a_convolution():
+def test_xla_counts_the_same_for_a_convolution():
     shapes = [Shape(s, jnp.float32) for s in ((2, 9, 8, 4), (3, 3, 4, 6))]
     pads = {"padding": ((1, 2), (1, 0))}
     for how in ({}, {"window_strides": (2, 2)}, {"lhs_dilation": (2, 2)} | pads, {"rhs_dilation": (2, 1)} | pads):
@@ -70,7 +70,7 @@ def test_xla_counts_the_same_of_a_convolution():
         assert count_flops(traced.jaxpr) == traced.lower().cost_analysis()["flops"]
 
 
-def test_a_loop_counts_each_of_its_turns_and_a_choice_its_dearest():
+def test_a_loop_counts_each_iteration_and_a_conditional_its_dearest_branch():
     def loop(x, w):
         return jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=6)[0]
 
@@ -82,14 +82,14 @@ def test_a_loop_counts_each_of_its_turns_and_a_choice_its_dearest():
     assert counted(choice, (5, 7), (7, 7)) == 2 * 5 * 7 * 7
 
 
-def test_what_each_device_does_of_its_part_is_counted_for_all():
+def test_the_work_of_all_devices_is_counted():
     mesh, split = make_mesh(), PartitionSpec("data")
     product = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=split)
     assert counted(product, (16, 7), (7, 3)) == 2 * 16 * 7 * 3
 
 
-def test_the_network_of_cifar_10_takes_what_its_layers_take():
-    """By hand: each weight of a layer meets each pixel of the result, or those that are not padding."""
+def test_the_network_of_cifar_10_takes_the_sum_of_its_layers():
+    """By hand: each weight of a layer meets each pixel of the result, except for padding."""
     network, total = models.build_unet(base_config("uncond")), []
 
     def pixels(size: int, kernel: int, stride: int) -> int:
@@ -104,7 +104,7 @@ def test_the_network_of_cifar_10_takes_what_its_layers_take():
             total.append(2 * out.shape[0] * pixels(x.shape[1], kernel, stride) ** 2 * x.shape[-1] * out.shape[-1])
         elif isinstance(module, nn.Dense):
             total.append(2 * math.prod(out.shape) * x.shape[-1])
-        elif isinstance(module, UpConv):  # four kernels of 2 x 2, each of which loses a row and a column at an edge
+        elif isinstance(module, UpConv):  # four kernels of 2 x 2; each loses a row and a column at an edge
             n = x.shape[1]
             total.append(2 * x.shape[0] * 4 * (2 * n - 1) ** 2 * x.shape[-1] * out.shape[-1])
         elif isinstance(module, Heads):

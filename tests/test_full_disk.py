@@ -1,4 +1,4 @@
-"""A full disk ends a command with one line and status 1, whichever library meets it, and leaves no half files."""
+"""A full disk ends a command with one line and status 1, whichever library meets it. No partial files are left."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ from vaedm_jax.storage.writing import write_whole
 
 @contextmanager
 def full_after(size: int):
-    """No file can grow beyond so many bytes, in the way in which none can on a full disk."""
+    """Let no file grow beyond `size` bytes. Larger files fail as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -36,7 +36,7 @@ def assert_told(error, place):
     assert message.startswith(str(place)) and "free some space, and the same command continues" in message
 
 
-def test_records_that_do_not_fit_are_told_and_removed(tmp_path):
+def test_records_that_do_not_fit_are_reported_and_removed(tmp_path):
     names = tuple(f"{i}.png" for i in range(20))
     for i, name in enumerate(names):
         save(tmp_path / "images" / name, noise(64, i))
@@ -48,7 +48,7 @@ def test_records_that_do_not_fit_are_told_and_removed(tmp_path):
     assert not list((tmp_path / "records").iterdir())
 
 
-def test_cifar10_that_does_not_fit_is_told_and_prepared_later(tmp_path):
+def test_cifar10_that_does_not_fit_is_reported_and_can_be_prepared_later(tmp_path):
     files = {name: np.repeat(array, 40, axis=0) for name, array in cifar_files().items()}
     cifar_archive(archive := tmp_path / "c.tar.gz", files)
     config = data_config(**cifar_config(tmp_path, archive))
@@ -59,7 +59,7 @@ def test_cifar10_that_does_not_fit_is_told_and_prepared_later(tmp_path):
 
 
 @pytest.mark.parametrize("write", [lambda p: write_whole(p, bytes(9999)), lambda p: write_npz(p, 4, many)])
-def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path, write):
+def test_a_file_that_does_not_fit_leaves_the_previous_one(tmp_path, write):
     (tmp_path / "file").write_bytes(b"before")
     with full_after(2_000), pytest.raises(OSError) as raised:
         write(tmp_path / "file")
@@ -72,7 +72,7 @@ def many():
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_known_by_what_a_library_says_of_it(number):
+def test_a_full_disk_is_recognised_by_the_message_of_a_library(number):
     words = f"write() failed: {os.strerror(number)}; at byte 20"
     for error in (RuntimeError(words), ValueError(words), OSError(number, os.strerror(number))):
         assert_told(error, "disk")

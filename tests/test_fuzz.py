@@ -1,4 +1,4 @@
-"""Some hundred damaged, odd and sound inputs end as they should; `python -m tests.fuzz 5000` tries more."""
+"""Odd and damaged input succeeds or is refused in one line. `python -m tests.fuzz 5000` tries more of it."""
 
 from random import Random
 
@@ -12,7 +12,7 @@ SOUND = fuzz.Outcome(0, "", "", [], 0.1)
 REFUSED = fuzz.Outcome(2, "vaedm: ddpm.T = 0: it should be more\n", "", [], 0.1)
 
 
-def test_damaged_and_odd_input_is_refused_in_one_line_and_sound_input_is_taken(tmp_path):
+def test_damaged_and_odd_input_is_refused_in_one_line_and_sound_input_is_accepted(tmp_path):
     found = list(fuzz.fuzz(range(CASES), SEED, list(KINDS), tmp_path))
     wrong = [fuzz.report(case, SEED) for case in found if case["wrong"]]
     assert not wrong, "\n".join(wrong)
@@ -36,11 +36,11 @@ def test_damaged_and_odd_input_is_refused_in_one_line_and_sound_input_is_taken(t
         (SOUND._replace(seconds=100.0), "of the CPU"),
     ],
 )
-def test_what_is_wrong_with_an_end_is_found(outcome, words):
+def test_each_fault_of_an_outcome_is_found(outcome, words):
     assert words in fuzz.problem(outcome, sound=False, owned=[])
 
 
-def test_a_sound_end_is_no_problem_and_the_users_own_files_stay():
+def test_a_proper_outcome_is_no_problem_unless_files_of_the_user_change():
     for outcome in (SOUND, REFUSED, REFUSED._replace(status=1)):
         assert fuzz.problem(outcome, sound=False, owned=[]) == ""
     assert "refused what is sound" in fuzz.problem(REFUSED, sound=True, owned=[])

@@ -1,4 +1,4 @@
-"""The golden arrays of the published implementation, and the check of a folder of them that users may run."""
+"""The golden arrays of the published implementation, and the command with which users check a folder of them."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def test_every_golden_array_is_reproduced():
     assert all(line.endswith(": ok") for line in lines)
 
 
-# --- the check finds what is wrong
+# --- the check finds errors
 
 
 def arrays():
@@ -39,7 +39,7 @@ def arrays():
 
 
 def outputs():
-    """The golden arrays of vae.npz that are neither its weights nor its inputs."""
+    """Return the arrays of vae.npz that are outputs: neither weights, nor inputs, nor the configuration."""
     return {name: a for name, a in arrays().items() if not name.startswith("w/") and name not in ("x", "z", "config")}
 
 
@@ -61,7 +61,7 @@ def test_a_folder_without_golden_arrays_fails(tmp_path, monkeypatch, capsys):
     assert check(monkeypatch, capsys, tmp_path / "missing")[0] == 1
 
 
-def test_a_torn_file_fails_and_the_others_are_still_checked(tmp_path, monkeypatch, capsys):
+def test_a_truncated_file_fails_and_the_others_are_still_checked(tmp_path, monkeypatch, capsys):
     whole = (FOLDER / "unet_attn8.npz").read_bytes()
     (tmp_path / "unet_attn8.npz").write_bytes(whole[: len(whole) // 2])
     shutil.copy(FOLDER / "vae.npz", tmp_path)
@@ -110,12 +110,12 @@ def test_a_wrong_weight_fails(tmp_path, monkeypatch, capsys):
     assert check(monkeypatch, capsys, tmp_path)[0] == 1
 
 
-def test_without_a_folder_it_says_how_to_call_it(monkeypatch, capsys):
+def test_without_a_folder_the_usage_is_printed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["golden"])
     assert golden.main() == 2 and "usage" in capsys.readouterr().err
 
 
-# --- the published networks, by their shapes
+# --- the shapes of the published networks
 
 
 def unet_shapes(name):
@@ -139,12 +139,12 @@ def vae_shapes(name):
 
 
 def check_published(shapes, entry, keys, table):
-    """The number of parameters, and, where the checkpoint's keys are known, that they are these parameters."""
+    """Check the number of parameters and, if the keys of the checkpoint are known, that they give these parameters."""
     assert count(shapes) == entry["parameters"]
     if keys is not None:
         state = {name: np.broadcast_to(np.float32(0), shape) for name, shape in keys.items()}
         params = names.from_torch(state, table)
-        assert len(jax.tree.leaves(params)) == len(keys)  # no two names become one
+        assert len(jax.tree.leaves(params)) == len(keys)  # no two keys become the same parameter
         assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes)
 
 
@@ -153,10 +153,10 @@ def test_every_list_of_published_keys_has_its_network():
 
 
 @pytest.mark.parametrize("name", UNETS)
-def test_published_unet(name):
+def test_a_published_unet_has_the_same_parameters(name):
     check_published(unet_shapes(name), UNETS[name], KEYS.get(f"unet_{name}_form"), names.UNET)
 
 
 @pytest.mark.parametrize("name", VAES)
-def test_published_vae(name):
+def test_a_published_vae_has_the_same_parameters(name):
     check_published(vae_shapes(name), VAES[name], KEYS.get(name), names.VAE)

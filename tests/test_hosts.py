@@ -1,4 +1,4 @@
-"""Several processes train, sample and evaluate as one does; where one of them ends, so do the others, and all go on."""
+"""Several processes train, sample and evaluate as one does. If one ends, the others end too; a restart continues."""
 
 import os
 import re
@@ -33,21 +33,21 @@ TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_back
 
 
 def place() -> str:
-    """Where processes can meet."""
+    """Return an address at which processes can meet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def pair(workdir: Path, *arguments: str) -> list:
-    """Two processes of one command."""
+    """Start one command in two processes."""
     where = place()
     return [start(workdir, *arguments, f"--distributed={k}/2@{where}") for k in range(2)]
 
 
 @pytest.fixture(scope="module", name="whole")
 def whole_fixture(tmp_path_factory):
-    """A run of one process of two devices."""
+    """Train in one process with two devices, and return the run directory."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
     ended(start(workdir, *LONG, env=os.environ | TWO_DEVICES))
     return workdir
@@ -55,7 +55,7 @@ def whole_fixture(tmp_path_factory):
 
 @pytest.fixture(scope="module", name="shared")
 def shared_fixture(tmp_path_factory):
-    """A run of two processes, of which one is asked to stop; of two again, of which one is killed; and then of one."""
+    """Train in two processes until one is asked to stop, in two until one is killed, and then in one to the end."""
     workdir = tmp_path_factory.mktemp("runs") / "shared"
     first, second = pair(workdir, *LONG)
     wait_for(first, lambda: lines(workdir) >= 9)
@@ -74,7 +74,7 @@ def shared_fixture(tmp_path_factory):
     return workdir
 
 
-def test_processes_that_stop_and_die_and_become_one_train_as_one(whole, shared):
+def test_stopped_killed_and_continued_processes_train_as_one_undisturbed_process(whole, shared):
     for a, b in zip(weights(whole), weights(shared), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
     for stage in ("vae", "ddpm"):
@@ -84,13 +84,13 @@ def test_processes_that_stop_and_die_and_become_one_train_as_one(whole, shared):
             np.testing.assert_allclose(ours[step]["loss"], figures["loss"], rtol=1e-4)
 
 
-def test_one_of_the_processes_writes_and_the_files_are_whole(whole, shared):
+def test_only_one_process_writes_files_and_they_are_whole(whole, shared):
     names = [
         {str(p.relative_to(run)) for p in run.rglob("*") if p.suffix in (".json", ".png", ".txt", ".html", ".jsonl")}
         for run in (whole, shared)
     ]
     assert names[0] <= names[1]
-    assert not list(shared.rglob("*.part")) and len(list((shared / "ddpm" / "tb").iterdir())) == 3  # one a start
+    assert not list(shared.rglob("*.part")) and len(list((shared / "ddpm" / "tb").iterdir())) == 3  # one for each start
 
 
 def test_a_checkpoint_of_two_processes_is_continued_by_four(tmp_path):
@@ -122,7 +122,7 @@ def test_samples_and_scores_of_two_processes_are_those_of_one(shared, capsys):
     assert "1 to score, 1 of them done" in capsys.readouterr().out
 
 
-def test_what_two_processes_give_back_is_that_of_one(tmp_path):
+def test_images_and_x_hat_of_a_condition_are_the_same_from_two_processes_and_one(tmp_path):
     config = tiny_config(**{"ddpm.condition": "mask0.5"})
     VAEDM(config, {}, random_params(ddpm_stage(config, {}))).save(file := tmp_path / "tiny.safetensors")
     sampling = ("--mode=sample", f"--config.sample.weights={file}", "--config.sample.n=10")
@@ -135,7 +135,7 @@ def test_what_two_processes_give_back_is_that_of_one(tmp_path):
         assert one.shape == (10, 16, 16, 3) and np.abs(one - two).max() <= 1
 
 
-def test_processes_that_see_other_data_are_refused_before_anything_is_compiled(tmp_path):
+def test_processes_that_see_different_data_are_refused_before_anything_is_compiled(tmp_path):
     processes, where = [], place()
     for k in range(2):
         (tmp_path / str(k) / "pictures").mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_processes_that_see_other_data_are_refused_before_anything_is_compiled(t
     assert not (tmp_path / "run").exists()
 
 
-def test_the_first_leaves_when_the_others_have_said_all_that_they_had_to():
+def test_the_first_process_waits_until_the_others_have_disconnected():
     code = (
         "import sys, time; from vaedm_jax.runtime import hosts\n"
         "hosts.join(sys.argv[1]); k = hosts.jax.process_index()\n"
@@ -164,12 +164,12 @@ def test_the_first_leaves_when_the_others_have_said_all_that_they_had_to():
 
 
 @pytest.mark.parametrize("spec", ["2/2@127.0.0.1:1", "0/2", "0/2@host", "two", "-1/2@host:1", "0/2@host:65536"])
-def test_a_process_that_is_not_named_clearly_is_refused(spec):
+def test_a_malformed_name_of_a_process_is_refused(spec):
     with pytest.raises(UserError, match=r"it must be 'auto', or K/N@HOST:PORT with K < N, such as 0/2@10.0.0.1:1234"):
         hosts.join(spec)
 
 
-def test_processes_that_cannot_meet_are_told_so(monkeypatch, capsys):
+def test_processes_that_cannot_meet_end_with_the_reason(monkeypatch, capsys):
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
@@ -177,7 +177,7 @@ def test_processes_that_cannot_meet_are_told_so(monkeypatch, capsys):
         with pytest.raises(UserError, match=f"port {port} of localhost is taken"):
             hosts.join(f"0/2@localhost:{port}")
     monkeypatch.setattr(hosts, "PATIENCE", 0.5)
-    with pytest.raises(hosts.Alone, match=f"process 0 does not listen at localhost:{port}") as alone:
+    with pytest.raises(hosts.PeersMissing, match=f"process 0 does not listen at localhost:{port}") as alone:
         hosts.join(f"1/2@localhost:{port}")
     assert alone.value.status == os.EX_TEMPFAIL
 

@@ -1,4 +1,4 @@
-"""Inception's features and logits: those of torch-fidelity's own network on the same random weights."""
+"""The features and logits of Inception are those of torch-fidelity's own network with the same random weights."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ SIZES = ("square", "oblong")  # 32 x 32 and 37 x 53
 
 @pytest.fixture(scope="module")
 def state():
-    counts = {"Conv2d_1a_3x3.bn.num_batches_tracked": np.int64(0)}  # which old files lack, and nothing needs
+    counts = {"Conv2d_1a_3x3.bn.num_batches_tracked": np.int64(0)}  # old files lack it, and nothing needs it
     return weights.random(json.loads(str(GOLDEN["shapes"]))) | counts
 
 
@@ -47,7 +47,7 @@ def test_images_are_resized_as_in_tensorflow_1(size):
     np.testing.assert_allclose(128 + 128 * found[:, ::13, ::17], GOLDEN[f"{size}_resized"], atol=1e-3)
 
 
-def test_other_images_than_uint8_are_refused():
+def test_images_that_are_not_uint8_are_refused():
     with pytest.raises(UserError, match="float32"):
         inception.preprocess(np.zeros((1, 8, 8, 3), np.float32))
 
@@ -60,7 +60,7 @@ def load_error(path):
     return message
 
 
-def test_without_the_file_one_learns_where_it_is_had(tmp_path):
+def test_without_the_file_the_error_says_where_to_get_it(tmp_path):
     assert "https://github.com/mseitzer/pytorch-fid/releases" in load_error(tmp_path / "none.pth")
     with pytest.raises(UserError, match=f"eval.inception: {tmp_path} is a folder; give a file"):
         inception.load(tmp_path)

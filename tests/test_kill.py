@@ -1,6 +1,6 @@
-"""A process that is killed, or asked to stop where nothing is to be saved, loses nothing: the same command continues.
+"""A process that is killed, or asked to stop when there is nothing to save, loses nothing: the same command continues.
 
-A longer form, of so many kills at random moments of both stages:
+A longer form kills a run 100 times, at random moments of both stages:
 
     python -m tests.test_kill 100
 """
@@ -23,7 +23,7 @@ from vaedm_jax.reporting import to_uint8
 
 
 def killed_and_whole(folder: Path, kills: int, steps: int, seed: int = 0) -> None:
-    """Kill a run of both stages, and let it end; its weights must be those of one that was left alone."""
+    """Kill a run of both stages repeatedly, then let it end. Its weights must be those of an undisturbed run."""
     settings = f"--config.vae.steps={steps} --config.ddpm.steps={steps} --config.log.every=1 --config.log.pictures=12"
     settings += " --config.checkpoint.every=7 --config.checkpoint.best=held_out_loss"
     whole, killed = folder / "whole", folder / "killed"
@@ -35,7 +35,7 @@ def killed_and_whole(folder: Path, kills: int, steps: int, seed: int = 0) -> Non
     moments = random.Random(seed)
     for number, line in enumerate(sorted(moments.sample(range(2, 2 * steps - 1), kills)), 1):
         process = start(killed, *settings.split())
-        if number % 4 == 0:  # before it does a step
+        if number % 4 == 0:  # before the first step of this process
             time.sleep(moments.random() * opening)
         else:
             wait_for(process, lambda: lines(killed) >= line)  # noqa: B023
@@ -48,7 +48,7 @@ def killed_and_whole(folder: Path, kills: int, steps: int, seed: int = 0) -> Non
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_run_killed_at_random_moments_ends_with_the_weights_of_one_that_was_not(tmp_path):
+def test_a_run_killed_at_random_moments_ends_with_the_weights_of_an_undisturbed_run(tmp_path):
     killed_and_whole(tmp_path, kills=2, steps=24)
 
 

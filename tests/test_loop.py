@@ -1,4 +1,4 @@
-"""The training loop continues where it was, stops at a number that is not finite, and saves when asked to stop."""
+"""The training loop continues where it stopped, ends if a number is not finite, and saves when asked to stop."""
 
 import math
 import os
@@ -30,7 +30,7 @@ PLAIN_ADAM = {"ddpm.warmup": 0, "ddpm.clip": 0.0}
 
 
 def make(steps: int, nan_at: int = 0, best: str = "") -> tuple[Stage, object]:
-    """A stage that fits a line with noise, and its configuration; from step `nan_at` on its loss is NaN."""
+    """Return a stage that fits a line with noise, and its configuration. From step `nan_at` on, its loss is NaN."""
     settings = {"ddpm.ema_decay": 0.5, "ddpm.learning_rate": 0.1, "checkpoint.best": best, **PLAIN_ADAM}
     config = tiny_config(**{"ddpm.steps": steps, **settings})
 
@@ -38,7 +38,7 @@ def make(steps: int, nan_at: int = 0, best: str = "") -> tuple[Stage, object]:
         x = images.reshape(len(images), -1).astype(jnp.float32) / 255
         noise = jax.vmap(jax.random.normal)(keys)
         value = jnp.mean((x @ params["w"] - x.sum(1) - noise) ** 2)
-        # Adam moves the counter by about its rate of 0.1 at every step.
+        # Adam moves this counter by about its learning rate, 0.1, in every step.
         spoilt = bool(nan_at) & (jax.lax.stop_gradient(params["steps"]) > 0.1 * (nan_at - 1.5))
         return jnp.where(spoilt, jnp.nan, value - params["steps"]), {}
 
@@ -73,7 +73,7 @@ def test_a_run_that_is_done_is_not_trained_again(tmp_path, capsys):
     assert "done, 4 steps" in capsys.readouterr().out
 
 
-def test_the_average_is_what_is_sampled_with(tmp_path):
+def test_the_averaged_parameters_are_those_that_are_sampled_from(tmp_path):
     state = train(tmp_path, 6)
     assert_same(restore_average(make(6)[0], tmp_path, make_mesh()), state.ema)
     assert restore_average(make(6)[0], tmp_path / "nothing", make_mesh()) is None
@@ -123,7 +123,7 @@ def test_a_request_to_stop_saves_in_every_phase_and_the_next_run_continues(tmp_p
         if phase == "picture" and step == at and not seen:
             seen.append("begun")
             send(number)
-            poll()  # as between batches
+            poll()  # as the pictures do between batches
         seen.append(step)
         return {"quality": step}
 
@@ -134,12 +134,12 @@ def test_a_request_to_stop_saves_in_every_phase_and_the_next_run_continues(tmp_p
             train(tmp_path / "stopped", 12, on_picture)
     assert stopped.value.status == 128 + number
     assert_same(train(tmp_path / "stopped", 12, on_picture), train(tmp_path / "whole", 12))
-    assert [step for step in seen if step != "begun"] == [4, 8, 12]  # what was given up is made up for
+    assert [step for step in seen if step != "begun"] == [4, 8, 12]  # the interrupted picture is drawn later
     assert {line["step"] for line in read_metrics(tmp_path / "stopped" / "ddpm") if "quality" in line} == {4, 8, 12}
 
 
-def test_no_step_moves_anything_between_host_and_devices_unasked(tmp_path, monkeypatch):
-    """JAX refuses implicit transfers while the loop runs: batches, metrics and pictures are moved explicitly."""
+def test_no_step_transfers_anything_between_host_and_devices_implicitly(tmp_path, monkeypatch):
+    """JAX refuses implicit transfers while the loop runs. Batches, metrics and pictures are moved explicitly."""
 
     class Guarded(Stop):
         def __enter__(self):
@@ -157,14 +157,14 @@ def test_no_step_moves_anything_between_host_and_devices_unasked(tmp_path, monke
 
 def test_a_request_in_the_last_step_is_not_forgotten(tmp_path, monkeypatch):
     send_in_checkpoint(monkeypatch, 12, signal.SIGINT)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores SIGINT
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, 12)
     signal.signal(signal.SIGINT, before)
     assert restore_average(make(12)[0], tmp_path, make_mesh()) is not None
 
 
-def test_what_is_evaluated_on_the_way_is_written_down(tmp_path):
+def test_figures_measured_during_training_are_written_to_the_metrics(tmp_path):
     seen = []
     train(tmp_path, 10, lambda step, average, poll: seen.append(step) or {"quality": step / 2})
     assert seen == [4, 8, 10]
@@ -173,7 +173,7 @@ def test_what_is_evaluated_on_the_way_is_written_down(tmp_path):
 
 
 def best_of(workdir: Path, steps: int, figures: dict[int, float]) -> tuple[int, float]:
-    """The step and the figure of the best state, after training with these figures at the pictures' steps."""
+    """Train with these figures at the steps of the pictures. Return the step and the figure of the best state."""
     train(workdir, steps, lambda step, average, poll: {"held_out_loss": figures[step]}, best="held_out_loss")
     with closing(Checkpoints(workdir / "ddpm" / "best")) as checkpoints:
         state = checkpoints.restore(abstract_state(make(steps)[0], make_mesh()))
@@ -197,38 +197,38 @@ def test_a_figure_that_is_not_finite_is_never_the_best(tmp_path):
     assert best_of(tmp_path, 8, {4: math.nan, 8: 5.0}) == (8, 5.0)
 
 
-def test_a_continued_run_knows_what_it_has_to_beat(tmp_path):
+def test_a_continued_run_knows_its_best_figure(tmp_path):
     assert best_of(tmp_path, 4, {4: 1.0}) == (4, 1.0)
     assert best_of(tmp_path, 8, {8: 1.5}) == (4, 1.0)
     assert best_of(tmp_path, 12, {12: 0.5}) == (12, 0.5)
 
 
-def test_a_best_state_that_is_killed_on_its_way_to_disk_leaves_the_one_before(tmp_path):
+def test_a_kill_while_a_best_state_is_written_leaves_the_previous_one(tmp_path):
     best_of(tmp_path, 4, {4: 1.0})
     best = tmp_path / "ddpm" / "best"
-    torn = best / "8.orbax-checkpoint-tmp"  # how Orbax names what is not whole yet
+    torn = best / "8.orbax-checkpoint-tmp"  # how Orbax names an unfinished checkpoint
     shutil.copytree(best / "4" / "proof", torn / "proof")
     assert best_of(tmp_path, 8, {8: 1.5}) == (4, 1.0)
 
 
-def test_of_two_best_states_that_a_kill_left_the_better_counts(tmp_path):
+def test_the_better_of_two_best_states_that_a_kill_left_counts(tmp_path):
     best_of(tmp_path, 4, {4: 1.0})
     best = tmp_path / "ddpm" / "best"
     shutil.copytree(best / "4", tmp_path / "4")
     best_of(tmp_path, 8, {8: 0.5})
-    shutil.move(tmp_path / "4", best / "4")  # as if it had not been removed yet
+    shutil.move(tmp_path / "4", best / "4")  # as if the kill had come before its removal
     assert best_of(tmp_path, 12, {12: 0.7}) == (8, 0.5)
 
 
 @pytest.mark.parametrize(("again", "kept"), [(0.5, 0.5), (0.4, 0.4), (0.6, 0.5)])
-def test_a_run_that_goes_on_from_before_its_best_state_may_beat_it_at_the_same_step(tmp_path, again, kept):
+def test_a_run_that_continues_from_before_its_best_state_may_beat_it_at_the_same_step(tmp_path, again, kept):
     best_of(tmp_path, 8, {4: 1.0, 8: 0.5})
     shutil.rmtree(tmp_path / "ddpm" / "checkpoints" / "8")
     assert best_of(tmp_path, 8, {8: again}) == (8, kept)
     assert best_of(tmp_path, 12, {12: 0.3}) == (12, 0.3)
 
 
-def test_a_corrupt_best_state_is_passed_over_for_the_next(tmp_path, caplog):
+def test_a_corrupt_best_state_is_ignored_and_the_next_one_counts(tmp_path, caplog):
     best_of(tmp_path, 4, {4: 1.0})
     for file in (tmp_path / "ddpm" / "best" / "4" / "state").rglob("*"):
         if file.is_file():

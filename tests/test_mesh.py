@@ -1,4 +1,4 @@
-"""The CPU and its memory are used well, and shared out as the batches allow unless the user says otherwise."""
+"""Cores become as many devices as the batches allow, unless the user says otherwise, and memory is checked and kept."""
 
 import os
 import subprocess
@@ -31,16 +31,16 @@ def devices(cores: int, *batches: int, **environment: str) -> int:
     ("cores", "batches", "expected"),
     [(2, (32, 32), 2), (2, (32, 5), 1), (4, (32, 6), 2), (64, (32, 16), 8)],
 )
-def test_as_many_devices_as_cores_and_batches_allow(cores, batches, expected):
+def test_there_are_as_many_devices_as_cores_and_batches_allow(cores, batches, expected):
     assert devices(cores, *batches) == expected
 
 
-def test_a_number_that_was_asked_for_stays():
+def test_a_requested_number_of_devices_is_kept():
     assert devices(2, 32, XLA_FLAGS="--xla_force_host_platform_device_count=4") == 4
     assert devices(2, 32, JAX_NUM_CPU_DEVICES="3") == 3
 
 
-def test_devices_that_are_there_already_stay():
+def test_existing_devices_are_kept():
     begun = CODE.replace("share_cpu(*", "import jax; jax.devices(); share_cpu(*")
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     command = [sys.executable, "-c", begun, "2", "32"]
@@ -63,7 +63,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it is glibc's allocator that is told to keep memory")
-def test_memory_that_is_freed_is_used_again_and_not_taken_from_the_kernel_anew():
+def test_freed_memory_is_reused_and_not_requested_from_the_kernel_again():
     faults = [
         int(subprocess.run([sys.executable, "-c", ALLOCATIONS, how], check=True, capture_output=True, text=True).stdout)
         for how in ("keep", "leave")
@@ -79,12 +79,13 @@ def test_a_state_that_no_device_can_hold_is_refused_before_it_is_made():
     with pytest.raises(UserError, match=r"it needs 32768.0 GiB of a device, which has \d+\.\d, .*mesh.fsdp=True"):
         check_memory({"a": fits, "b": large}, "it")
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
-    cut = jax.ShapeDtypeStruct((8, has // 4), np.float32, sharding=batch_sharding(mesh))  # exactly what there is
+    # Exactly the memory of a device.
+    cut = jax.ShapeDtypeStruct((8, has // 4), np.float32, sharding=batch_sharding(mesh))
     check_memory(cut, "it")
 
 
-def test_what_xla_is_asked_for_holds_in_the_whole_process():
-    """Every product is lowered in the precision that was asked for; XLA, which refuses unknown flags, has its flag."""
+def test_settings_of_xla_hold_in_the_whole_process():
+    """Every product has the requested precision, and XLA has accepted its flag: it refuses unknown flags."""
     code = (
         "from vaedm_jax.runtime.setup import set_xla; set_xla(True, 'float32')\n"
         "import os, jax; print(os.environ['XLA_FLAGS'], jax.device_count())\n"

@@ -1,4 +1,4 @@
-"""`launch/colab.ipynb` runs in a kernel from its first cell to its last, and again after it was interrupted."""
+"""`launch/colab.ipynb` runs in a kernel from its first cell to its last, and continues after an interruption."""
 
 import re
 import shutil
@@ -28,11 +28,11 @@ threading.Thread(target=interrupt, daemon=True).start()
 
 @pytest.fixture
 def parameters(tmp_path, monkeypatch):
-    """What makes the run small, as source: a few pictures in a .zip, and the tiny networks."""
+    """Return the source of parameters that make the run small: a few pictures in a .zip, and the tiny networks."""
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "TMPDIR"):
         (folder := tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(folder))
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # one device: less to compile
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # one device, so that less is compiled
     (tmp_path / "tiny.py").write_text(TINY)
     (tmp_path / "pictures").mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (16, 20, 20, 3), np.uint8)):
@@ -43,7 +43,7 @@ def parameters(tmp_path, monkeypatch):
 
 
 def execute(notebook, parameters: str, settings: list[str], more: str = "") -> None:
-    """Run all cells in a new kernel, with other parameters, as papermill would set them."""
+    """Run all cells in a new kernel, with parameters that are set as by papermill."""
     (given,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     given.source += f"\n{parameters}SETTINGS = {settings}\n{more}"
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
@@ -58,7 +58,7 @@ def pictures(cell) -> int:
     return sum("image/png" in output.get("data", {}) for output in cell.outputs)
 
 
-def test_all_cells_run_and_continue_what_was_interrupted(parameters, tmp_path):
+def test_all_cells_run_and_continue_an_interrupted_run(parameters, tmp_path):
     first, second = (nbformat.read(NOTEBOOK, as_version=4) for _ in range(2))
     often = ["--config.log.every=1", "--config.log.pictures=1000000", "--config.checkpoint.every=1000000"]
     written = f"from pathlib import Path; written = Path({str(tmp_path)!r}, 'runs/emoji/vae/metrics.jsonl')"
@@ -77,7 +77,7 @@ def test_all_cells_run_and_continue_what_was_interrupted(parameters, tmp_path):
     assert model.config.data.image_size == 16 and model.params["vae"] and model.params["ddpm"]
 
 
-def test_it_is_kept_without_outputs():
+def test_the_notebook_is_stored_without_outputs():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)

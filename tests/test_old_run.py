@@ -1,7 +1,8 @@
-"""A run directory of an earlier version, from before the package was cut into rooms, opens and continues.
+"""A run directory of an earlier version opens and continues.
 
-`old_run/run.tar.xz` is a run of six steps of each stage, with an evaluation and samples. `old_run/continued.json` has
-the sum and the sum of squares of each parameter after that version had trained the refiner for three steps more.
+`old_run/run.tar.xz` was written before the package was divided into rooms. It is a run of six steps of each stage, with
+an evaluation and samples. That version then trained the refiner for three more steps. `old_run/continued.json` has the
+sum and the sum of squares of each parameter after these steps.
 """
 
 import json
@@ -27,20 +28,20 @@ def run_fixture(tmp_path) -> Path:
     return tmp_path / "run"
 
 
-def test_its_results_still_count(run, capsys):
+def test_results_of_an_old_run_still_count(run, capsys):
     command = ["main", f"--workdir={run}", *EVALUATE, "--config.eval.features=tests.tiny_features:means"]
     assert main(command) == 0
     assert "2 to score, 2 of them done" in capsys.readouterr().out
 
 
-def test_it_draws_the_same_images(run, capsys):
+def test_an_old_run_draws_the_same_images(run, capsys):
     with np.load(run / "samples" / "run_ddpm_noise_2_seed0.npz") as samples:
         images = samples["images"].astype(int)
     drawn = VAEDM.from_run(run).sample(4).images
     assert np.abs(np.rint(255 * drawn) - images).max() <= 1
 
 
-def test_its_training_continues(run):
+def test_the_training_of_an_old_run_continues(run):
     assert main(["main", f"--workdir={run}", "--mode=train", "--config.ddpm.steps=9"]) == 0
     params = {
         name: np.float64(a) for name, a in flatten_dict(VAEDM.from_run(run).params, sep="/").items() if np.size(a)

@@ -1,4 +1,4 @@
-"""A run goes on with the images that it was trained on, and no others, wherever the command is started."""
+"""A run continues only with the images that it was trained on, wherever the command is started."""
 
 import json
 import shutil
@@ -16,8 +16,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.features import space
 from vaedm_jax.evaluation.judge import Judge
 from vaedm_jax.main import main
-from vaedm_jax.modes.opening import configured
-from vaedm_jax.modes.training_images import load_training_images
+from vaedm_jax.modes.opening import configured, load_training_images
 from vaedm_jax.runs.identity import trained_on
 from vaedm_jax.runtime.mesh import make_mesh
 
@@ -32,7 +31,7 @@ def fill(folder, first=0):
 
 @pytest.fixture(name="trained_in")
 def trained_in_fixture(tmp_path, configs, untrained, monkeypatch):
-    """A run that was begun with `data.path=pics`, in a folder that has these pictures."""
+    """Train with `data.path=pics` in a folder that has these images, and return the run directory."""
     fill(tmp_path / "here" / "pics")
     fill(tmp_path / "there" / "pics", 1000)
     monkeypatch.chdir(tmp_path / "here")
@@ -45,7 +44,7 @@ def identity(folder, **changes):
     return data.load(data_config(path=str(folder), image_size=16, **changes)).identity
 
 
-def test_a_relative_folder_is_the_same_wherever_a_later_command_is_started(trained_in, tmp_path, monkeypatch, capsys):
+def test_a_relative_path_is_the_same_folder_for_later_commands(trained_in, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "there")
     stored = json.loads((trained_in / "images.json").read_text())
     assert main(["main", f"--workdir={trained_in}"]) == 0
@@ -60,8 +59,8 @@ def test_other_images_under_the_same_name_are_refused_and_nothing_is_changed(tra
 
 
 @pytest.mark.parametrize("change", ["replaced", "added", "removed", "renamed"])
-def test_each_file_that_is_another_now_is_found(trained_in, refused, change):
-    """The one of 80 is not among those that a sample of 64 has."""
+def test_a_change_of_a_single_file_is_found(trained_in, refused, change):
+    """A sample of 64 of the 80 images would miss this file."""
     file = trained_in.parent / "pics" / "002.png"
     if change == "replaced":
         save(file, noise(16, 5000))
@@ -74,7 +73,7 @@ def test_each_file_that_is_another_now_is_found(trained_in, refused, change):
     refused("--workdir={tmp}/here/run", "was trained on", "--config.data.changed=True")
 
 
-def test_a_change_on_purpose_is_allowed_for_one_command_and_said(trained_in, capsys, refused):
+def test_an_intended_change_is_allowed_for_one_command_and_reported(trained_in, capsys, refused):
     save(trained_in.parent / "pics" / "new.png", noise(16, 5000))
     assert main(["main", f"--workdir={trained_in}", "--config.data.changed=True"]) == 0
     assert f"trained on the {COUNT} images, and" in capsys.readouterr().out
@@ -84,14 +83,14 @@ def test_a_change_on_purpose_is_allowed_for_one_command_and_said(trained_in, cap
     refused("--workdir={tmp}/here/run", "--config.data.changed=True")
 
 
-def test_a_folder_that_moved_with_its_images_goes_on(trained_in, tmp_path, refused):
+def test_a_run_continues_after_its_images_have_moved(trained_in, tmp_path, refused):
     shutil.move(tmp_path / "here" / "pics", tmp_path / "elsewhere")
     refused("--workdir={tmp}/here/run", "{tmp}/here/pics is not there")
     assert main(["main", f"--workdir={trained_in}", f"--config.data.path={tmp_path}/elsewhere"]) == 0
 
 
 @pytest.mark.parametrize("content", [None, "null", '{"train": 1}', "{"])
-def test_a_run_of_before_without_the_digest_goes_on_and_a_damaged_one_is_named(trained_in, refused, content):
+def test_an_earlier_run_without_the_digest_continues_and_a_damaged_digest_is_named(trained_in, refused, content):
     kept = trained_in / "images.json"
     if content is None:
         kept.unlink()
@@ -104,7 +103,7 @@ def test_a_run_of_before_without_the_digest_goes_on_and_a_damaged_one_is_named(t
         refused("--workdir={tmp}/here/run", "{tmp}/here/run/images.json", "may be removed")
 
 
-def test_a_digest_of_before_knows_its_images_too(trained_in, refused, tmp_path, capsys):
+def test_a_digest_of_an_earlier_version_identifies_its_images_too(trained_in, refused, tmp_path, capsys):
     kept = trained_in / "images.json"
     stored = json.loads(kept.read_text())
     old = {side: stored[side] for side in ("train", "held_out")}
@@ -117,7 +116,7 @@ def test_a_digest_of_before_knows_its_images_too(trained_in, refused, tmp_path, 
 
 
 def test_every_mode_that_loads_the_images_compares_them(tmp_path, capsys):
-    """They all load by `load_training_images`; weights files know their images too, but not where they were."""
+    """They all call `load_training_images`. A file of weights also identifies its images, but not their folder."""
     config = tiny_config("uncond", **{"data.path": str(fill(tmp_path / "pics")), "data.category": ""})
     seen = data.load(config.data).identity
     models = [VAEDM(config, {}, {}, images=images) for images in (seen, None)]
@@ -134,14 +133,14 @@ def test_every_mode_that_loads_the_images_compares_them(tmp_path, capsys):
     assert load_training_images(config, models[0]) and "data.changed = True" in capsys.readouterr().out
 
 
-def test_what_files_hold_tells_them_apart_and_not_how_or_where_they_are_read(tmp_path):
+def test_images_are_identified_by_their_content_and_not_by_how_or_where_they_are_read(tmp_path):
     fill(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     one, other = identity(tmp_path / "a"), identity(tmp_path / "b", workers=2)
     assert one | {"folder": ""} == other | {"folder": ""} and one["files"]
 
 
-def test_statistics_of_features_are_those_of_all_files(tmp_path):
+def test_statistics_of_features_are_refused_if_any_file_has_changed(tmp_path):
     def judge():
         return Judge(space("tests.tiny_features:means"), make_mesh(), 8, load(), "train", tmp_path / "reference")
 
@@ -151,7 +150,8 @@ def test_statistics_of_features_are_those_of_all_files(tmp_path):
     fill(tmp_path / "pics")
     np.testing.assert_array_equal(judge().reference.features, judge().reference.features)
     train = load().train
-    outside = min(set(range(len(train))) - {int(i) for i in np.linspace(0, len(train) - 1, 64)})  # of the sample
+    # An image that a sample of 64 would miss.
+    outside = min(set(range(len(train))) - {int(i) for i in np.linspace(0, len(train) - 1, 64)})
     save(tmp_path / "pics" / f"{train.items[outside]:03d}.png", noise(16, 5000))
     with pytest.raises(UserError, match=r"train.npz: .*files is"):
         judge()

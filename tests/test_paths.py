@@ -1,4 +1,4 @@
-"""Paths that users write are expanded in one way, and what is no file, or no folder, is refused without a wait."""
+"""Paths of users are expanded in one way. What is not a file, or not a folder, is refused without waiting."""
 
 import os
 import socket
@@ -21,24 +21,24 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_printed_on_one_line_in_what_can_be_printed(name):
+def test_a_name_is_shown_on_one_line_of_printable_characters(name):
     assert paths.shown(Path(name)) == NAMES[name]
     assert paths.shown(name).encode("utf-8").decode().isprintable()
 
 
-def test_what_a_user_writes_becomes_an_absolute_path(tmp_path, monkeypatch):
+def test_a_path_of_a_user_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     assert paths.resolve_path("~/pics", "data.path") == tmp_path / "home" / "pics"
     assert paths.resolve_path("~", "data.path") == tmp_path / "home"
     assert paths.resolve_path("pics/in", "data.path") == tmp_path / "pics" / "in"
     assert paths.resolve_path(Path("/there"), "data.path") == Path("/there")
-    assert paths.resolve_path("./~", "data.path") == tmp_path / "~"  # a folder of this name, named on purpose
+    assert paths.resolve_path("./~", "data.path") == tmp_path / "~"  # a folder whose name is ~
     assert paths.resolve_path(paths.resolve_path("./~", "data.path"), "data.path") == tmp_path / "~"
 
 
 @pytest.mark.parametrize("written", ["", "~nouser/x", "a\0b", "x" * 300, "/x" * 5000, "\ud800"])
-def test_what_can_be_no_path_is_refused_on_one_line_with_its_setting(written):
+def test_an_impossible_path_is_refused_on_one_line_with_its_setting(written):
     with pytest.raises(UserError) as refused:
         paths.resolve_path(written, "data.path")
     assert str(refused.value).startswith("data.path")
@@ -47,8 +47,8 @@ def test_what_can_be_no_path_is_refused_on_one_line_with_its_setting(written):
 
 @pytest.fixture(name="place")
 def place_fixture(tmp_path, monkeypatch):
-    """A folder of things that are no files, by their names."""
-    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    """Make a file, a folder, special files, and links to them. Return the folder that has them."""
+    monkeypatch.chdir(tmp_path)  # relative names, since the path of a socket must be short
     os.mkfifo("fifo")
     os.mkdir("folder")
     (tmp_path / "file").write_bytes(b"data")
@@ -83,7 +83,7 @@ NO_FILES = {
 
 
 @pytest.mark.parametrize("name", NO_FILES)
-def test_what_is_no_regular_file_is_refused_and_never_waited_for(place, name):
+def test_anything_but_a_regular_file_is_refused_without_waiting(place, name):
     for look in (paths.regular_file, paths.opened):
         with pytest.raises(UserError) as refused:
             look(name, "sample.prior")
@@ -92,12 +92,12 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(place, name):
 
 
 @pytest.mark.parametrize("name", ["fifo", "socket", "device", "file", "to_file", "dangling", "itself", "nothing"])
-def test_what_is_no_folder_is_refused(place, name):
+def test_anything_but_a_folder_is_refused(place, name):
     with pytest.raises(UserError, match=r"^data\.path: "):
         paths.folder(name, "data.path")
 
 
-def test_files_and_folders_are_taken_through_links_too(place):
+def test_links_to_files_and_folders_are_followed(place):
     for name in ("file", "to_file"):
         assert paths.regular_file(name, "--from") == place / name
         with paths.opened(name, "--from") as file:
@@ -106,7 +106,7 @@ def test_files_and_folders_are_taken_through_links_too(place):
         assert paths.folder(name, "data.path") == place / name
 
 
-def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(place, monkeypatch):
+def test_a_pipe_that_takes_the_place_of_a_file_is_refused_without_waiting(place, monkeypatch):
     monkeypatch.setattr(paths, "regular_file", lambda path, *_: Path(path))
     with pytest.raises(UserError, match="no regular file"):
         paths.opened("fifo", "--from")

@@ -1,4 +1,4 @@
-"""Planning: what the compiler says is read rightly, and what cannot be planned is refused before it compiles."""
+"""Planning reads the figures of the compiler correctly. What cannot be planned is refused before it is compiled."""
 
 import csv
 import importlib.util
@@ -57,14 +57,14 @@ def test_a_roofline_is_the_work_over_the_peaks():
     assert roofline("cpu", cost) is None
 
 
-def test_the_largest_batch_lies_on_the_line_through_two():
+def test_the_largest_batch_is_extrapolated_from_two():
     program = Program("step", 16, 8, 1, lambda batch: None, 1, "")
     costs = (Cost(0, 0, 100, 16 * 10, 0, 0, None), Cost(0, 0, 100, 32 * 10, 0, 0, None))
-    assert largest(program, *costs, 1100) == 96  # 100 held, 10 an image: 100 images, in shares of 8
+    assert largest(program, *costs, 1100) == 96  # (1100 - 100 held) / 10 an image: 100, cut to a multiple of 8
     assert largest(program, costs[0], "does not fit", 1100) == 16
 
 
-def test_durations_are_said_in_the_largest_unit():
+def test_durations_are_printed_in_the_largest_unit():
     assert [duration(s) for s in (0.002, 3, 90, 7200, 5e5)] == ["2 ms", "3 s", "1.5 minutes", "2 hours", "5.79 days"]
 
 
@@ -99,7 +99,7 @@ def test_each_target_is_known_to_libtpu(name):
 
 @WITH_LIBTPU
 @pytest.mark.parametrize("name", ["vae", "ddpm"])
-def test_what_is_computed_anew_takes_less_of_a_tpu(name):
+def test_rematerialisation_takes_less_memory_of_a_tpu(name):
     mesh = make_mesh(1, make_devices("tpu-v2-8"))
 
     def temporary(remat: bool) -> int:

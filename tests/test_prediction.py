@@ -1,4 +1,4 @@
-"""What the network is asked for: EDM's and Salimans and Ho's own formulas, and Gaussian data, where all are known."""
+"""What the network predicts, compared with the formulas of EDM, of Salimans and Ho, and with Gaussian data."""
 
 import jax
 import jax.numpy as jnp
@@ -37,14 +37,14 @@ def float64():
 
 
 def edm(form, sigma):
-    """c_skip, c_out, c_in and c_in's centre, as table 1 of EDM has them, about x_hat or 0."""
+    """Return c_skip, c_out and c_in of EDM's table 1, and the centre that c_in is about: x_hat, or 0."""
     s_r, centre = (SIGMA_R, X_HAT) if form != "uncond" else (SIGMA_DATA, 0 * X_HAT)
     root = (sigma**2 + s_r**2) ** 0.5
     return s_r**2 / root**2, sigma * s_r / root, 1 / root, centre
 
 
 def formulas(target, form, u, x_0, eps, a, s):
-    """What the network is shown of u, and what it should give, by the papers' own formulas."""
+    """Return what the network is shown of u, and what it should give, by the papers' own formulas."""
     shift = X_HAT if form == "form2" else 0.0
     if isinstance(target, Residual):
         c_skip, c_out, c_in, centre = edm(form, s / a)
@@ -54,7 +54,7 @@ def formulas(target, form, u, x_0, eps, a, s):
 
 @pytest.mark.parametrize("t", T)
 @pytest.mark.parametrize("case", CASES)
-def test_the_network_is_shown_and_asked_what_the_papers_have_and_it_all_comes_back(case, t):
+def test_inputs_and_targets_are_those_of_the_papers_and_give_back_x_0_and_eps(case, t):
     target, form = CASES[case]
     rng, a, s = np.random.default_rng(0), np.sqrt(ALPHA_BAR[t]), np.sqrt(1 - ALPHA_BAR[t])
     x_0, eps = rng.uniform(-1, 1, X_HAT.shape), rng.standard_normal(X_HAT.shape)
@@ -72,25 +72,28 @@ def test_the_network_is_shown_and_asked_what_the_papers_have_and_it_all_comes_ba
     np.testing.assert_allclose(got.x_0, x_0, atol=1e-10)
     np.testing.assert_allclose(got.eps, eps, atol=1e-10)
     np.testing.assert_allclose(target.wanted(x_0, eps, level, predict.about), want, atol=1e-10)
-    # An error of what the network gives is `gain` times as large in x_0.
+    # An error in the output of the network is `gain` times as large in x_0.
     off = target.estimate(u, level, want + 1.0, predict.about).x_0 - got.x_0
     np.testing.assert_allclose(np.abs(off), target.gain(level, predict.about) * np.ones_like(x_0), rtol=1e-9)
 
 
-def test_at_T_what_follows_from_an_untrained_residual_is_x_hat():
+def test_at_T_an_untrained_residual_gives_x_hat():
     level = Level(jnp.full(3, 999), np.sqrt(ALPHA_BAR[999]), np.sqrt(1 - ALPHA_BAR[999]))
     predict = refiner(RESIDUAL, FORMULATIONS["form1"], lambda x, t, x_hat: 0 * x, jnp.asarray(X_HAT))
     np.testing.assert_allclose(predict(jnp.ones((3, 1, 1, 1)), level).x_0, X_HAT, atol=1e-3)
 
 
-# --- Gaussian data: x_0 ~ N(0.2, 0.3), as in the tests of the solvers; x_hat tells nothing
+# --- Gaussian data: x_0 ~ N(0.2, 0.3), as in the tests of the solvers; x_hat has no information
 
 MEAN, VARIANCE = 0.2, 0.3
 DATA = ((1.0, MEAN, VARIANCE),)
 
 
 def ideal(target, form):
-    """The best network: from what it is shown back to u, by Bayes to what is expected of x_0 and eps, to its output."""
+    """Return the refiner with the best network.
+
+    The network recovers u from its input, computes E[x_0 | u] and E[eps | u] by Bayes' rule, and gives its target.
+    """
 
     def network(shown, t, x_hat):
         alpha_bar = jnp.exp(jnp.interp(t, jnp.arange(1000.0), jnp.log(FULL.alpha_bar)))[:, None, None, None]
@@ -122,14 +125,14 @@ def test_ideal_networks_of_all_targets_run_the_same_chain(sampler, clip):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
 
 
-def test_ideal_networks_of_all_targets_have_the_same_bound_and_the_same_error_of_the_noise():
+def test_ideal_networks_of_all_targets_have_the_same_bound_and_noise_loss():
     x_0, t = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 1, 1, 1))), jnp.array([3, 500, 999])
     networks = [ideal(*case) for case in CASES.values()]
     some = respace(FULL, np.array([0, 10, 200, 999]))
     terms = jax.jit(lambda keys: [chain_terms(some, network, x_0, keys) for network in networks])(noise_of(1))
     losses = [noise_loss(FULL, network, x_0, t, jnp.ones_like(x_0)) for network in networks]
     for found in zip(*([*a, b] for a, b in zip(terms, losses, strict=True)), strict=True):
-        for other in found[1:]:  # the bound's tables are in float32
+        for other in found[1:]:  # the tables of the bound are in float32
             np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-4)
 
 
@@ -138,7 +141,7 @@ def test_ideal_networks_of_all_targets_have_the_same_bound_and_the_same_error_of
 
 @pytest.mark.parametrize("case", CASES)
 def test_min_snr_weighs_the_error_of_the_clean_image(case):
-    """arXiv 2303.09556: min(SNR, gamma) on x_0, that is min(SNR, gamma) / SNR on eps, and / (SNR + 1) on v."""
+    """arXiv 2303.09556 weighs x_0 by min(SNR, gamma). This is min(SNR, gamma) / SNR on eps, and / (SNR + 1) on v."""
     target, form = CASES[case]
     rng, t, gamma = np.random.default_rng(1), jnp.array([5, 300, 900]), 5.0
     x_0, eps = (jnp.asarray(rng.standard_normal((3, 1, 1, 1))) for _ in range(2))
@@ -155,7 +158,7 @@ def test_min_snr_weighs_the_error_of_the_clean_image(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_training_loss_is_0_where_the_network_gives_what_it_is_asked_for(case):
+def test_the_training_loss_is_0_if_the_network_gives_its_target(case):
     target, form = CASES[case]
     x_0, t = jnp.full((3, 1, 1, 1), MEAN), jnp.array([5, 300, 999])
     eps = jnp.asarray(np.random.default_rng(1).standard_normal((3, 1, 1, 1)))
@@ -174,7 +177,7 @@ def test_the_training_loss_is_0_where_the_network_gives_what_it_is_asked_for(cas
     np.testing.assert_allclose(training_loss(FULL, predict, x_0, t, eps), np.zeros(3), atol=1e-8)
 
 
-def test_where_the_image_is_blank_the_residual_is_about_0_by_the_datas_own_deviation():
+def test_if_x_hat_is_blank_the_residual_is_about_0_with_the_deviation_of_the_data():
     blank, shown = np.array([False, True, False]), jnp.asarray(X_HAT * [[[[1]]], [[[0]]], [[[1]]]])
     u, level = jnp.ones((3, 1, 1, 1)), noise_level(FULL, 500, 3)
 
@@ -188,7 +191,7 @@ def test_where_the_image_is_blank_the_residual_is_about_0_by_the_datas_own_devia
         np.testing.assert_allclose(got, np.where(blank[:, None, None, None], b, a), rtol=1e-12)
 
 
-def test_the_nearest_step_is_the_nearest():
+def test_nearest_step_is_the_nearest_in_log_sigma():
     log_sigma = np.log(np.sqrt((1 - ALPHA_BAR) / ALPHA_BAR))
     asked = np.random.default_rng(0).normal(-1, 3, 200)
     want = np.abs(asked[:, None] - log_sigma).argmin(axis=1)

@@ -1,4 +1,4 @@
-"""What a run and its weights know of the target of the refiner, and how training and sampling use it."""
+"""A run and its weights store the target of the refiner, and training and sampling use it."""
 
 import json
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ VAE = random_params(vae_stage(tiny_config()), 1)
 
 @pytest.fixture(name="fitted")
 def fitted_fixture(monkeypatch):
-    """Training is left out: each stage ends with random parameters. The stages that are trained are noted down."""
+    """Replace training: each stage ends with random parameters. Return the list of the stages that were trained."""
     stages = []
 
     def fit(stage, *_):
@@ -41,11 +41,11 @@ def stored(workdir):
     return json.loads((workdir / "config.json").read_text())["ddpm"]
 
 
-def test_training_measures_what_x_hat_lacks_and_the_run_keeps_it(tmp_path, fitted):
+def test_training_measures_the_deviations_of_the_residual_and_the_run_keeps_them(tmp_path, fitted):
     config = tiny_config(**{"ddpm.prediction": "residual"})
     train.train(config, tmp_path)
     found = stored(tmp_path)
-    x = np.float32([*load(config.data).train]) / 255  # fewer than would be measured
+    x = np.float32([*load(config.data).train]) / 255  # all images: they are fewer than would be measured
     assert found["sigma_data"] == pytest.approx(np.sqrt(np.mean((2 * x - 1) ** 2)), abs=1e-4)
     vae = models.build_vae(config)
     mu, logvar = vae.apply({"params": VAE}, x, method="encode")
@@ -54,7 +54,7 @@ def test_training_measures_what_x_hat_lacks_and_the_run_keeps_it(tmp_path, fitte
     assert found["sigma_r"] == pytest.approx(2 * np.sqrt(np.mean((x - x_hat) ** 2)), rel=0.02)
     assert fitted[-1].settings.sigma_r == found["sigma_r"] and not config.ddpm.sigma_r
 
-    train.train(config, tmp_path)  # goes on with what was measured
+    train.train(config, tmp_path)  # continues with the measured values
     assert stored(tmp_path) == found and fitted[-1].settings.sigma_r == found["sigma_r"]
     for name, other in (("prediction", "v"), ("sigma_r", 0.5)):
         changed = tiny_config(**{"ddpm.prediction": "residual", f"ddpm.{name}": other})
@@ -62,7 +62,7 @@ def test_training_measures_what_x_hat_lacks_and_the_run_keeps_it(tmp_path, fitte
             train.train(changed, tmp_path)
 
 
-def test_a_run_that_is_older_than_the_targets_is_one_of_eps_and_goes_on(tmp_path, fitted):
+def test_a_run_of_before_the_targets_predicts_eps_and_continues(tmp_path, fitted):
     train.train(tiny_config(), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for name in (n for n in tiny_config().ddpm if n.startswith(("predict", "sigma", "weight", "min", "t_s", "cond_n"))):
@@ -73,12 +73,12 @@ def test_a_run_that_is_older_than_the_targets_is_one_of_eps_and_goes_on(tmp_path
     assert stored(tmp_path)["prediction"] == "eps"
 
 
-def test_a_plain_ddpm_needs_the_deviation_of_the_images_alone(tmp_path, fitted):
+def test_a_plain_ddpm_measures_only_the_deviation_of_the_images(tmp_path, fitted):
     train.train(tiny_config("uncond", **{"ddpm.prediction": "residual"}), tmp_path)
     assert stored(tmp_path)["sigma_data"] > 0.1 and stored(tmp_path)["sigma_r"] == 0
 
 
-def test_what_was_measured_lies_in_the_weights_and_without_it_they_are_refused(tmp_path):
+def test_weights_have_the_measured_values_and_are_refused_without_them(tmp_path):
     config = tiny_config(**{"ddpm.prediction": "residual", "ddpm.sigma_r": 0.3, "ddpm.sigma_data": 0.7})
     ddpm = random_params(ddpm_stage(config, VAE), 2)
     model = VAEDM(config, VAE, ddpm)
@@ -112,14 +112,14 @@ def test_what_was_measured_lies_in_the_weights_and_without_it_they_are_refused(t
         ("form1", {"ddpm.t_sampling": "normal"}, "ddpm.t_sampling = 'normal'"),
     ],
 )
-def test_what_cannot_be_is_refused(variant, settings, words):
+def test_invalid_settings_are_refused(variant, settings, words):
     with pytest.raises(UserError) as error:
         check(tiny_config(variant, **settings))
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("name", "value"), [("prediction", "v"), ("cond_noise", 9)])
-def test_what_the_published_network_cannot_say_is_not_exported(tmp_path, name, value):
+def test_a_model_that_the_published_network_cannot_express_is_not_exported(tmp_path, name, value):
     config = tiny_config(**{"ddpm.patch": 1, f"ddpm.{name}": value})
     VAEDM(config, VAE, random_params(ddpm_stage(config, VAE))).save(tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=rf"a.safetensors: ddpm.{name} = {value!r}, .* cannot be exported"):
@@ -127,11 +127,11 @@ def test_what_the_published_network_cannot_say_is_not_exported(tmp_path, name, v
     assert not (tmp_path / "a.pt").exists()
 
 
-# --- conditioning augmentation, and t
+# --- conditioning augmentation, and the distribution of t
 
 
 def watched(monkeypatch):
-    """Inputs of the U-Net, which gives zeros."""
+    """Make the U-Net give zeros, and return the list of its inputs."""
     seen = []
     real = models.apply
 
@@ -145,7 +145,7 @@ def watched(monkeypatch):
     return seen
 
 
-def test_in_training_x_hat_is_noised_to_a_level_that_the_network_is_told(monkeypatch):
+def test_training_noises_x_hat_to_a_level_that_the_network_is_told(monkeypatch):
     config = tiny_config(**{"ddpm.cond_noise": 300, "ddpm.condition": "grayscale"})
     stage, seen = ddpm_stage(config, {}), watched(monkeypatch)
     assert {"k_0", "k_1"} <= set(random_params(stage)) and "k_0" not in random_params(ddpm_stage(tiny_config(), VAE))
@@ -162,7 +162,7 @@ def test_in_training_x_hat_is_noised_to_a_level_that_the_network_is_told(monkeyp
     assert (np.asarray(seen[1][5]) == 0).all()  # held-out images are not noised
 
 
-def test_at_sampling_the_level_is_a_setting():
+def test_the_noise_level_of_x_hat_is_a_setting_of_sampling():
     config = tiny_config(**{"ddpm.cond_noise": 20, "ddpm.T": 20, "ddpm.beta_T": 0.4, "sample.t_start": 10})
     model = VAEDM(config, VAE, random_params(ddpm_stage(config, VAE), 2))
     images = {k: model.sample(2, sampler="ddim", steps=2, cond_noise=k).images for k in (0, 1, 20)}
@@ -174,7 +174,7 @@ def test_at_sampling_the_level_is_a_setting():
             asked(model.chain(cond_noise=21))
 
 
-def test_t_is_normal_in_the_log_of_the_noise_about_the_deviation_of_the_target(monkeypatch):
+def test_lognormal_t_is_normal_in_log_sigma_about_the_deviation_of_the_target(monkeypatch):
     names = {"prediction": "residual", "sigma_r": 0.3, "sigma_data": 0.7, "t_sampling": "lognormal"}
     names |= {"condition": "grayscale", "t_mean": -0.5, "t_deviation": 0.6, "cond_dropout": 0.5}
     stage, seen = ddpm_stage(tiny_config(**{f"ddpm.{k}": v for k, v in names.items()}), {}), watched(monkeypatch)
@@ -189,17 +189,17 @@ def test_t_is_normal_in_the_log_of_the_noise_about_the_deviation_of_the_target(m
         assert log_sigma[chosen].std() == pytest.approx(0.6, abs=0.05)
 
 
-# --- schedules of training
+# --- schedules of the learning rate and of the weight of the KL
 
 
 @pytest.mark.parametrize("decay", ["constant", "cosine", "linear"])
-def test_the_rate_rises_and_then_falls_to_0_at_the_last_step(decay):
+def test_the_learning_rate_follows_warmup_and_decay(decay):
     config, total = tiny_config(**{"ddpm.learning_rate": 0.5, "ddpm.warmup": 4, "ddpm.decay": decay}), 12
     config.ddpm.clip = 0.0
     tx = optimizer(config.ddpm, total)
     state, rates = tx.init(jnp.ones(())), []
     update = jax.jit(tx.update)
-    for _ in range(total + 2):  # with a gradient of 1, Adam's step is the rate
+    for _ in range(total + 2):  # with a gradient of 1, the step of Adam is the learning rate
         step, state = update(jnp.ones(()), state)
         rates.append(-float(step))
     left = np.clip((np.arange(total + 2) - 4) / (total - 4), 0, 1)
@@ -207,7 +207,7 @@ def test_the_rate_rises_and_then_falls_to_0_at_the_last_step(decay):
     np.testing.assert_allclose(rates, 0.5 * np.minimum((np.arange(total + 2) + 1) / 4, 1) * factor, atol=1e-5)
 
 
-def test_the_weight_of_the_kl_rises_over_the_first_steps_and_is_whole_for_held_out_images():
+def test_the_weight_of_the_kl_rises_over_the_first_steps_and_is_full_for_held_out_images():
     stage = vae_stage(tiny_config(**{"vae.kl_weight": 3.0, "vae.kl_warmup": 4}))
     for step, share in ((0, 0.25), (1, 0.5), (3, 1.0), (900, 1.0), (None, 1.0)):
         loss, figures = stage.loss(VAE, {}, IMAGES, KEYS, step)

@@ -1,4 +1,4 @@
-"""What mode `prepare` makes of a folder trains as the folder itself would, and a kill never costs a whole shard."""
+"""Mode `prepare` makes records that train like the folder they are made of. A kill never costs a finished shard."""
 
 import json
 import shutil
@@ -42,14 +42,14 @@ def pictures(folder: Path, count: int, size: int = 40) -> Path:
 
 @pytest.fixture(scope="module")
 def made(config, tmp_path_factory) -> tuple[Path, Path]:
-    """A folder of 20 images and two broken ones, and what was made of it."""
+    """Prepare a folder of 20 images and two broken files. Return the folder, now without these, and its records."""
     root = tmp_path_factory.mktemp("made")
     folder = pictures(root / "images", 20)
     (folder / "b" / "torn.jpg").write_bytes((folder / "b" / "1.jpg").read_bytes()[:200])
     (folder / "text.png").write_text("no picture")
     shards = ["--config.prepare.shards=4", "--config.prepare.workers=2"]
     assert main(arguments(config, folder, root / "records", *shards)) == 0
-    for name in ("b/torn.jpg", "text.png"):  # they would keep the folder from being loaded
+    for name in ("b/torn.jpg", "text.png"):  # with them the folder could not be loaded
         (folder / name).rename(root / Path(name).name)
     return folder, root / "records"
 
@@ -90,9 +90,9 @@ def test_records_are_an_ordinary_data_set_of_tfds(made):
     assert len(list(made[1].glob("images-*"))) == 4
 
 
-def test_a_process_killed_in_the_middle_leaves_whole_shards_that_stay(config, tmp_path):
+def test_a_killed_process_leaves_whole_shards_that_are_kept(config, tmp_path):
     folder, target = pictures(tmp_path / "images", 6), tmp_path / "records"
-    # It takes so long to read that the work is not over before it is killed.
+    # This image takes so long to read that the process is killed before it ends.
     save(folder / "last.png", Image.new("RGB", (7000, 7000)), compress_level=1)
     settings = ["--config.prepare.shards=7", "--config.prepare.workers=1"]
     command = [sys.executable, "-m", "vaedm_jax.main", *arguments(config, folder, target, *settings)[1:]]
@@ -142,7 +142,7 @@ def test_what_cannot_be_prepared_is_refused(config, made, tmp_path, capsys, sett
     assert files(made[0]) | files(made[1]) == before
 
 
-def test_records_that_do_not_fit_are_an_error_that_says_what_would(config, made, tmp_path, capsys):
+def test_records_that_do_not_fit_are_an_error_that_says_what_would_fit(config, made, tmp_path, capsys):
     message = load_error(path=str(made[1]), image_size=32)
     assert "prepared at 16 x 16" in message and "--config.data.image_size=16" in message
     few = ["main", f"--config={config}", f"--config.data.path={made[1]}", f"--workdir={tmp_path / 'run'}"]
@@ -181,11 +181,11 @@ def test_beam_writes_the_same_files(config, made, tmp_path):
     one, other = (files(target) for target in targets)
     other.pop("images-train.shard_infos.json")
     for lists in (one, other):
-        lists.pop("dataset_info.json")  # the order of its fields is not the same
+        lists.pop("dataset_info.json")  # its fields are in another order
     assert one == other
 
 
-def test_without_beam_it_is_said_what_to_install(config, made, tmp_path, capsys, monkeypatch):
+def test_without_beam_the_error_says_what_to_install(config, made, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
     assert main(arguments(config, made[0], tmp_path / "new", "--config.prepare.beam=runner=DirectRunner")) == 2
     assert "'.[beam]'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A prior fitted to what the VAE encodes: densities and draws are those of a mixture, and it goes with its VAE only."""
+"""A prior fitted to the latents of a VAE has the right density and draws, and is refused for another VAE."""
 
 from functools import partial
 
@@ -36,7 +36,7 @@ def test_the_density_of_a_mixture_is_the_sum_of_its_components():
 
 @pytest.mark.parametrize("kind", ["mixture", "flow"])
 def test_a_prior_of_some_latents_leaves_the_others_normal(kind):
-    """It is the same density as that of all latents in which the others are independent."""
+    """The density is that of a prior of all latents, in which the others are independent and N(0, 1)."""
     flow = init_flow(jax.random.key(0), np.float32([4, 0, -4]), np.float32(FACTORS[0]))
     part = {**(MIXTURE if kind == "mixture" else flow), "used": np.float32([0, 1, 0, 1, 1])}
     z = np.float32(RNG.normal(0, 3, (20, 5)))
@@ -49,7 +49,7 @@ def test_a_prior_of_some_latents_leaves_the_others_normal(kind):
 
 
 def test_the_latents_that_are_used_are_found():
-    """Of four: one depends on the image, two do not, and the last is N(1, 1) for every image."""
+    """Of four latents, the first depends on the image, the next two do not, and the last is N(1, 1) for every image."""
     noise = np.random.default_rng(0).normal(size=(8, 500, 4))
     noise[..., 0] = 0.6 * noise[..., 0] + 0.8 * noise[0, :, 1]
     noise[..., 3] += 1
@@ -77,7 +77,9 @@ def test_the_density_of_a_flow_is_that_of_its_draws():
         params = init_flow(jax.random.key(0), rng.normal(size=D), np.eye(D) + np.tri(D) / 4)
         noise = rng.normal(size=(5, D))
         gaussian = multivariate_normal(params["mean"], params["factor"] @ params["factor"].T)
-        np.testing.assert_allclose(log_prob(params, noise), gaussian.logpdf(noise), rtol=1e-9)  # as it begins
+        np.testing.assert_allclose(
+            log_prob(params, noise), gaussian.logpdf(noise), rtol=1e-9
+        )  # a new flow is a Gaussian
 
         for name in ("w_out", "b_out"):
             params[name] = rng.normal(0, 0.3, params[name].shape)
@@ -88,7 +90,7 @@ def test_the_density_of_a_flow_is_that_of_its_draws():
         assert np.abs(expected - gaussian.logpdf(z)).max() > 0.1, "it is not the Gaussian any more"
 
 
-def test_a_flow_learns_what_no_gaussian_is():
+def test_a_flow_fits_a_ring_better_than_a_gaussian():
     rng = np.random.default_rng(0)
     ring = rng.uniform(0, 2 * np.pi, 4000)
     z = np.float32(np.stack([3 * np.cos(ring), 3 * np.sin(ring)], 1))
@@ -99,7 +101,7 @@ def test_a_flow_learns_what_no_gaussian_is():
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A tiny model with random weights, as a file, whose z is far from N(0, I)."""
+    """Return a file of a tiny model with random weights. The z that its VAE encodes are far from N(0, I)."""
     file, config = tmp_path_factory.mktemp("weights") / "tiny.safetensors", tiny_config()
     vae = random_params(vae_stage(config), 1)
     VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)).save(file)
@@ -111,7 +113,7 @@ LADDER = {"vae.dec_block": "1u4,1t4,4z1,4u4,4t16,16x1"}
 
 
 def gaussian(D: int, deviation: float) -> dict[str, np.ndarray]:
-    """A mixture of one Gaussian, as `models.prior` has it: far from N(0, I) where the deviation is not 0."""
+    """Return a mixture of one Gaussian for `models.prior`. It is N(0, I) if the deviation is 0, else far from it."""
     rng = np.random.default_rng(5)
     factor = np.eye(D) + deviation * np.tril(rng.normal(size=(D, D))) / D
     arrays = {"logits": [0.7], "means": deviation * rng.normal(size=(1, D)), "factors": factor[None]}
@@ -119,7 +121,7 @@ def gaussian(D: int, deviation: float) -> dict[str, np.ndarray]:
 
 
 def drawn(model: VAEDM, images: np.ndarray) -> list[np.ndarray]:
-    """The z that the bound draws of each image, and mean and variance of q(z | x) there, in float64."""
+    """Return the z that the bound draws for each image, and the mean and variance of q(z | x) there, in float64."""
     noise = jax.vmap(
         lambda i: jax.random.normal(
             jax.random.fold_in(jax.random.fold_in(jax.random.key(0), i), 0), (model.engine.networks.vae.z_dim,)
@@ -132,7 +134,7 @@ def drawn(model: VAEDM, images: np.ndarray) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module", params=[{}, LADDER], ids=["one layer", "ladder"])
 def bounded(request):
-    """A tiny model with a short chain, and 512 times one image."""
+    """Return a tiny model with a short chain, and 512 copies of one image."""
     config = tiny_config(**SHORT, **request.param)
     vae = random_params(vae_stage(config), 1)
     image = np.random.default_rng(3).integers(0, 256, (1, 16, 16, 3), np.uint8)
@@ -146,14 +148,14 @@ def with_gaussian(model: VAEDM, deviation: float) -> VAEDM:
     )
 
 
-def test_a_standard_normal_as_a_mixture_of_one_gives_the_closed_form(bounded):
+def test_a_mixture_that_is_standard_normal_gives_the_same_bound(bounded):
     model, images = bounded
     plain, other = (m.bound(images[:16]) for m in (model, with_gaussian(model, 0.0)))
     np.testing.assert_allclose(other.z, plain.z, rtol=1e-3, atol=1e-6)
     np.testing.assert_array_equal(other.steps, plain.steps)
 
 
-def test_the_bound_has_the_density_of_the_fitted_prior(bounded):
+def test_the_bound_uses_the_density_of_the_fitted_prior(bounded):
     model, images = bounded
     prior, bits = gaussian(model.engine.networks.vae.z_dim, 1.5), 16 * 16 * 3 * np.log(2)
     found = with_gaussian(model, 1.5).bound(images).z * bits
@@ -181,7 +183,7 @@ def fitted(weights, tmp_path_factory):
     return workdir / "prior.npz"
 
 
-def test_the_fitted_prior_makes_held_out_z_likelier_and_is_what_is_drawn_from(weights, fitted, tmp_path):
+def test_a_fitted_prior_makes_held_out_z_likelier_and_is_sampled_from(weights, fitted, tmp_path):
     model = VAEDM.open(weights)
     lines = (fitted.parent / "prior.csv").read_text().splitlines()
     figures = [float(line.split(",")[-1]) for line in lines[1:]]
@@ -207,7 +209,7 @@ def test_the_command_line_samples_from_the_fitted_prior(weights, fitted, tmp_pat
         np.testing.assert_allclose(arrays["x_hat"] / 255, expected, atol=1 / 255)
 
 
-def test_a_model_with_a_prior_is_compared_under_a_name_of_its_own(weights, fitted, tmp_path):
+def test_a_model_with_a_prior_has_its_own_name_in_a_comparison(weights, fitted, tmp_path):
     command = ["main", "--mode=evaluate", f"--workdir={tmp_path}", f"--config.sample.weights={weights}"]
     few = ["--config.eval.n=8", "--config.eval.steps=2", "--config.eval.features=tests.tiny_features:means"]
     for prior in ("", fitted):

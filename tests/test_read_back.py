@@ -1,4 +1,4 @@
-"""What the package reads back is whole and fits, or is made anew, or is refused in one line."""
+"""A damaged or unfitting file of the package is made anew, skipped, or refused in one line."""
 
 import json
 from contextlib import closing
@@ -28,7 +28,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
 
 
 def weights(change=lambda arrays: None, metadata=None) -> bytes:
-    """A file of weights, of which something is changed."""
+    """Return the bytes of a file of weights, after `change` was applied to its arrays."""
     flat = {f"ddpm/{'/'.join(k.key for k in path)}": a for path, a in jax.tree_util.tree_leaves_with_path(DDPM)}
     arrays = {name: np.array(a, np.float32) for name, a in flat.items()}
     change(arrays)
@@ -49,7 +49,7 @@ def weights(change=lambda arrays: None, metadata=None) -> bytes:
         (lambda a: a.update({"ddpm/conv_out/bias": np.zeros(12, np.int32)}), "is of the type I32"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_by_the_name_of_the_array(tmp_path, refused, change, words):
+def test_weights_that_do_not_fit_are_refused_and_the_array_is_named(tmp_path, refused, change, words):
     (tmp_path / "w.safetensors").write_bytes(weights(change))
     refused("--workdir={new} --mode=sample --config.sample.weights={tmp}/w.safetensors", "w.safetensors", words)
 
@@ -65,29 +65,29 @@ def test_weights_that_do_not_fit_are_refused_by_the_name_of_the_array(tmp_path, 
         '{"ddpm": {"variant": "uncond", "T": NaN}}',
     ],
 )
-def test_weights_without_a_sound_configuration_are_refused(tmp_path, refused, metadata):
+def test_weights_without_a_valid_configuration_are_refused(tmp_path, refused, metadata):
     (tmp_path / "w.safetensors").write_bytes(weights(metadata={"config": metadata}))
     refused("--workdir={new} --mode=sample --config.sample.weights={tmp}/w.safetensors", "that VAEDM.save wrote")
 
 
-def test_a_deep_configuration_of_a_run_is_refused(run, refused):
+def test_a_run_with_a_deeply_nested_configuration_or_a_huge_number_is_refused(run, refused):
     for text in (DEEP, '{"ddpm": ' + DEEP + "}", '{"ddpm": {"variant": "form1"}, "seed": ' + "9" * 5000 + "}"):
         (run / "config.json").write_text(text)
         refused("--workdir={run} --mode=sample", "{run}/config.json is not the configuration of a run")
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # of the step
-def test_a_model_whose_numbers_are_not_finite_ends_with_an_error_and_draws_no_picture(tmp_path, capsys):
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # the step, an integer, is made from NaN
+def test_a_model_with_numbers_that_are_not_finite_is_an_error_and_draws_no_picture(tmp_path, capsys):
     rundir.claim(tmp_path / "run", UNCOND)
     save(tmp_path / "run" / "ddpm" / "checkpoints", np.nan, step=0)
     assert main(["main", f"--workdir={tmp_path / 'run'}", "--mode=sample"]) == 1
     assert "not finite" in capsys.readouterr().err and not list(tmp_path.rglob("*.png"))
     bias = {**DDPM, "conv_out": {**DDPM["conv_out"], "bias": np.full_like(DDPM["conv_out"]["bias"], np.inf)}}
-    with pytest.raises(RunError, match="not finite"):  # which would be clipped to black or white
+    with pytest.raises(RunError, match="not finite"):  # clipped images would hide it: they would be black or white
         VAEDM(UNCOND, {}, bias).sample(4, batch_size=8)
 
 
-def test_parts_of_other_forms_are_drawn_anew_and_none_is_waited_for(tmp_path, drawn):  # noqa: F811
+def test_parts_of_another_form_are_drawn_anew(tmp_path, drawn):  # noqa: F811
     want = images(parts(tmp_path))
     with np.load(tmp_path / "00000008.npz") as arrays:
         part = dict(arrays)
@@ -103,7 +103,7 @@ def test_parts_of_other_forms_are_drawn_anew_and_none_is_waited_for(tmp_path, dr
         assert drawn[-1] == 8
 
 
-def test_a_prior_of_other_forms_is_refused_by_the_name_of_the_array(tmp_path):
+def test_a_prior_of_another_form_is_refused_and_the_array_is_named(tmp_path):
     D = MODEL.engine.networks.vae.z_dim
     sound = {"logits": np.zeros(2), "means": np.zeros((2, D)), "factors": np.zeros((2, D, D))}
     sound = {name: np.float32(a) for name, a in sound.items()} | {"vae": np.array(MODEL.engine.vae_digest)}
@@ -134,7 +134,7 @@ def test_a_prior_of_other_forms_is_refused_by_the_name_of_the_array(tmp_path):
         lambda proof: proof.pop("checksums"),
     ],
 )
-def test_a_checkpoint_whose_proof_is_damaged_is_passed_over(tmp_path, change):
+def test_a_checkpoint_with_a_damaged_proof_is_skipped(tmp_path, change):
     folder = written(tmp_path / "c", 1, 2)
     file = folder / "2" / "proof" / "metadata"
     proof = json.loads(file.read_text())
@@ -144,7 +144,7 @@ def test_a_checkpoint_whose_proof_is_damaged_is_passed_over(tmp_path, change):
         assert_same(checkpoints.restore(state_at(0)), state_at(1))
 
 
-def test_a_proof_of_before_has_no_digest_and_is_taken(tmp_path):
+def test_a_proof_of_an_earlier_version_without_a_digest_is_accepted(tmp_path):
     folder = written(tmp_path / "c", 1)
     file = folder / "1" / "proof" / "metadata"
     proof = json.loads(file.read_text())
@@ -155,7 +155,7 @@ def test_a_proof_of_before_has_no_digest_and_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("line", ['{"step": 1, "loss": "low"}', '{"step": 1, "loss": [1]}', DEEP, '{"step": "x"}', "3"])
-def test_metrics_of_other_forms_are_refused_by_their_line(tmp_path, line):
+def test_metrics_of_another_form_are_refused_and_the_line_is_named(tmp_path, line):
     (tmp_path / "metrics.jsonl").write_text(f'{{"step": 0}}\n{line}\n{{"step": 2}}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
         read_metrics(tmp_path)
@@ -173,7 +173,7 @@ def test_metrics_of_other_forms_are_refused_by_their_line(tmp_path, line):
         ("samples/a.png", "no picture"),
     ],
 )
-def test_a_report_names_the_file_of_another_form(tmp_path, name, text):
+def test_a_report_names_a_file_of_another_form(tmp_path, name, text):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=name):
@@ -181,7 +181,7 @@ def test_a_report_names_the_file_of_another_form(tmp_path, name, text):
 
 
 @pytest.mark.parametrize("text", ["", DEEP, "[]", '{"folder": "a", "image_size": "8", "shards": 1, "names": []}'])
-def test_lists_of_prepared_images_that_are_damaged_are_refused(tmp_path, text):
+def test_damaged_lists_of_prepared_images_are_refused(tmp_path, text):
     (tmp_path / "folder.json").write_text(text)
     with pytest.raises(UserError, match=r"folder\.json is damaged"):
         read_plan(tmp_path)

@@ -1,4 +1,4 @@
-"""What is refused has changed nothing: all that can be refused is looked at before anything is written or trained."""
+"""A refused command changes nothing: all checks come before the first write and the first train step."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ SCORED = "--config.log.scored=8"
 
 @pytest.fixture(autouse=True)
 def never(monkeypatch):
-    """Nothing is trained in a refused training."""
+    """Fail if a refused command trains a stage."""
 
     def fit(stage, *_, **__):
         raise AssertionError(f"{stage.name} is trained")
@@ -60,18 +60,20 @@ def test_a_broken_line_of_metrics_is_refused_before_the_configuration_is_written
         ("--config.ddpm.epochs=1e9 --config.ddpm.steps=0 --config.ddpm.batch_size=8", ["1e+09 epochs", "32 bits"]),
     ],
 )
-def test_what_only_the_second_stage_or_its_scores_refuse_is_refused_at_once(refused, run, directory, settings, words):
+def test_errors_of_the_second_stage_and_its_scores_are_found_before_the_first_stage(
+    refused, run, directory, settings, words
+):
     refused(
         f"--config={{configs}}/tiny.py --workdir={{{directory}}} --config.vae.learning_rate=0.01 {settings}", *words
     )
 
 
-def test_networks_that_the_memory_does_not_hold_are_refused_before_the_first_stage(refused, monkeypatch):
+def test_networks_that_do_not_fit_in_memory_are_refused_before_the_first_stage(refused, monkeypatch):
     monkeypatch.setattr(mesh, "memory_bytes", lambda: 2**20 * 8)
     refused("--config={configs}/tiny.py --workdir={new}", "the state of the DDPM needs")
 
 
-def test_a_plain_ddpm_has_no_z_whose_temperature_could_be_set(refused):
+def test_a_z_temperature_for_a_plain_ddpm_is_refused(refused):
     refused("--config={configs}/tiny.py:uncond --workdir={new} --config.sample.z_temperature=0.9", "z_temperature")
 
 
@@ -114,11 +116,11 @@ def weights_fixture(tmp_path):
         ("evaluate --config.sample.seed=4294967295 --config.eval.seeds=2", ["last seed"]),
     ],
 )
-def test_no_other_mode_writes_before_it_has_looked(refused, weights, arguments, words):
+def test_other_modes_check_everything_before_they_write(refused, weights, arguments, words):
     refused(weights + arguments, *words)
 
 
-def test_figures_need_the_images_before_the_first_is_drawn(refused, tmp_path):
+def test_missing_images_are_refused_before_figures_are_drawn(refused, tmp_path):
     config = tiny_config(**{"data.path": str(tmp_path / "gone"), "data.category": ""})
     model = VAEDM(config, random_params(vae_stage(config), 1), random_params(ddpm_stage(config, {}), 2))
     model.save(tmp_path / "w.safetensors")
@@ -126,7 +128,7 @@ def test_figures_need_the_images_before_the_first_is_drawn(refused, tmp_path):
     refused("--workdir={new} --mode=figures " + files, "gone")
 
 
-def test_a_prior_asks_for_scikit_learn_before_a_flow_is_trained(refused, weights, monkeypatch):
+def test_a_missing_scikit_learn_is_refused_before_a_flow_is_trained(refused, weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.mixture", None)
     refused(weights + "prior --config.prior.kinds=flow,diag", "scikit-learn")
 
@@ -142,7 +144,7 @@ def test_a_folder_without_a_readable_image_is_refused_before_records_are_written
     )
 
 
-def test_what_is_sound_is_claimed_and_trained(run, untrained, tmp_path):
+def test_a_valid_change_is_stored_and_both_stages_are_trained(run, untrained, tmp_path):
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "unrelated.png")
     assert main(["main", f"--workdir={run}", "--config.ddpm.learning_rate=0.01"]) == 0
     assert untrained == [("vae", 6), ("ddpm", 6)]

@@ -1,4 +1,4 @@
-"""Metrics are on disk at once and hold each step once, whatever ended the run before."""
+"""Metrics are on disk at once, and each step is stored once, however the run ended before."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_a_line_torn_by_a_kill_is_dropped_and_written_again(tmp_path, cut):
     assert [line["step"] for line in file_lines(tmp_path)] == [10, 20, 30]
 
 
-def test_a_broken_line_inside_is_named_and_nothing_is_lost(tmp_path):
+def test_a_broken_line_in_the_middle_is_named_and_nothing_is_lost(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\nrubbish\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
@@ -60,7 +60,7 @@ def test_a_broken_line_inside_is_named_and_nothing_is_lost(tmp_path):
     assert path.read_text() == '{"step": 1}\nrubbish\n{"step": 3}\n'
 
 
-def test_a_sync_reaches_all_lines(tmp_path, monkeypatch):
+def test_a_sync_puts_all_lines_on_disk(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor)))
     writer = reporting.MetricWriter(tmp_path, 0)
@@ -71,11 +71,11 @@ def test_a_sync_reaches_all_lines(tmp_path, monkeypatch):
     writer.close()
 
 
-def test_no_metrics_are_an_empty_list(tmp_path):
+def test_missing_metrics_are_an_empty_list(tmp_path):
     assert reporting.read_metrics(tmp_path) == []
 
 
-def test_a_full_disk_ends_the_run_with_a_line(tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run_with_an_error(tmp_path, monkeypatch):
     writer = reporting.MetricWriter(tmp_path, 0)
     with monkeypatch.context() as patch, pytest.raises(RunError, match="no space"):
         patch.setattr(os, "write", lambda *_: 3)
@@ -85,7 +85,7 @@ def test_a_full_disk_ends_the_run_with_a_line(tmp_path, monkeypatch):
 
 
 def tensorboard(folder):
-    """{(tag, step): value} as TensorBoard shows it: a session that starts at s hides the steps from s on."""
+    """Return {(tag, step): value} as TensorBoard shows it. A session that starts at s hides older values from s on."""
     shown = {}
     for path in sorted(folder.iterdir()):
         data, at = path.read_bytes(), 0
@@ -99,7 +99,7 @@ def tensorboard(folder):
     return shown
 
 
-def test_tensorboard_shows_each_step_once_too(tmp_path):
+def test_tensorboard_shows_each_step_once(tmp_path):
     write_steps(tmp_path, [10, 20, 30, 40], loss=1.0)
     write_steps(tmp_path, [30], resume_step=20, loss=2.0)
     assert tensorboard(tmp_path / "tb") == {("loss", 10): 1.0, ("loss", 20): 1.0, ("loss", 30): 2.0}

@@ -1,4 +1,4 @@
-"""Grids show each image where it belongs, and a PNG carries its pixels and its caption."""
+"""A grid shows each image in its place, and a PNG holds its pixels and its caption."""
 
 import os
 
@@ -12,14 +12,14 @@ from vaedm_jax.errors import UserError
 
 
 def box(picture, colour):
-    """(left, top, right, bottom) of the pixels of one colour, and whether it fills that box."""
+    """Return (left, top, right, bottom) of the pixels of one colour, and whether they fill that box."""
     found = (np.asarray(picture) == colour).all(-1)
     ys, xs = np.nonzero(found)
     left, top, right, bottom = xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
     return (left, top, right, bottom), found.sum() == (right - left) * (bottom - top)
 
 
-def test_every_grey_level_survives_the_way_through_floats():
+def test_every_grey_level_survives_conversion_to_float_and_back():
     levels = np.arange(256, dtype=np.uint8)
     assert (reporting.to_uint8(levels / 255) == levels).all()
     assert (reporting.to_uint8(levels) == levels).all()

@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 
 def run_steps(stream, first, last, seconds, total=None, start=0):
-    """What a run of steps first ... last shows, each of which takes `seconds`."""
+    """Return what is shown for the steps `first` to `last`, each of which takes `seconds`."""
     clock = Clock()
     with reporting.Progress(total or last, start, "vae", images_per_step=32, stream=stream, clock=clock) as progress:
         for step in range(first, last + 1):
@@ -50,7 +50,7 @@ def test_speed_does_not_count_the_steps_before_a_resume():
     assert all("32 images/s" in line for line in lines[1:]) and "01:29 left" in lines[1]
 
 
-def test_speed_follows_the_last_minute():
+def test_speed_is_that_of_the_last_minute():
     clock = Clock()
     progress = reporting.Progress(1000, 0, "vae", images_per_step=10, stream=io.StringIO(), clock=clock)
     assert progress.images_per_s is None
@@ -77,7 +77,7 @@ def test_a_loss_is_fetched_only_when_it_is_shown():
 
 
 def test_the_display_never_waits_for_a_step_that_is_under_way():
-    """The device is three steps behind; only the last step of all is waited for."""
+    """The device is three steps behind. Only the last step of the training is waited for."""
     under_way, waited = set(), []
 
     class Loss:

@@ -1,4 +1,4 @@
-"""The report is one page that stands alone and shows what a run left, however little."""
+"""The report is one page that loads nothing. It shows what a run directory holds, even if parts are missing."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ from vaedm_jax.reporting.rows import Row
 
 
 class Page(HTMLParser):
-    """A page's elements with their attributes, its headings, its text; fails if a tag is left open."""
+    """The elements of a page with their attributes, its headings and its text. A tag that is left open is an error."""
 
     def __init__(self, path):
         super().__init__()
@@ -57,7 +57,7 @@ def save_solid(path, colour, caption="", at=None):
 
 
 def fill(workdir):
-    """A run directory with everything in it, and with names that are no good in HTML."""
+    """Fill a run directory with everything that a report shows, and with names that HTML must escape."""
     workdir.mkdir(exist_ok=True)
     (workdir / "config.json").write_text(json.dumps({"seed": 7, "vae": {"blocks": "32x7,<script>", "rate": 1e-4}}))
     for stage in ("vae", "ddpm"):
@@ -72,7 +72,7 @@ def fill(workdir):
     save_solid(workdir / "samples/warm/new.png", BLUE, '<img src="https://example.com/x.png">', at=2000)
 
 
-def test_report_is_one_page_that_asks_for_nothing(tmp_path):
+def test_report_is_one_page_that_loads_nothing(tmp_path):
     fill(tmp_path)
     path = reporting.write_report(tmp_path, title="<people> & 'body'")
     assert path == tmp_path / "report.html"
@@ -87,7 +87,7 @@ def test_report_is_one_page_that_asks_for_nothing(tmp_path):
     assert len(ids) == len(set(ids))
 
 
-def test_report_shows_what_the_run_left(tmp_path):
+def test_report_shows_what_the_run_directory_holds(tmp_path):
     fill(tmp_path)
     page = Page(reporting.write_report(tmp_path))
     assert page.headings[0] == tmp_path.name
@@ -109,7 +109,7 @@ def test_report_shows_what_the_run_left(tmp_path):
     assert len(page.all("svg")) == 6, "loss, images_per_s and a<b, of two stages"
 
 
-def test_held_out_figures_share_a_chart_with_those_of_training_and_all_ranges_of_t_share_one(tmp_path):
+def test_training_and_held_out_figures_share_a_chart_and_so_do_the_ranges_of_t(tmp_path):
     (tmp_path / "ddpm").mkdir()
     figures = ("loss", "grad_norm", "held_out_loss", "held_out_loss_t0_499", "held_out_loss_t500_999")
     lines = [json.dumps({"step": i, "time": i, **dict.fromkeys(figures, i)}) for i in range(3)]
@@ -135,20 +135,20 @@ def test_report_shows_samples_newest_first_and_training_first_to_last(tmp_path):
     "missing",
     ["config.json", "vae", "ddpm", "samples", "vae/metrics.jsonl", "vae/summary.json", "ddpm/pictures"],
 )
-def test_report_does_with_any_part_missing(tmp_path, missing):
+def test_report_is_written_if_any_part_is_missing(tmp_path, missing):
     run = tmp_path / "run"
     fill(run)
     (run / missing).rename(tmp_path / "aside")
     assert "Versions" in Page(reporting.write_report(run)).headings
 
 
-def test_report_of_a_run_that_has_nothing_yet_says_so(tmp_path):
+def test_report_of_an_empty_run_says_so(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": 0}')
     page = Page(reporting.write_report(tmp_path))
     assert "No samples yet." in page.text and "No stage has been trained yet." in page.text
 
 
-def test_report_leaves_out_a_stage_that_was_taken_from_elsewhere(tmp_path):
+def test_report_leaves_out_a_stage_that_was_taken_from_another_run(tmp_path):
     fill(tmp_path)
     for path in (tmp_path / "vae").iterdir():
         path.rename(tmp_path / path.name)
@@ -167,7 +167,7 @@ def test_report_of_a_comparison_has_its_scores_and_no_empty_parts(tmp_path):
     assert "a ddim noise 5 64 2 3 ± 1 – 0.5 ± 0 0.75 ± 0" in page.text
 
 
-def test_report_of_no_directory_is_an_error(tmp_path):
+def test_report_of_a_missing_directory_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no such directory"):
         reporting.write_report(tmp_path / "nowhere")
 
@@ -178,7 +178,7 @@ def test_report_names_a_damaged_file(tmp_path):
         reporting.write_report(tmp_path)
 
 
-def test_a_damaged_file_does_not_undo_the_command_that_ends_with_a_report(tmp_path, capsys):
+def test_a_command_that_ends_with_a_report_succeeds_despite_a_damaged_file(tmp_path, capsys):
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "evaluation.json").write_text('{"means_over_seeds": [')
     reporting.renew_report(tmp_path)
@@ -187,7 +187,7 @@ def test_a_damaged_file_does_not_undo_the_command_that_ends_with_a_report(tmp_pa
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_pause_between_a_kill_and_a_resume_is_no_training_time(tmp_path):
+def test_a_pause_between_a_kill_and_a_resume_does_not_count_as_training_time(tmp_path):
     times = [*range(0, 100, 10), *range(100_000, 100_110, 10)]
     (tmp_path / "vae").mkdir()
     lines = [json.dumps({"step": i, "time": t, "loss": 1}) for i, t in enumerate(times)]
@@ -195,7 +195,7 @@ def test_a_pause_between_a_kill_and_a_resume_is_no_training_time(tmp_path):
     assert "duration 3 min 10 s" in Page(reporting.write_report(tmp_path)).text
 
 
-def test_the_room_stands_alone_and_keeps_no_global_figure(tmp_path):
+def test_reporting_imports_only_storage_and_errors_and_not_pyplot(tmp_path):
     fill(tmp_path)
     code = (
         "import sys; from vaedm_jax.reporting import write_report; write_report(sys.argv[1]);"

@@ -1,4 +1,4 @@
-"""The lines of a comparison keep facts, scores and feature spaces apart, whatever the spaces are called."""
+"""The rows of a comparison keep facts, scores and feature spaces apart, whatever the names of the spaces."""
 
 import csv
 import json
@@ -38,14 +38,14 @@ def test_spaces_of_any_name_are_averaged_and_written(tmp_path):
         assert mean[f"precision_{name}"] is None and mean[f"precision_{name}_sem"] is None
 
 
-def test_one_seed_has_the_error_of_its_blocks_for_the_kernel_distance_alone():
+def test_with_one_seed_only_the_kernel_distance_has_an_error():
     (mean,) = over_seeds(lines(2.0))
     found = mean.scores[AWKWARD[0]]
     assert mean.facts["seeds"] == 1 and "seed" not in mean.facts
     assert (found["kid"], found["kid_sem"], found["fd_sem"], found["kid_error"]) == (2, 0.5, None, 0.5)
 
 
-def test_a_line_comes_back_from_its_columns():
+def test_a_row_is_read_back_from_its_columns():
     (row,) = lines(2.0)
     assert Row.of(row.columns, AWKWARD) == row
 
@@ -54,7 +54,7 @@ def test_a_line_comes_back_from_its_columns():
     "change",
     [{"n": "64"}, {"run": None}, {"steps": 1.5}, {"kid_is": "2"}, {"fd_is": [1]}, {"recall_is": {}}],
 )
-def test_columns_of_another_form_are_no_line(change):
+def test_columns_of_another_form_are_refused(change):
     (row,) = lines(2.0)
     with pytest.raises(ValueError):
         Row.of(row.columns | change, AWKWARD)

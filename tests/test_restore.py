@@ -1,4 +1,4 @@
-"""Restoration: what is lost, where the chain begins, how near the result is, and the mode around it."""
+"""Restoration: what each task removes, where the chain starts, how near the result is, and the mode `restore`."""
 
 import csv
 from types import SimpleNamespace
@@ -32,14 +32,17 @@ NOISY = np.clip(TRUTH + 0.2 * RNG.standard_normal(TRUTH.shape), 0, 1).astype(np.
 
 
 def test_fidelity_is_that_of_scikit_image():
-    """structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False), version 0.26.0."""
+    """The numbers are those of scikit-image 0.26.0.
+
+    The SSIM is structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False).
+    """
     np.testing.assert_allclose(ssim(NOISY, TRUTH), [0.800242006778, 0.825675308704, 0.836757183075], rtol=1e-5)
     np.testing.assert_allclose(psnr(NOISY, TRUTH), [14.7953480789, 14.8063974877, 15.1325019011], rtol=1e-6)
     np.testing.assert_allclose(ssim(TRUTH, TRUTH), 1, rtol=1e-6)
     assert np.isposinf(psnr(TRUTH, TRUTH)).all()
 
 
-def test_a_reduced_image_is_of_means_and_is_enlarged_by_pillows_bicubic():
+def test_an_image_is_reduced_to_means_and_enlarged_as_by_pillows_bicubic_filter():
     task, images = SuperResolution(2), np.float32(RNG.integers(0, 256, (2, 8, 12, 3))) / 255
     small = task.corrupt(images)
     assert small.shape == (2, 4, 6, 3)
@@ -49,7 +52,7 @@ def test_a_reduced_image_is_of_means_and_is_enlarged_by_pillows_bicubic():
     np.testing.assert_allclose(task.lift(grey[None] / 255)[0] * 255, want, atol=1)  # Pillow rounds twice
 
 
-def test_what_agrees_with_the_damaged_image_is_nearer_to_the_true_one():
+def test_an_image_made_consistent_with_the_damaged_one_is_nearer_to_the_truth():
     task = SuperResolution(2)
     truth = 0.3 + 0.4 * TRUTH
     guess = np.clip(truth + 0.1 * RNG.standard_normal(truth.shape), 0, 1).astype(np.float32)
@@ -59,14 +62,14 @@ def test_what_agrees_with_the_damaged_image_is_nearer_to_the_true_one():
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.2, 0.5])
-def test_a_noisy_image_is_the_chains_own_where_it_begins(sigma):
+def test_the_chain_of_a_noisy_image_starts_at_that_image(sigma):
     task = Denoising(sigma)
     chain = task.begin(Chain("ddim", 1, clip=False), FULL, None)
     variance = (1 - FULL.alpha_bar[chain.t_start]) / FULL.alpha_bar[chain.t_start]
     assert np.sqrt(variance) / 2 == pytest.approx(sigma, rel=0.1)
 
     def begun(noisy):
-        """What the chain begins with over sqrt(alpha_bar): one step gives it where no noise is predicted."""
+        """Return u / sqrt(alpha_bar) at the start of the chain. One step returns it if no noise is predicted."""
         keys, u = jax.random.split(jax.random.key(0), len(noisy)), jnp.asarray(2 * noisy - 1)
         return (
             run_chain(chain.arrays(FULL), by_noise(lambda u, t: 0 * u), keys, u.shape[1:], u, task.x_T(noisy)) + 1
@@ -74,14 +77,14 @@ def test_a_noisy_image_is_the_chains_own_where_it_begins(sigma):
 
     inside = (NOISY > 0) & (NOISY < 1)
     np.testing.assert_allclose(begun(NOISY)[inside], NOISY[inside], atol=1e-5)
-    for ground in (0.0, 1.0):  # is normal again about what was clipped
+    for ground in (0.0, 1.0):  # clipped noise is drawn anew, so that the noise is normal again
         found = np.asarray(begun(task.corrupt(np.full((1, 200, 200, 3), ground, np.float32), 1)), np.float64)
         assert found.mean() == pytest.approx(ground, abs=0.02 * sigma)
         assert found.std() == pytest.approx(sigma, rel=0.1)
     assert Denoising(0.001).begin(Chain("ddim", 10), FULL, None).steps == 1
 
 
-def test_a_reduced_image_begins_where_the_rule_for_x_hat_says():
+def test_the_chain_of_a_reduced_image_starts_by_the_rule_for_x_hat():
     task, chain = SuperResolution(2), Chain("unipc2", 10)
     error = 2 * (task.lift(task.corrupt(TRUTH)) - TRUTH)
     begun = task.begin(chain, FULL, lambda: TRUTH)
@@ -96,7 +99,7 @@ def test_a_reduced_image_begins_where_the_rule_for_x_hat_says():
         (dict(task="super", factor=3), ["factor = 3", "16 x 20"]),
     ],
 )
-def test_tasks_that_cannot_be_are_refused(settings, words):
+def test_impossible_tasks_are_refused(settings, words):
     with pytest.raises(UserError) as caught:
         make_task(SimpleNamespace(**settings)).corrupt(TRUTH)
     assert all(word in str(caught.value) for word in words)
@@ -104,7 +107,7 @@ def test_tasks_that_cannot_be_are_refused(settings, words):
 
 @pytest.fixture(name="weights", scope="module")
 def weights_fixture(tmp_path_factory):
-    """A file of a tiny model of Formulation 2."""
+    """Return a file of a tiny model of Formulation 2."""
     config = tiny_config("form2")
     vae = random_params(vae_stage(config), 1)
     file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
@@ -126,7 +129,7 @@ def test_held_out_images_are_restored_and_scored(tmp_path, weights, capsys):
     with open(tmp_path / "restored" / "tiny_denoise0.1_ddpm_warm57_2.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["way"] for row in rows] == ["noisy", "VAE", "from noise", "from t = 57"]
-    assert 19 < float(rows[0]["psnr"]) < 24  # 20 dB, and somewhat more for the clipping
+    assert 19 < float(rows[0]["psnr"]) < 24  # 20 dB, and somewhat more, since clipping removes noise
     assert "denoise0.1, 4 held-out images" in (tmp_path / "report.html").read_text()
     assert "PSNR" in capsys.readouterr().out
     there = {path.name: path.read_bytes() for path in (tmp_path / "restored").iterdir()}
@@ -136,7 +139,7 @@ def test_held_out_images_are_restored_and_scored(tmp_path, weights, capsys):
     assert all(now[name.replace("57_2.", "57_2_1.")] == data for name, data in there.items()), "nothing is lost"
 
 
-def test_pictures_of_the_users_are_restored_at_their_own_size(tmp_path, weights):
+def test_pictures_of_a_user_are_restored_at_their_own_size(tmp_path, weights):
     folder = tmp_path / "mine" / "deep"
     folder.mkdir(parents=True)
     noise(10).resize((13, 10)).save(folder / "a.jpg")
@@ -180,7 +183,7 @@ def test_a_picture_that_is_too_large_is_named_before_any_is_restored(tmp_path, w
     assert not list(tmp_path.rglob("out/restored/**/*.png"))
 
 
-def test_a_factor_need_not_divide_the_images_of_the_training(weights):
+def test_a_factor_need_not_divide_the_size_of_the_training_images(weights):
     model = VAEDM.from_checkpoint(weights)
     chain = SuperResolution(3).begin(Chain("ddim", 2), FULL, lambda: TRUTH)
     assert restore_images(model, SuperResolution(3), chain, TRUTH[:1, :8, :8], progress=False).shape == (
@@ -191,7 +194,7 @@ def test_a_factor_need_not_divide_the_images_of_the_training(weights):
     )
 
 
-def test_denoising_needs_no_data_and_a_folder_that_moved_can_be_named(tmp_path, capsys):
+def test_denoising_needs_no_training_images_and_a_moved_folder_can_be_named(tmp_path, capsys):
     config = tiny_config("form1", **{"data.path": str(tmp_path / "gone")})
     vae = random_params(vae_stage(config), 1)
     VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)).save(file := tmp_path / "own.safetensors")
@@ -209,14 +212,14 @@ def test_denoising_needs_no_data_and_a_folder_that_moved_can_be_named(tmp_path, 
     assert "without the nearest training images" in capsys.readouterr().out
 
 
-def test_an_image_that_is_no_picture_is_named(tmp_path, weights, capsys):
+def test_a_file_that_is_no_image_is_named(tmp_path, weights, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "torn.png").write_bytes(b"no picture")
     assert restore(tmp_path / "out", weights, f"--config.restore.files={tmp_path / 'mine'}") == 2
     assert "torn.png cannot be read as an image" in capsys.readouterr().err
 
 
-def test_each_picture_becomes_a_file_of_its_own():
+def test_each_picture_is_written_to_its_own_file():
     def become(*names):
         given = output_names(list(names))
         assert list(sorted(given)) == sorted(names) and len(set(given.values())) == len(names)
@@ -231,7 +234,7 @@ def test_each_picture_becomes_a_file_of_its_own():
     become("a.jpg", "a.png", "a.jpg.png", "a.png.png", "a.png.jpg", "a.jpg_1.png", "a.jpg.png.png", "a.jpg.png.jpg")
 
 
-def test_pictures_that_a_later_command_restores_replace_none(tmp_path, capsys):
+def test_a_later_command_replaces_no_picture(tmp_path, capsys):
     for colour in ("red", "red", "blue"):
         save_png(tmp_path / "a.png", Image.new("RGB", (4, 4), colour), keep=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_1.png"]

@@ -1,4 +1,4 @@
-"""Imports between the rooms of the package go one way, and neither TensorFlow nor PyTorch is imported to run it."""
+"""Imports between the parts of the package go one way, and running it imports neither TensorFlow nor PyTorch."""
 
 import ast
 import os
@@ -14,11 +14,11 @@ from tests.cli_fixtures import TINY
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "vaedm_jax"
 
-# The rooms of each row of the README's table, the highest first: a room imports only from rows below its own.
+# The parts (folders and modules) in each row of the README's table. A part imports only from rows below its own.
 TABLE = re.search(r"^## The code\n.*?((?:\|[^\n]*\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[1]
 ROWS = [re.findall(r"`(\w+)(?:/|\.py)`", line.split("|")[1]) for line in TABLE.splitlines()[2:]]
 LEVELS = {name: len(ROWS) - i for i, row in enumerate(ROWS) for name in row}
-# What some rooms may import beside the standard library and the package.
+# The libraries that some parts may import. All may import the standard library and the package.
 LIBRARIES = {
     "conditioning": {"jax", "numpy"},
     "diffusion": {"jax", "numpy"},
@@ -33,7 +33,7 @@ def room(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """The full names of the modules that a file imports."""
+    """Return the full names of the modules that a file imports."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -47,12 +47,12 @@ def imports(path: Path) -> set[str]:
 FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p != PACKAGE / "__init__.py"]
 
 
-def test_the_readme_names_every_room_once():
+def test_the_readme_lists_every_part_of_the_package_once():
     assert sorted({room(path) for path in FILES}) == sorted(name for row in ROWS for name in row)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_file_imports_only_from_rooms_below_its_own(path):
+def test_a_file_imports_only_from_rows_below_its_own(path):
     found = {name.split(".")[1] for name in imports(path) if name.startswith("vaedm_jax.")}
     assert [name for name in found - {room(path)} if LEVELS[name] >= LEVELS[room(path)]] == []
     if (libraries := LIBRARIES.get(room(path))) is not None:
@@ -61,7 +61,10 @@ def test_a_file_imports_only_from_rooms_below_its_own(path):
 
 
 def test_training_and_sampling_import_neither_tensorflow_nor_pytorch(tmp_path):
-    """Packages of these names stand first on the path, and note down who imports them, be it in vain."""
+    """Stand-ins for both come first on the path. They record each file that imports them.
+
+    A file that catches the error is recorded, too.
+    """
     for name in ("tensorflow", "torch"):
         (tmp_path / f"{name}.py").write_text(
             "import traceback\n"
@@ -80,5 +83,5 @@ def test_training_and_sampling_import_neither_tensorflow_nor_pytorch(tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=300)
     seen = (tmp_path / "seen").read_text().splitlines() if (tmp_path / "seen").exists() else []
-    # tensorboardX can draw PyTorch's models where PyTorch is installed, and asks whether it is.
+    # tensorboardX tries to import PyTorch, since it can draw PyTorch's models.
     assert [file for file in seen if not file.endswith("tensorboardX/writer.py")] == []

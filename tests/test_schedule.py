@@ -1,4 +1,4 @@
-"""The schedule of a configuration: chains of any T begin at noise, and what was trained otherwise keeps what it had."""
+"""The schedule of a configuration: chains of any T start from noise, and earlier runs keep their schedules."""
 
 import json
 
@@ -17,7 +17,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.runs import rundir
 from vaedm_jax.sampling.networks import build_networks
 
-WEIGHTS, MEANS, S = np.array([0.9, 0.1]), np.array([-0.6, 0.8]), 0.1  # of a mixture of two Gaussians
+WEIGHTS, MEANS, S = np.array([0.9, 0.1]), np.array([-0.6, 0.8]), 0.1  # a mixture of two Gaussians
 
 
 def of(T, **changes):
@@ -25,7 +25,7 @@ def of(T, **changes):
 
 
 def exact(schedule):
-    """E[eps | u_t] for pixels x_0 of the mixture, by Bayes' rule."""
+    """Return the predictor E[eps | u_t] for pixels x_0 of the mixture, by Bayes' rule."""
     table = jnp.asarray(schedule.alpha_bar, jnp.float32)
 
     def predict_noise(u, t):
@@ -39,7 +39,7 @@ def exact(schedule):
 
 
 @pytest.mark.parametrize("T", [50, 100, 1000])
-def test_the_weights_of_a_mixture_are_right_whatever_T_is(T):
+def test_samples_have_the_weights_of_the_mixture_for_any_T(T):
     full = make_schedule(of(T).ddpm)
     chain = Chain("ddim", min(T, 100), clip=False)
     drawn = np.asarray(
@@ -59,7 +59,7 @@ def test_betas_are_given_for_1000_steps_and_scaled_to_T():
     assert (few.alpha_bar > 0).all() and np.isfinite(few.log_snr).all()
 
 
-def test_the_unscaled_ones_are_taken_as_they_are():
+def test_betas_that_are_not_scaled_are_used_as_given():
     plain = np.linspace(1e-4, 0.02, 200)
     for config in (of(200, scale_betas=False), published_config()):
         config.ddpm.T = 200
@@ -68,7 +68,7 @@ def test_the_unscaled_ones_are_taken_as_they_are():
 
 
 @pytest.mark.parametrize("T", [2, 3, 7, 20, 100, 1000, 4000])
-def test_training_takes_schedules_that_end_at_noise(T):
+def test_training_accepts_schedules_that_end_at_noise(T):
     config = of(T)
     config.sample.steps = 1
     check(config)
@@ -78,17 +78,17 @@ def test_training_takes_schedules_that_end_at_noise(T):
 @pytest.mark.parametrize(
     ("changes", "left"), [({"T": 100, "scale_betas": False}, "0.36"), ({"beta_T": 0.002}, "0.35"), ({"T": 1}, "0.9")]
 )
-def test_training_refuses_a_schedule_that_does_not_end_at_noise_unless_it_is_asked_for(changes, left):
+def test_training_refuses_a_schedule_that_does_not_end_at_noise_unless_it_is_allowed(changes, left):
     config = of(**{"T": 1000, **changes})
     config.sample.steps = config.log.sample_steps = 1
     with pytest.raises(UserError, match=rf"alpha_bar.* {left}.*0\.01.*ddpm\.allow_signal_at_T=True"):
         check(config)
-    check(config, to_train=False)  # what is trained already is sampled from
+    check(config, to_train=False)  # a model that is trained already can be sampled
     config.ddpm.allow_signal_at_T = True
     check(config)
 
 
-def test_a_run_of_before_keeps_its_schedule_and_goes_on(tmp_path):
+def test_a_run_of_an_earlier_version_keeps_its_schedule_and_continues(tmp_path):
     config = of(100, scale_betas=False)
     config.sample.steps = 2
     stored = json.loads(rundir.encode_config(config))
@@ -100,7 +100,7 @@ def test_a_run_of_before_keeps_its_schedule_and_goes_on(tmp_path):
     assert base_config().ddpm.scale_betas is True
 
 
-def test_the_command_line_refuses_it_in_one_line(refused):
+def test_the_command_line_refuses_a_schedule_that_does_not_end_at_noise(refused):
     command = (
         "--mode=train --config={configs}/tiny.py --workdir={new} --config.ddpm.T=100 --config.ddpm.scale_betas=False"
     )

@@ -1,4 +1,4 @@
-"""Distances between sets of features: torch-fidelity's figures, closed forms, and what must not matter."""
+"""Distances between sets of features equal those of torch-fidelity and closed forms, however they are batched."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def test_frechet_distance_of_diagonal_gaussians_is_the_closed_form():
 
 
 def test_kernel_distance_is_unbiased_and_its_error_is_honest():
-    """Over independent draws: about 0 where the sets are alike, and the stated error is at least the true one."""
+    """If the sets are alike, the mean over draws is about 0, and the stated error is at least the true one."""
     alike = [scores.kernel_distance(normal(i, 200, 6), normal(1000 + i, 200, 6), 1, 200) for i in range(60)]
     apart = [scores.kernel_distance(normal(i, 200, 6), normal(1000 + i, 200, 6) + 1, 1, 200) for i in range(60)]
     for found, least, most in ((alike, 1.0, 8.0), (apart, 0.75, 1.6)):
@@ -76,7 +76,7 @@ def test_kernel_distance_is_unbiased_and_its_error_is_honest():
     assert np.array(apart)[:, 0].min() > 0.1
 
 
-def test_precision_falls_with_samples_off_the_data_and_recall_with_modes_that_are_missing():
+def test_precision_falls_with_samples_off_the_data_and_recall_with_missing_modes():
     data = np.concatenate([normal(0, 100, 2), normal(1, 100, 2) + 20])
     one_mode = normal(2, 100, 2)
     precision, recall = scores.precision_recall(one_mode, data)

@@ -1,4 +1,4 @@
-"""One program on any mesh: the same training and the same samples, with parameters everywhere or cut."""
+"""Training and samples are the same on any mesh, whether each device holds all parameters or a part of them."""
 
 from dataclasses import replace
 
@@ -26,19 +26,19 @@ def doubled(tree):
 
 
 def make(name: str) -> Stage:
-    """A stage in float64, where rounding does not hide a difference."""
+    """Return a stage in float64, so that rounding hides no difference."""
     config = tiny_config("form2", **{"ddpm.precision": "float64", "vae.precision": "float64", "ddpm.dropout": 0.0})
     stage = vae_stage(config) if name == "vae" else ddpm_stage(config, doubled(random_params(vae_stage(config), 7)))
     return replace(stage, init=lambda key: jax.tree.map(lambda a: a.astype(np.float64), stage.init(key)))
 
 
 def gradient_in(state: TrainState):
-    """Adam's mean of the gradients, which is a tenth of the first after one step."""
+    """Return Adam's mean of the gradients. After one step it is a tenth of the first gradient."""
     return next(s.mu for s in jax.tree.leaves(state.opt_state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu"))
 
 
 def trained(name: str, devices: int, model: int = 1, fsdp: bool = False, steps: int = 20):
-    """Losses, the first gradient as Adam has it, and the weights after some steps on a mesh."""
+    """Return the losses, Adam's mean of the first gradient, and the parameters after some steps on a mesh."""
     with in_float64():
         stage, mesh = make(name), make_mesh(model, jax.devices()[:devices])
         state = create_state(doubled(random_params(stage, 1)), stage.settings)
@@ -55,12 +55,13 @@ def trained(name: str, devices: int, model: int = 1, fsdp: bool = False, steps: 
 def without_keys(path, array):
     if "['qkv']['bias']" not in jax.tree_util.keystr(path):
         return array
-    return array.reshape(3, -1)[::2]  # one head: those of the queries, keys and values one after the other
+    return array.reshape(3, -1)[::2]  # with one head: the biases of the queries, the keys and the values
 
 
 def same(found, expected):
-    """Equal to 1e-8 of the largest value, but for the bias of the keys: its gradient is zero but for rounding, and Adam
-    makes a step of any gradient.
+    """Check that two trees are equal to 1e-8 of the largest value, except for the bias of the keys.
+
+    Its gradient is 0 but for rounding, and Adam takes a step for any gradient.
     """
     found, expected = (jax.tree_util.tree_map_with_path(without_keys, tree) for tree in (found, expected))
     scale = max(np.abs(b).max() for b in jax.tree.leaves(expected))
@@ -81,7 +82,7 @@ def test_training_is_the_same_on_any_mesh(alone, devices, model, fsdp):
         same(ours, theirs)
 
 
-def test_a_cut_state_takes_a_share_of_the_memory_of_each_device():
+def test_with_fsdp_each_device_holds_a_part_of_the_state():
     stage = ddpm_stage(tiny_config("uncond"), {})
     sizes = {}
     for fsdp in (False, True):
@@ -92,13 +93,13 @@ def test_a_cut_state_takes_a_share_of_the_memory_of_each_device():
     assert tuple(spec) == (None, None, "data", "model")
 
 
-def test_a_mesh_that_does_not_divide_is_refused():
+def test_a_mesh_that_does_not_divide_the_devices_is_refused():
     with pytest.raises(UserError, match=r"mesh.model = 3: there are 8 devices"):
         make_mesh(3)
 
 
 @pytest.mark.parametrize(("devices", "fsdp"), [(1, False), (4, True), (8, False)])
-def test_a_checkpoint_of_eight_devices_is_continued_on_any_number(tmp_path, devices, fsdp):
+def test_a_checkpoint_of_eight_devices_can_be_continued_on_any_number(tmp_path, devices, fsdp):
     whole = jax.device_get(fitted(tmp_path / "whole", 6, 1))
     cut = fitted(tmp_path / "parts", 3, 8, True)
     assert cut.params["kernel"].sharding.shard_shape((768, 16)) == (96, 16)
@@ -108,7 +109,7 @@ def test_a_checkpoint_of_eight_devices_is_continued_on_any_number(tmp_path, devi
 
 
 @pytest.mark.parametrize("model", [1, 2])
-def test_samples_are_the_same_image_for_image_on_any_mesh(model):
+def test_each_sample_is_the_same_on_any_mesh(model):
     with in_float64():
         config = tiny_config("form2", **{"ddpm.precision": "float64", "vae.precision": "float64"})
         vae = doubled(random_params(vae_stage(config), 1))
@@ -121,12 +122,12 @@ def test_samples_are_the_same_image_for_image_on_any_mesh(model):
 
 
 def distance(a, b) -> float:
-    """The norm of the difference of two trees over that of the second."""
+    """Return the norm of the difference of two trees, divided by the norm of the second."""
     return float(optax.tree.norm(jax.tree.map(np.subtract, a, b)) / optax.tree.norm(b))
 
 
 def gradients_of(name: str, **settings):
-    """(bytes kept for the gradient, loss, gradient) of a batch, with some settings of the stage."""
+    """Return (bytes kept for the gradient, loss, gradient) of a batch, with some settings of the stage."""
     settings = {f"{name}.{key}": value for key, value in settings.items()}
     config = tiny_config("form2", **{"ddpm.dropout": 0.0}, **settings)
     stage = vae_stage(config) if name == "vae" else ddpm_stage(config, random_params(vae_stage(config), 7))
@@ -141,7 +142,7 @@ def gradients_of(name: str, **settings):
 
 
 @pytest.mark.parametrize("name", ["vae", "ddpm"])
-def test_what_is_computed_anew_is_not_kept_and_changes_no_gradient(name):
+def test_remat_keeps_fewer_bytes_and_changes_no_gradient(name):
     (kept, loss, gradient), (fewer, same_loss, same_gradient) = (gradients_of(name, remat=r) for r in (False, True))
     assert fewer < 0.6 * kept
     np.testing.assert_allclose(same_loss, loss, rtol=1e-5)
@@ -149,11 +150,11 @@ def test_what_is_computed_anew_is_not_kept_and_changes_no_gradient(name):
 
 
 @pytest.mark.parametrize("name", ["vae", "ddpm"])
-def test_bfloat16_halves_what_is_kept_and_leaves_parameters_and_gradients_in_float32(name):
+def test_bfloat16_keeps_fewer_bytes_and_leaves_gradients_in_float32(name):
     (kept, loss, gradient), (fewer, low_loss, low_gradient) = (
         gradients_of(name, precision=p) for p in ("float32", "bfloat16")
     )
     assert fewer < 0.7 * kept
     np.testing.assert_allclose(low_loss, loss, rtol=0.01)
     assert all(a.dtype == np.float32 for a in jax.tree.leaves(low_gradient))
-    assert distance(low_gradient, gradient) < 0.15  # eight bits, and sums of many signs
+    assert distance(low_gradient, gradient) < 0.15  # bfloat16 has eight bits, and the sums have terms of both signs

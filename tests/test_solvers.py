@@ -1,4 +1,4 @@
-"""The solvers of the probability-flow ODE: against exact solutions, their papers' algorithms, and EDM's recursion."""
+"""The solvers of the probability-flow ODE agree with exact solutions, the papers' algorithms and EDM's recursion."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ from vaedm_jax.diffusion.chain import SAMPLERS, Chain, run_chain
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import respace
 
-# --- data for which the best predictor is known: x_0 of one pixel, a mixture of Gaussians (weight, mean, variance)
+# --- data with a known best predictor: x_0 of one pixel, from a mixture of Gaussians (weight, mean, variance)
 
 GAUSSIAN = ((1.0, 0.2, 0.3),)
 MIXTURE = ((0.4, -0.8, 0.1), (0.6, 0.5, 0.2))
@@ -27,7 +27,7 @@ def float64():
 
 
 def best_eps(data, u, alpha_bar, np=np):
-    """E[eps | u] at a level: that of each Gaussian, weighted by how likely u is under it."""
+    """Return E[eps | u] at a noise level: that of each Gaussian, weighted by how likely u is under it."""
     means, variances = ([d[i] for d in data] for i in (1, 2))
     total = [alpha_bar * v + 1 - alpha_bar for v in variances]
     off = [u - np.sqrt(alpha_bar) * m for m in means]
@@ -45,7 +45,10 @@ def predictor(data):
 
 
 def exact(data, u, levels):
-    """The solution of d(u / root) / d sigma = E[eps | u] at all levels (alpha_bar), from u at the first: [N, B]."""
+    """Return the solution u [N, B] at all levels (alpha_bar), from u [B] at the first.
+
+    The equation is d(u / sqrt(alpha_bar)) / d sigma = E[eps | u].
+    """
     sigma = np.sqrt((1 - levels) / levels)
 
     def slope(s, x):
@@ -66,10 +69,10 @@ GRIDS = {"logsnr": spacing.log_snr, "karras": spacing.karras, "sigma": partial(s
 
 
 def end_error(build, data, n, grid, first):
-    """The error at the end of n intervals of which the first `first` are given their exact values."""
+    """Return the error at the end of n intervals. The first `first` of them have their exact values."""
     chain = respace(FULL, np.arange(400 if grid == "sigma" else 900))
     lambdas = np.append(chain.log_snr[[0, 5]], GRIDS[grid](chain.log_snr[-1], chain.log_snr[30], n + 1))
-    schedule = respace(FULL, FULL.position(lambdas))  # two more at the end, which are not executed
+    schedule = respace(FULL, FULL.position(lambdas))  # two more steps at the end are not executed
     table = build(schedule)
     levels, evaluations = schedule.alpha_bar[::-1][: n + 1], n * (2 if table.nfe > n + 3 else 1)
     u = exact(data, np.array([1.7, -0.4, 0.3]), levels)
@@ -89,8 +92,8 @@ def end_error(build, data, n, grid, first):
     return np.abs(np.ravel(out) - u[-1]).max()
 
 
-# Solver, order, grid, number of exact starting values. UniPC's corrector adds 1 to the order that it is named after;
-# iPNDM has its order where its steps are equal in sigma.
+# Solver, order, grid, number of exact starting values. UniPC's corrector adds 1 to the order that it is named after.
+# iPNDM has its order if its steps are equal in sigma.
 ORDERS = {
     "ddim": (samplers.ddim, 1, "logsnr", 0),
     "heun": (partial(solvers.heun, full=FULL), 2, "karras", 0),
@@ -107,8 +110,8 @@ ORDERS = {
 @pytest.mark.parametrize("case", ORDERS)
 def test_errors_fall_with_the_order_of_the_solver(case, data, float64):
     build, order, grid, first = ORDERS[case]
-    # With exact starting values, and with the start that is built in: its first step of order 1 shows in the end only
-    # where it begins at little noise, as on this grid of iPNDM.
+    # Each solver is run with its own start and with exact starting values. Its own start has a first step of order 1.
+    # The error of that step is seen at the end only if the chain starts at little noise, as on this grid of iPNDM.
     for begin, want in {0: 2 if grid == "sigma" else order, first: order}.items():
         errors = [end_error(build, data, n, grid, begin) for n in ((600, 1200) if grid == "sigma" else (200, 400))]
         measured = np.log2(errors[0] / errors[1])
@@ -116,7 +119,7 @@ def test_errors_fall_with_the_order_of_the_solver(case, data, float64):
         assert measured == pytest.approx(want, abs=0.2)
 
 
-# --- the algorithms as their papers have them, in plain loops, on a predictor that is not linear
+# --- the algorithms of the papers as plain loops, with a predictor that is not linear
 
 
 def network(u, t):
@@ -134,7 +137,7 @@ def levels(schedule):
 
 
 def ddim(u, schedule, clip):
-    """arXiv 2010.02502, eq. 12, with the eps that u and the clipped x_0 are made of."""
+    """Run DDIM, arXiv 2010.02502, eq. 12. eps follows from u and the clipped x_0."""
     t, alpha_bar, alpha, rest, _ = levels(schedule)
     for i in range(len(t) - 1):
         x_0 = x_0_of(u, t[i], alpha_bar[i], clip)
@@ -143,7 +146,7 @@ def ddim(u, schedule, clip):
 
 
 def dpm_solver_2m(u, schedule, clip):
-    """arXiv 2211.01095, Algorithm 2; first order at both ends."""
+    """Run DPM-Solver++(2M), arXiv 2211.01095, Algorithm 2. Both ends have first order."""
     t, alpha_bar, alpha, sigma, lam = levels(schedule)
     before, h_before = None, None
     for i in range(len(t) - 1):
@@ -158,12 +161,15 @@ def dpm_solver_2m(u, schedule, clip):
 
 
 def unipc(u, schedule, clip, p):
-    """arXiv 2302.04867, Algorithms 1 and 2 (on x_0), with B(h) = exp(h) - 1; half where the paper's appendix has it."""
+    """Run UniPC, arXiv 2302.04867, Algorithms 1 and 2 (on x_0), with B(h) = exp(h) - 1.
+
+    rho is 1/2 in the cases of the paper's appendix.
+    """
     t, alpha_bar, alpha, sigma, lam = levels(schedule)
     n, x_0s = len(t), []
 
     def system(r, h):
-        """R_p(h) and phi-vector of theorem 3.1, over B, with h -> -h for the estimate of x_0."""
+        """Return R_p(h) and the phi vector of theorem 3.1, divided by B. -h replaces h, since x_0 is estimated."""
         hh = -h
         phi, vector, factorial = np.expm1(hh) / hh - 1, [], 1
         for k in range(1, len(r) + 1):
@@ -189,7 +195,7 @@ def unipc(u, schedule, clip, p):
 
 
 def ipndm(u, schedule, clip):
-    """arXiv 2204.13902, appendix: the mean slope in x = u / sqrt(alpha_bar) over sigma, by Adams and Bashforth."""
+    """Run iPNDM, arXiv 2204.13902, appendix: Adams-Bashforth steps in sigma for x = u / sqrt(alpha_bar)."""
     t, alpha_bar, alpha, rest, _ = levels(schedule)
     sigma, x, e = rest / alpha, u / alpha[0], []
     for i in range(len(t) - 1):
@@ -205,7 +211,7 @@ def ipndm(u, schedule, clip):
 
 
 def edm(u, schedule, clip, noise=None, churn=0.0, low=0.0, high=np.inf, scale=1.0):
-    """arXiv 2206.00364, Algorithm 2, with D(x; sigma) for VP networks; no churn above the first level."""
+    """Run EDM, arXiv 2206.00364, Algorithm 2, with D(x; sigma) for VP networks. Churn never exceeds the first level."""
 
     def D(x, sigma):
         alpha_bar = 1 / (1 + sigma**2)
@@ -241,7 +247,7 @@ ALGORITHMS = {
 
 
 def ours(u, chain, noise=None):
-    """The chain on images of one pixel, u [B]."""
+    """Run the chain on images of one pixel, u [B]."""
 
     def predict_noise(u, t):
         return jnp.tanh(u) * 0.8 + 0.2 * t[:, None, None, None] / 1000
@@ -267,7 +273,7 @@ def test_solvers_are_the_published_algorithms(sampler, steps, spread, start, cli
 
 
 @pytest.mark.parametrize("clip", [True, False])
-def test_churn_is_edms(clip, float64):
+def test_churn_is_that_of_edm(clip, float64):
     chain, u = Chain("heun", 12, spacing="karras", clip=clip, **CHURN), np.linspace(-2, 2, 7)
     noise = np.random.default_rng(0).standard_normal((30, 7))
     got = ours(u, chain, lambda j: jnp.asarray(noise)[j].reshape(-1, 1, 1, 1))
@@ -277,7 +283,7 @@ def test_churn_is_edms(clip, float64):
 
 
 def test_the_stochastic_solver_follows_the_recursion_of_mean_and_variance(float64):
-    """On Gaussian data every step is affine: mean and variance of what is drawn follow from EDM's algorithm exactly."""
+    """On Gaussian data every step is affine, so EDM's algorithm gives the exact mean and variance of the samples."""
     chain, n = Chain("heun", 12, spacing="karras", clip=False, **CHURN), 12
     _, m, v = GAUSSIAN[0]
     table = chain.table(FULL)
@@ -292,7 +298,7 @@ def test_the_stochastic_solver_follows_the_recursion_of_mean_and_variance(float6
     mean, variance = out[0], np.sum((out[1:] - out[0]) ** 2)
 
     sigma = [*np.exp(-chain.schedule(FULL).log_snr[::-1]), 0.0]
-    want_mean, want_variance = 0.0, 1 + sigma[0] ** 2  # of x = u / sqrt(alpha_bar), where u ~ N(0, 1)
+    want_mean, want_variance = 0.0, 1 + sigma[0] ** 2  # of x = u / sqrt(alpha_bar), with u ~ N(0, 1)
     for i in range(n):
         churned = i and CHURN["churn_min"] <= sigma[i] <= CHURN["churn_max"]
         raised = min(sigma[i] * (1 + (min(CHURN["churn"] / n, np.sqrt(2) - 1) if churned else 0)), sigma[0])
@@ -305,7 +311,7 @@ def test_the_stochastic_solver_follows_the_recursion_of_mean_and_variance(float6
     np.testing.assert_allclose([mean, variance], [want_mean, want_variance], rtol=1e-9)
 
 
-# --- what all have
+# --- properties of all samplers
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
@@ -318,7 +324,7 @@ def test_nfe_is_the_number_of_calls_of_the_network(sampler, steps):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_formulation_2_needs_no_solver_of_its_own(sampler):
-    """With x = u + x_hat shown, a predictor that takes x_hat off again gives the unshifted chain's images."""
+    """The network is shown x = u + x_hat. If it subtracts x_hat again, it gives the images of the unshifted chain."""
     chain, x_hat = Chain(sampler, 5), jnp.full((2, *SHAPE), 0.4)
     shifted = prediction.predictor(
         prediction.Eps(), FORMULATIONS["form2"], lambda x, t, x_hat: stand_in(x - x_hat, t), x_hat
@@ -331,7 +337,7 @@ def test_formulation_2_needs_no_solver_of_its_own(sampler):
 
 @pytest.mark.parametrize("n", [1, 2, 10, 100])
 @pytest.mark.parametrize("start", ["noise", "warm"])
-def test_spacings_by_level_are_even_in_what_they_are_named_after(start, n):
+def test_logsnr_and_karras_spacings_are_even_in_their_quantity(start, n):
     last = 599 if start == "warm" else 999
     ends = np.sqrt(ALPHA_BAR[[0, last]] / (1 - ALPHA_BAR[[0, last]]))  # exp(log_snr) = 1 / sigma
     for name, even in (("logsnr", np.log), ("karras", lambda ratio: -(ratio ** (-1 / 7)))):
@@ -342,7 +348,7 @@ def test_spacings_by_level_are_even_in_what_they_are_named_after(start, n):
         assert schedule.t[-1] == pytest.approx(last) and (np.diff(schedule.t) > 0).all()
 
 
-def test_between_two_steps_the_logarithm_of_alpha_bar_is_linear():
+def test_the_logarithm_of_alpha_bar_is_linear_between_two_steps():
     positions = np.array([0.0, 0.25, 17.5, 998.9, 999.0])
     schedule = respace(FULL, positions)
     want = np.exp(np.interp(positions, np.arange(1000), np.log(ALPHA_BAR)))
@@ -350,7 +356,7 @@ def test_between_two_steps_the_logarithm_of_alpha_bar_is_linear():
     np.testing.assert_allclose(FULL.position(schedule.log_snr), positions, atol=1e-9)
 
 
-def test_dynamic_thresholding_divides_by_the_quantile_where_that_is_over_1():
+def test_dynamic_thresholding_divides_by_the_quantile_if_it_is_over_1():
     x_0 = np.stack([np.linspace(-0.5, 0.5, 100), np.linspace(-4, 4, 100)]).reshape(2, 10, 10, 1)
     got = np.asarray(samplers.limit(jnp.asarray(x_0), clip=True, dynamic=0.9))
     s = np.quantile(np.abs(x_0[1]), 0.9)

@@ -1,4 +1,4 @@
-"""Which of the steps a chain takes: any number, spread as asked for, from where it says that it begins."""
+"""Which steps a chain visits: any number of them, in the given spacing, from its start."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_even_takes_any_number_of_steps(total, data):
 
 @properties(60)
 @given(st.integers(1, T))
-def test_uniform_is_a_stride_or_an_error_that_names_the_nearest(n):
+def test_uniform_is_a_stride_or_an_error_that_names_the_nearest_numbers(n):
     possible = sorted({len(range(0, T, stride)) for stride in range(1, T + 1)})
     if n in possible:
         steps = spacing.uniform(T, n)
@@ -49,7 +49,7 @@ def test_uniform_refuses_75_of_1000():
 
 
 @pytest.mark.parametrize(("n", "got"), [(10, 10), (25, 25), (50, 49), (100, 96)])
-def test_quadratic_is_dense_at_little_noise_and_may_be_short(n, got):
+def test_quadratic_is_dense_at_little_noise_and_may_have_fewer_steps(n, got):
     steps = spacing.quadratic(T, n)
     assert len(steps) == got and steps[0] == 0 and steps[-1] == 800
     assert (np.diff(steps) > 0).all()
@@ -58,7 +58,7 @@ def test_quadratic_is_dense_at_little_noise_and_may_be_short(n, got):
 
 @properties(40)
 @given(st.integers(0, T - 1), st.data())
-def test_warm_ends_at_t_start_and_truncated_is_the_last_n(t_start, data):
+def test_a_warm_chain_starts_at_t_start_and_a_truncated_one_is_the_last_n_steps(t_start, data):
     n = data.draw(st.integers(1, t_start + 1))
     warm = spacing.timesteps(FULL, "warm", "even", n, t_start)
     assert len(set(warm)) == n and warm[-1] == t_start and (n == 1 or warm[0] == 0)
@@ -83,13 +83,13 @@ def test_a_warm_start_of_any_spacing_begins_at_t_start(t_start, name, data):
         assert steps[0] == 0 and all(np.abs(steps - w).min() <= 1 for w in want)
 
 
-def test_uniform_and_quadratic_from_500_are_as_written_out():
+def test_uniform_and_quadratic_steps_from_500_are_the_listed_ones():
     assert spacing.timesteps(FULL, "warm", "uniform", 5, 500).tolist() == [96, 197, 298, 399, 500]
     assert spacing.timesteps(FULL, "warm", "quadratic", 5, 500).tolist() == [0, 31, 125, 281, 500]
 
 
 @pytest.mark.parametrize("name", spacing.SPACINGS)
-def test_one_step_is_taken_where_the_chain_begins(name):
+def test_a_single_step_is_the_start_of_the_chain(name):
     for start, t in (("noise", T - 1), ("warm", 400)):
         assert spacing.timesteps(FULL, start, name, 1, 400) == pytest.approx([t])
 
@@ -113,9 +113,6 @@ def test_steps_are_ascending_distinct_and_within_the_chain(start, name, n):
         ("warm", 12, 10, r"^12 steps from t_start = 10.*11"),
     ],
 )
-def test_steps_that_cannot_be_had_are_refused(start, n, t_start, message):
+def test_impossible_steps_are_refused(start, n, t_start, message):
     with pytest.raises(UserError, match=message):
         Chain(start=start, steps=n, t_start=t_start).schedule(FULL)
-
-
-# --- the process, what the network is shown, and the loss

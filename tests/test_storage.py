@@ -1,4 +1,4 @@
-"""What is read back from disk is of the form that is asked for, or is refused by one error, at no cost."""
+"""What is read from disk has the expected form, or is refused by one error, in little time and memory."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def refused(read, *words: str) -> None:
     assert "\n" not in message and all(word in message for word in words), message
 
 
-def test_json_of_its_form_comes_back(tmp_path):
+def test_json_of_the_expected_form_is_read(tmp_path):
     assert read_json(file(tmp_path, json.dumps(GOOD_JSON).encode()), FORM) == GOOD_JSON
     assert np.isnan(read_json(file(tmp_path, b'{"a": NaN}'), {"a": float}, nan=True)["a"])
 
@@ -44,7 +44,7 @@ def test_json_of_its_form_comes_back(tmp_path):
         (b"", "JSON"),
         (b'{"name": "a"', "JSON"),
         (b"\xff\xfe\x00", "JSON"),
-        (b'"\xed\xa0\x80"', "JSON"),  # half of a pair, which UTF-8 has not
+        (b'"\xed\xa0\x80"', "JSON"),  # half of a surrogate pair, which UTF-8 does not allow
         (b"[" * 100_000 + b"]" * 100_000, "nested"),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested"),
         (b"[" * 50 + b"]" * 50, "nested more than 32"),
@@ -64,11 +64,11 @@ def test_json_of_its_form_comes_back(tmp_path):
         (b" " * 2**24 + b"{}", "too many"),
     ],
 )
-def test_other_json_is_refused(tmp_path, data, words):
+def test_json_of_another_form_is_refused(tmp_path, data, words):
     refused(lambda: read_json(file(tmp_path, data), FORM), str(tmp_path / "file"), words)
 
 
-def test_a_text_of_json_is_refused_by_one_kind_of_error():
+def test_bad_json_text_raises_one_kind_of_error():
     for text in ("[" * 100_000, "{", "NaN", '{"a": 1, "a": 2}'):
         with pytest.raises(ValueError):
             parse_json(text)
@@ -97,7 +97,7 @@ def archive(entries: dict[str, bytes], compression=zipfile.ZIP_DEFLATED) -> byte
     return data.getvalue()
 
 
-def test_arrays_of_their_forms_come_back(tmp_path):
+def test_arrays_of_the_expected_form_are_read(tmp_path):
     path = file(tmp_path, npz(**ARRAYS, other=np.zeros(3)))
     found = read_arrays(path, FORMS | {"c": Array(np.uint8, (1,))}, optional=("c",))
     assert found.keys() == ARRAYS.keys() and found["id"] == "text"
@@ -121,11 +121,11 @@ def test_arrays_of_their_forms_come_back(tmp_path):
         ({"id": np.array(["x", "y"])}, "'id' has the shape (2,)"),
     ],
 )
-def test_arrays_of_other_forms_are_refused(tmp_path, change, words):
+def test_arrays_of_another_form_are_refused(tmp_path, change, words):
     refused(lambda: read_arrays(file(tmp_path, npz(**ARRAYS | change)), FORMS), str(tmp_path / "file"), words)
 
 
-def test_names_in_shapes_stand_for_one_number(tmp_path):
+def test_a_name_in_shapes_stands_for_one_number(tmp_path):
     square = {"a": Array(np.float32, ("N", "N")), "b": Array(np.float32, ("N",))}
     good = npz(a=np.zeros((2, 2), np.float32), b=np.zeros(2, np.float32))
     assert read_arrays(file(tmp_path, good), square)["b"].shape == (2,)
@@ -136,7 +136,7 @@ def test_names_in_shapes_stand_for_one_number(tmp_path):
 
 
 def bombs() -> dict[str, bytes]:
-    """Files of arrays that would take the memory of many machines, or run something, or cannot be read."""
+    """Return files of arrays that would need huge memory, would run code, or cannot be read."""
     good = npy("'<f4'", (2, 3), bytes(24))
     encrypted = bytearray(archive({"a.npy": good}))
     for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
@@ -172,12 +172,12 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-def test_files_of_arrays_that_mean_harm_are_refused_and_take_no_memory(tmp_path):
+def test_harmful_files_of_arrays_are_refused(tmp_path):
     for data in bombs().values():
         refused(lambda: read_arrays(file(tmp_path, data), {"a": FORMS["a"]}))  # noqa: B023
 
 
-def test_torn_or_flipped_files_of_arrays_are_refused_or_read_as_they_were(tmp_path):
+def test_damaged_files_of_arrays_are_refused_or_read_correctly(tmp_path):
     whole = npz(**ARRAYS)
     for n in range(0, len(whole), 7):
         refused(lambda: read_arrays(file(tmp_path, whole[:n]), FORMS))  # noqa: B023
@@ -195,7 +195,7 @@ TENSORS = {"net/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "net/bias
 WANTED = {name: a.shape for name, a in TENSORS.items()}
 
 
-def test_tensors_of_their_shapes_come_back_as_float32(tmp_path):
+def test_tensors_of_the_expected_shapes_are_read_as_float32(tmp_path):
     found = read_tensors(file(tmp_path, safetensors.numpy.save(TENSORS, {"config": "{}"})))
     assert found.metadata == {"config": "{}"} and found.shapes == WANTED
     for name, array in found.read(WANTED).items():
@@ -212,7 +212,7 @@ def test_tensors_of_their_shapes_come_back_as_float32(tmp_path):
         ({"net/bias": np.zeros(2, np.int64)}, "'net/bias' is of the type I64"),
     ],
 )
-def test_other_tensors_are_refused_by_name(tmp_path, change, words):
+def test_tensors_of_another_form_are_refused_and_named(tmp_path, change, words):
     path = file(tmp_path, safetensors.numpy.save(TENSORS | change))
     refused(lambda: read_tensors(path).read(WANTED), words)
 
@@ -232,15 +232,15 @@ def png(tmp_path: Path) -> bytes:
     return (tmp_path / "made.png").read_bytes()
 
 
-def test_the_caption_of_a_picture_comes_back_whatever_its_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)  # what Pillow refuses in pictures of strangers, here
+def test_the_caption_of_a_picture_of_any_size_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)  # Pillow would refuse this picture as too large
     data = png(tmp_path)
     assert read_png(file(tmp_path, data)) == (data, "x̂ of an image")
     for n in range(0, data.index(b"IDAT"), 3):
         refused(lambda: read_png(file(tmp_path, data[:n])))  # noqa: B023
 
 
-def test_pictures_that_mean_harm_are_refused(tmp_path):
+def test_harmful_pictures_are_refused(tmp_path):
     whole = png(tmp_path)
     bomb = b"Description\0\0" + zlib.compress(bytes(2**27))
     chunk = struct.pack(">I", len(bomb)) + b"zTXt" + bomb + struct.pack(">I", zlib.crc32(b"zTXt" + bomb))
@@ -250,7 +250,7 @@ def test_pictures_that_mean_harm_are_refused(tmp_path):
         refused(lambda: read_png(file(tmp_path, other)))  # noqa: B023
 
 
-def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path):
+def test_a_path_that_is_no_regular_file_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")

@@ -1,4 +1,4 @@
-"""Many images are drawn in parts: what is stored is not drawn again, and what comes out is what the model draws."""
+"""Many images are drawn in parts. A stored part is not drawn again, and the parts are the images of the model."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ CHAIN = make_chain(CONFIG.sample)
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The indices that batches begin at, as they are drawn."""
+    """Return a list that records the first index of each call that draws images."""
     begun, batches = [], Engine.sample_batches
 
     def noted(self, n, seed, first, *how):
@@ -46,7 +46,7 @@ def test_parts_are_the_images_of_the_seed(tmp_path):
     np.testing.assert_array_equal(x_hat, to_uint8(want.x_hat))
 
 
-def test_a_run_that_was_stopped_draws_only_what_is_missing(tmp_path, drawn):
+def test_a_stopped_run_later_draws_only_the_missing_parts(tmp_path, drawn):
     begun = parts(tmp_path)()
     next(begun), next(begun)
     begun.close()
@@ -57,7 +57,7 @@ def test_a_run_that_was_stopped_draws_only_what_is_missing(tmp_path, drawn):
     assert drawn == [0, 8, 16]
 
 
-def test_parts_of_something_else_and_torn_ones_are_drawn_anew(tmp_path, drawn):
+def test_damaged_parts_and_parts_of_other_images_are_drawn_anew(tmp_path, drawn):
     want = images(parts(tmp_path))
     (tmp_path / "00000008.npz").write_bytes((tmp_path / "00000008.npz").read_bytes()[:-100])
     np.testing.assert_array_equal(images(parts(tmp_path)), want)
@@ -67,7 +67,7 @@ def test_parts_of_something_else_and_torn_ones_are_drawn_anew(tmp_path, drawn):
     assert drawn == [0, 8, 16, 8] + 2 * [0, 8, 16]
 
 
-def test_one_file_or_many_hold_the_same_images(tmp_path):
+def test_an_npz_file_and_png_files_hold_the_same_images(tmp_path):
     some = parts(tmp_path / "parts")
     write_npz(tmp_path / "out" / "all.npz", 20, some)
     with np.load(tmp_path / "out" / "all.npz", allow_pickle=False) as arrays:
@@ -81,8 +81,8 @@ def test_one_file_or_many_hold_the_same_images(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["npz", "png"])
-def test_what_was_written_before_is_never_lost(tmp_path, kind, capsys):
-    """Fewer of the same images leave what is there, more replace it, and others give it another name."""
+def test_earlier_images_are_never_lost(tmp_path, kind, capsys):
+    """Fewer of the same images leave the file as it is, more replace it, and other images rename it."""
     target, grid = tmp_path / ("all.npz" if kind == "npz" else "all"), tmp_path / "all.png"
 
     def write(n, seed=5):

@@ -1,4 +1,4 @@
-"""The tables of the study are means over the seeds of the training, with their 95 % intervals."""
+"""The tables of the study show means over the seeds of the training, with their 95 % intervals."""
 
 import csv
 import subprocess
@@ -13,7 +13,7 @@ SCORES = ("kid_avatars", "fd_avatars", "fd_random", "precision_avatars", "recall
 
 
 def evaluation(folder, *rows):
-    """The table of an evaluation: rows of (run, sampler, start, nfe, KID)."""
+    """Write the table of an evaluation, from rows of (run, sampler, start, nfe, KID)."""
     (folder / "evaluation").mkdir(parents=True)
     with (folder / "evaluation" / "evaluation.csv").open("w") as file:
         writer = csv.writer(file)
@@ -55,7 +55,7 @@ def test_a_point_is_the_mean_over_seeds_with_its_interval(done):
     assert (done / "study.png").stat().st_size > 1000
 
 
-def test_vaedm_at_n_is_held_against_twice_and_four_times_as_many_seed_by_seed(done):
+def test_the_refiner_is_compared_with_the_plain_ddpm_at_two_and_four_times_its_steps(done):
     lines = (done / "tables.md").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith("| 5 | noise | KID |"))
     twice, once = f"{2 * 4.3027 / np.sqrt(3):.2g}", f"{4.3027 / np.sqrt(3):.2g}"

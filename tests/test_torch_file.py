@@ -1,4 +1,4 @@
-"""Files of torch.save: PyTorch's own in both formats, and hand-made ones that mean harm or are torn."""
+"""Files of torch.save: PyTorch's own in both formats, and hand-made files that are harmful or truncated."""
 
 import os
 import pickle
@@ -17,11 +17,11 @@ from vaedm_jax.interop.pickles import Placeholder
 
 GOLDEN = Path(__file__).parent / "golden_torch"
 FORMATS = ("zip", "legacy")
-BYTES = np.arange(4, dtype="<f4").tobytes()  # of the storage "0" of the files made here
+BYTES = np.arange(4, dtype="<f4").tobytes()  # the storage "0" of the hand-made files
 
 
 def write(path, pickled, form, little=True, keys=("0",), compression=zipfile.ZIP_STORED):
-    """A file of torch.save around the opcodes that push an object."""
+    """Write a file of torch.save from the opcodes that push its object, and return its path."""
     pickled = b"\x80\x02" + pickled + b"."
     if form == "zip":
         with zipfile.ZipFile(path, "w", compression) as archive:
@@ -41,7 +41,7 @@ def dump(x):
 
 
 def value(x):
-    """The opcodes that push x."""
+    """Return the opcodes that push x."""
     return dump(x)[2:-1]
 
 
@@ -68,7 +68,7 @@ def error(path):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_tensors_of_pytorch_are_arrays(form):
+def test_tensors_of_pytorch_are_read_as_arrays(form):
     found = torch_file.read(GOLDEN / f"{form}.pth")
     assert len(found["dtypes"]) == 12
     for dtype, array in found["dtypes"].items():
@@ -91,7 +91,7 @@ def test_tensors_of_pytorch_are_arrays(form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_containers_come_back_and_other_objects_are_placeholders(form):
+def test_containers_are_read_and_other_objects_become_placeholders(form):
     found = torch_file.read(GOLDEN / f"{form}.pth")
     assert found["ordered"] == {"b": [1, (2.5, None, True)], "a": {"text", 3}} and list(found["ordered"]) == ["b", "a"]
     assert found["size"] == (3, 4)
@@ -103,7 +103,7 @@ def test_containers_come_back_and_other_objects_are_placeholders(form):
 
 
 class Touches:
-    """Calls `function` where a pickle of it is loaded."""
+    """An object that calls `function` when its pickle is loaded."""
 
     def __init__(self, function, *arguments):
         self.how = function, arguments
@@ -113,7 +113,7 @@ class Touches:
 
 
 class Wakes:
-    """Leaves a file at `path` where a pickle of it is loaded, from within __setstate__."""
+    """An object whose __setstate__ creates a file at `path` when its pickle is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -123,7 +123,7 @@ class Wakes:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_nothing_in_a_file_is_run(tmp_path, form):
+def test_no_code_in_a_file_is_run(tmp_path, form):
     mark = tmp_path / "mark"
     for harm in (
         value(Touches(os.system, f"touch {mark}")),
@@ -139,7 +139,7 @@ def test_nothing_in_a_file_is_run(tmp_path, form):
         assert not mark.exists()
 
 
-def test_placeholders_take_all_that_a_pickle_may_do_to_them(tmp_path):
+def test_placeholders_accept_every_operation_of_a_pickle(tmp_path):
     made = call("omegaconf.DictConfig", value({"lr": 1}))
     done = value("k") + value("v") + b"s" + b"(" + value(1) + value(2) + b"e" + value({"state": 0}) + b"b"
     key = call("this.Enum", value(3))
@@ -150,7 +150,7 @@ def test_placeholders_take_all_that_a_pickle_may_do_to_them(tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_tensors_stay_within_their_storage_and_within_reason(tmp_path, form):
+def test_tensors_of_absurd_sizes_or_beyond_their_storage_are_refused(tmp_path, form):
     def file(**changes):
         return write(tmp_path / "file", tensor(**changes), form)
 
@@ -174,18 +174,18 @@ def test_tensors_stay_within_their_storage_and_within_reason(tmp_path, form):
     assert "larger than the file" in error(file(numel=-1))
     assert "storage 0" in error(file(numel=8))
     assert "QInt8Storage" in error(file(kind="QInt8Storage"))
-    error(file(size=(2, 2)))  # two sizes, one stride
+    error(file(size=(2, 2)))  # two sizes, but one stride
     error(file(size=("4",)))
 
 
-def test_arrays_cannot_be_given_another_state(tmp_path):
+def test_a_pickle_cannot_change_the_state_of_an_array(tmp_path):
     objects = call("numpy.dtype", value("O8"), value(False), value(True))
     state = b"(" + value(1) + value((4,)) + objects + value(False) + value([1, 2, 3, 4]) + b"t"
     error(write(tmp_path / "file", tensor() + state + b"b", "zip"))
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_torn_files_are_refused_wherever_they_end(tmp_path, form):
+def test_truncated_files_are_refused_wherever_they_end(tmp_path, form):
     whole, path = (GOLDEN / f"{form}.pth").read_bytes(), tmp_path / "file"
     for n in [*range(0, len(whole), 101), len(whole) - 1]:
         path.write_bytes(whole[:n])
@@ -216,14 +216,14 @@ def test_hyper_parameters_of_lightning_are_a_dict(tmp_path, module):
 
 
 def nested(n: int, kind: str = "tuple") -> bytes:
-    """The opcodes of tuples, lists or dicts in each other, n deep."""
+    """Return the opcodes of tuples, lists or dicts that are nested n deep."""
     if kind == "tuple":
         return b"N" + b"\x85" * n
     return {"list": b"]" * n + b"a" * (n - 1), "dict": b"}" + b"K\x01}" * (n - 1) + b"s" * (n - 1)}[kind]
 
 
 def doubled(n: int) -> bytes:
-    """A list of twice a list of twice a list, and so on: 2^n steps for whoever walks over it."""
+    """Return the opcodes of n nested lists. Each holds the next one twice, so a walk over them takes 2^n steps."""
     return b"]" + b"".join(b"q%c](h%ch%ce" % (i, i, i) for i in range(n))
 
 
@@ -274,12 +274,12 @@ def test_files_that_would_exhaust_the_process_are_refused_in_little_time_and_mem
             assert "cannot be read as a file of torch.save" in message and len(message) < 500, what
 
 
-def test_a_chain_that_is_listed_from_its_end_is_as_deep_as_it_is(tmp_path):
+def test_deep_nesting_is_found_if_the_innermost_list_comes_first(tmp_path):
     chain = b"](]q\x00" + b"".join(b"]q%c(h%ce" % (i + 1, i) for i in range(150)) + b"e"
     assert "nested" in error(write(tmp_path / "file", chain, "zip"))
 
 
-def test_a_memo_of_any_index_takes_no_more_memory_than_it_holds(tmp_path):
+def test_a_memo_with_large_indices_takes_little_memory(tmp_path):
     opcodes = b"".join(b"K%cr%s0" % (i, struct.pack("<I", 2**31 - 1 - i)) for i in range(40))
     opcodes += b"j" + struct.pack("<I", 2**31 - 4)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -287,14 +287,14 @@ def test_a_memo_of_any_index_takes_no_more_memory_than_it_holds(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KB
 
 
-def test_texts_of_python_2_and_numbers_of_all_kinds_come_back(tmp_path):
+def test_texts_of_python_2_and_numbers_of_all_kinds_are_read(tmp_path):
     numbers = b"I01\nI-5\nL99L\nF2.5\nG" + struct.pack(">d", 0.25) + b"J\xff\xff\xff\xff"
     opcodes = b"(U\x06na\xc3\xafve" + numbers + b"S'text'\nV\\u00e9\nt"
     found = torch_file.read(write(tmp_path / "file", opcodes, "zip", keys=()))
     assert found == ("naïve", True, -5, 99, 2.5, 0.25, -1, "text", "é")
 
 
-def test_whatever_python_pickles_of_plain_values_comes_back(tmp_path):
+def test_plain_values_that_python_pickles_are_read(tmp_path):
     shared = [1, 2]
     plain = {"a": (1, 2.5, None, True), 3: [b"bytes", {"x", "y"}, 2**70], (1, "b"): {"deep": [[[shared]]]}, "c": shared}
     for protocol in range(3, 6):

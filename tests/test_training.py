@@ -1,4 +1,4 @@
-"""The train step and the state: the same on any mesh, microbatched or not, with the averages as they are defined."""
+"""The train step and the state are the same on any mesh and with microbatches, and averages are as defined."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def make_stage(name: str, variant: str = "form1", **changes) -> Stage:
 
 
 def run(stage: Stage, devices: int, steps: int = 3) -> tuple[list[float], np.ndarray]:
-    """Losses of a few steps, and the gradient of the first as Adam has it; on so many devices."""
+    """Return the losses of a few steps on so many devices, and Adam's mean of the first gradient."""
     mesh = make_mesh(1, jax.devices()[:devices])
     step = make_train_step(stage, mesh, 10)
     state, losses, moment = create_state(random_params(stage), stage.settings), [], None
@@ -46,7 +46,7 @@ def flat(tree) -> np.ndarray:
 
 
 def relative(a, b) -> float:
-    """The largest difference of two trees over the largest value of the second."""
+    """Return the largest difference of two trees, divided by the largest value of the second."""
     a, b = flat(a), flat(b)
     return np.abs(a - b).max() / np.abs(b).max()
 
@@ -80,7 +80,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(name, parts):
     assert relative(parted[0], whole[0]) < 1e-5
 
 
-def test_every_image_draws_its_own_noise_and_every_step_anew():
+def test_each_image_has_its_own_noise_in_each_step():
     stage = make_stage("ddpm", "uncond")
     params = random_params(stage)
     loss = jax.jit(lambda keys: stage.loss(params, {}, jnp.asarray(IMAGES[:1]), keys, None)[0])
@@ -98,15 +98,15 @@ def test_the_vae_loss_is_the_summed_squared_error_plus_the_weighted_kl():
     assert held_out == pytest.approx({name: float(value) for name, value in {"loss": loss, **figures}.items()})
 
 
-def test_a_fresh_unet_predicts_no_noise_so_its_loss_is_the_variance_of_the_noise():
+def test_a_new_unet_predicts_0_so_its_loss_is_the_variance_of_the_noise():
     stage = make_stage("ddpm", "form2")
     keys = batch_keys(jax.random.key(0), 0, 16)
     loss, _ = loss_of(stage, jax.jit(stage.init)(jax.random.key(0)), stage.frozen, IMAGES, keys, True)
     assert float(loss) == pytest.approx(1, abs=0.05)
 
 
-def test_the_held_out_loss_is_of_every_image_once_in_each_range_of_t_on_any_devices():
-    """Against Algorithm 1 in plain words, image by image and range by range."""
+def test_the_held_out_loss_uses_each_image_once_in_each_range_of_t_on_any_devices():
+    """The loss is compared with a plain Algorithm 1, image by image and range by range."""
     changes = {"ddpm.T": 50}
     stage, config, n = make_stage("ddpm", "form2", **changes), tiny_config("form2", **changes), 8
     params, keys = random_params(stage), batch_keys(jax.random.key(0), 0, n)
@@ -143,15 +143,15 @@ def test_the_held_out_loss_is_of_every_image_once_in_each_range_of_t_on_any_devi
         (3, ["loss", "loss_t0_0", "loss_t1_1", "loss_t2_2"]),
     ],
 )
-def test_the_ranges_of_t_are_named_by_their_first_and_last(T, names):
+def test_the_ranges_of_t_are_named_by_their_first_and_last_step(T, names):
     stage = make_stage("ddpm", "uncond", **{"ddpm.T": T})
     figures = jax.eval_shape(stage.held_out, random_params(stage), {}, IMAGES, batch_keys(jax.random.key(0), 0, 16))
     assert [*figures] == names and all(figure.shape == (16,) for figure in figures.values())
 
 
 @pytest.mark.parametrize("name", ["vae", "ddpm"])
-def test_held_out_metrics_are_means_over_images_that_the_devices_share_a_microbatch_at_a_time(name, monkeypatch):
-    """Eleven images on two devices, four at a time: as one device has them of all at once."""
+def test_held_out_metrics_are_means_and_the_devices_share_each_microbatch(name, monkeypatch):
+    """Eleven images on two devices, four at a time, give the metrics of one device with all at once."""
     stage = make_stage(name, "uncond", **{f"{name}.batch_size": 8, f"{name}.microbatches": 2})
     params, images, mesh = random_params(stage), IMAGES[:11], make_mesh(1, jax.devices()[:2])
     seen, held_out = [], stage.held_out
@@ -173,7 +173,7 @@ def test_the_first_update_is_adams_with_warm_up_and_clipping():
     grads = {"w": jnp.array([3.0, -4.0])}
     tx = optimizer(stage.settings, 10)
     updates, state = tx.update(grads, tx.init(grads))
-    # Adam's first update is the rate times the sign; epsilon shows, since clipping makes the gradient small.
+    # Adam's first update is the rate times the sign. Epsilon matters, since clipping makes the gradient small.
     clipped = np.array([3.0, -4.0]) / 5 * 1e-3
     expected = -1e-2 / 4 * clipped / (np.abs(clipped) + 1e-8)
     np.testing.assert_allclose(updates["w"], expected, rtol=1e-5)
@@ -192,7 +192,7 @@ def test_the_first_update_is_adams_with_warm_up_and_clipping():
         ("byol", False, 1000, 1.0),
     ],
 )
-def test_the_averages_decay_follows_its_schedule(schedule, warmup, step, expected):
+def test_the_decay_of_the_average_follows_its_schedule(schedule, warmup, step, expected):
     settings = tiny_config().ddpm
     settings.update({"ema_decay": 0.99, "ema_schedule": schedule, "ema_warmup": warmup})
     assert float(ema_decay(settings, step, 1000)) == pytest.approx(expected, rel=1e-6)
@@ -210,7 +210,7 @@ def test_the_average_is_the_weighted_sum_of_all_parameters_so_far():
     assert relative(jax.device_get(state.params), expected) > 1e-3
 
 
-def test_the_refiner_is_shown_what_its_vae_decodes_and_nothing_of_it_without_one():
+def test_the_loss_of_a_refiner_depends_on_its_vae_and_a_plain_ddpm_has_none():
     stage, keys = make_stage("ddpm", "form1"), batch_keys(jax.random.key(3), 0, 16)
     params, other = random_params(stage), jax.tree.map(lambda p: p + 0.5, stage.frozen)
     assert loss_of(stage, params, stage.frozen, IMAGES, keys, False) != loss_of(
@@ -220,8 +220,8 @@ def test_the_refiner_is_shown_what_its_vae_decodes_and_nothing_of_it_without_one
 
 
 @pytest.mark.parametrize("variant", ["form1", "form2"])
-def test_z_may_condition_the_refiner(variant):
-    """Beside the time embedding, which then has two more layers that the gradient reaches."""
+def test_z_can_condition_the_refiner(variant):
+    """Two further layers add z to the time embedding, and the gradient reaches both."""
     stage = make_stage("ddpm", variant, **{"ddpm.z_conditioning": True, "ddpm.scale_shift": True})
     params, keys = random_params(stage), batch_keys(jax.random.key(0), 0, 2)
     images = jnp.asarray(IMAGES[:2])
@@ -231,9 +231,9 @@ def test_z_may_condition_the_refiner(variant):
 
 
 @pytest.mark.parametrize("variant", ["form1", "form2"])
-def test_conditions_are_dropped_image_by_image_and_in_training_alone(variant):
+def test_conditions_are_dropped_for_each_image_separately_and_only_in_training(variant):
     def losses(rate, train=True):
-        """Of each image by itself."""
+        """Return the loss of each image by itself."""
         stage = make_stage("ddpm", variant, **{"ddpm.cond_dropout": rate, "ddpm.dropout": 0.0})
         params, keys = random_params(stage), batch_keys(jax.random.key(0), 0, 16)
         alone = [(IMAGES[i : i + 1], keys[i : i + 1]) for i in range(16)]
@@ -250,7 +250,7 @@ def test_conditions_are_dropped_image_by_image_and_in_training_alone(variant):
     np.testing.assert_allclose(losses(1.0, train=False), never, rtol=1e-5)
 
 
-def test_dropout_blanks_its_share_of_elements_each_by_itself_and_keeps_the_mean():
+def test_dropout_blanks_elements_independently_at_its_rate_and_keeps_the_mean():
     rate, x = 0.1, jnp.ones((64, 16, 16, 8))
     words = jax.random.bits(jax.random.key(0), (4, len(x), 2), jnp.uint32)
     kept = np.asarray(jax.jit(lambda words: jnp.stack([dropout(x, rate, pairs) for pairs in words]))(words))

@@ -1,4 +1,4 @@
-"""What is read from a file runs no code and uses no network; the user's own command line may."""
+"""A setting that is read from a file runs no code and uses no network. The user's own command line may do both."""
 
 import json
 
@@ -45,7 +45,7 @@ CASES = [(name, value) for name, values in RISKS.items() for value in values]
 
 
 def stored(run, name, value):
-    """Let a run's configuration say it, as a file from elsewhere may."""
+    """Store a setting in the configuration of a run, as someone else might."""
     section, _, key = name.partition(".")
     config = json.loads((run / "config.json").read_text())
     config[section][key] = value
@@ -53,9 +53,7 @@ def stored(run, name, value):
 
 
 @pytest.mark.parametrize("name, value", CASES)
-def test_a_run_from_elsewhere_is_refused_before_code_or_network_is_used_unless_the_user_names_it(
-    run, refused, name, value
-):
+def test_a_run_with_a_risky_setting_is_refused_unless_the_user_gives_it_too(run, refused, name, value):
     stored(run, name, value)
     refused("--workdir={run} --mode=evaluate", "{run}/config.json", name, f"--config.{name}=")
     command = flags.parse(["main", f"--workdir={run}", "--mode=evaluate", f"--config.{name}={value}"], MODES, STAGES)
@@ -72,7 +70,7 @@ def test_no_mode_imports_a_module_that_a_run_names(run, refused, tmp_path, monke
 
 
 @pytest.mark.parametrize("setting", flags.OWN_MODELS)
-def test_weights_from_elsewhere_are_refused_alike(tmp_path, refused, setting):
+def test_weights_with_a_risky_setting_are_refused(tmp_path, refused, setting):
     with (config := tiny_config("uncond")).unlocked():
         config.eval.features = "payload:f"
     VAEDM(config, {}, {}).save(tmp_path / "weights.safetensors")
@@ -81,7 +79,7 @@ def test_weights_from_elsewhere_are_refused_alike(tmp_path, refused, setting):
     )
 
 
-def test_what_reads_local_files_or_computes_is_taken_from_a_file(run):
+def test_settings_that_only_read_local_files_or_compute_are_taken_from_a_file(run):
     for name, value in SOUND.items():
         stored(run, name, value)
     config = flags.parse(["main", f"--workdir={run}", "--mode=evaluate"], MODES, STAGES).config
@@ -94,7 +92,7 @@ def test_a_configuration_file_may_name_code(run, configs, untrained):
     assert rundir.read_config(run).eval.features == "payload:f"
 
 
-def test_the_data_of_a_model_from_elsewhere_are_fetched_only_where_the_user_names_them_too():
+def test_the_data_of_a_model_are_fetched_only_if_the_user_names_them_too():
     trained, asked = base_config(), base_config()
     trained.data.source = "huggingface:payload"
     with pytest.raises(UserError, match=r"data\.source = 'huggingface:payload', which would use the network"):

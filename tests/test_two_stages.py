@@ -1,4 +1,4 @@
-"""The second stage stands on the first: trained before it, taken from another run, and left as it is then."""
+"""The second stage needs the first, of this run or another, and leaves it as it is."""
 
 import shutil
 from pathlib import Path
@@ -22,25 +22,25 @@ EMOJI = Path(__file__).parents[1] / "configs" / "emoji.py"
 
 
 def reach(run: Path, stage: str, step: int) -> None:
-    """As if the stage had been trained so far."""
+    """Make a run look as if a stage had been trained to a step."""
     (run / stage / "checkpoints" / str(step)).mkdir(parents=True)
 
 
-def test_the_stages_that_are_asked_for_are_trained(run, untrained):
+def test_the_requested_stages_are_trained(run, untrained):
     for stage, trained in (("vae", ["vae"]), ("all", ["vae", "ddpm"])):
         assert main(["main", f"--workdir={run}", f"--stage={stage}"]) == 0
         assert [name for name, _ in untrained] == trained
         untrained.clear()
 
 
-def test_the_second_stage_alone_needs_the_first_to_be_done(refused, run):
+def test_the_second_stage_alone_needs_a_finished_first_stage(refused, run):
     command = "--workdir={run} --stage=ddpm"
     refused(command, "the VAE in {run} has 0 of its 6 steps", "--stage=vae", "--config.vae.checkpoint")
     reach(run, "vae", 3)
     refused(command, "the VAE in {run} has 3 of its 6 steps")
 
 
-def test_the_first_stage_is_not_trained_further_under_the_second(refused, run, untrained):
+def test_the_first_stage_is_not_trained_further_once_the_second_has_begun(refused, run, untrained):
     reach(run, "vae", 6)
     reach(run, "ddpm", 3)
     refused("--workdir={run} --config.vae.steps=9", "the DDPM in {run}", "--config.vae.steps=6", "another --workdir")
@@ -62,14 +62,14 @@ def test_the_vae_of_another_run_is_copied_and_refined(tmp_path, configs, monkeyp
     command = ["main", f"--config={configs}/tiny.py", f"--workdir={second}", f"--config.vae.checkpoint={first}"]
     assert main(command) == 0
     assert files(first) == before
-    shutil.rmtree(first)  # the second explains itself
+    shutil.rmtree(first)  # the second run needs only its own files
     assert main(command) == 0
     assert [name for name, _ in frozen] == ["ddpm", "ddpm"]
     for _, params in frozen:
         jax.tree.map(np.testing.assert_array_equal, params, jax.device_get(vae))
 
 
-def test_training_begins_from_the_network_that_is_named(tmp_path, configs):
+def test_training_starts_from_the_named_network(tmp_path, configs):
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["main", f"--config={configs}/tiny.py:uncond", f"--workdir={first}"]) == 0
     weights = tmp_path / "first.safetensors"
@@ -78,11 +78,11 @@ def test_training_begins_from_the_network_that_is_named(tmp_path, configs):
     assert main(["main", *command.split(), f"--config.ddpm.init={weights}"]) == 0
     mine, theirs = (jax.device_get(VAEDM.from_run(run).params["ddpm"]) for run in (first, second))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-6), mine, theirs)
-    weights.unlink()  # it has its own state now
+    weights.unlink()  # the run has its own state now
     assert main(["main", *command.split(), f"--config.ddpm.init={weights}", "--config.ddpm.steps=7"]) == 0
 
 
-def test_a_network_to_begin_from_must_fit(tmp_path, refused):
+def test_a_network_to_start_from_must_fit(tmp_path, refused):
     command = "--config={configs}/tiny.py --workdir={new} --config.ddpm.init="
     refused(command + "{tmp}/none", "{tmp}/none", "no such file")
     refused(command + "emoji", "the DDPM in emoji", "ddpm.channels is 64 there and 32 here")
@@ -97,7 +97,7 @@ def test_a_network_to_begin_from_must_fit(tmp_path, refused):
     refused(command + "{tmp}/z.safetensors" + ladder, "z.safetensors", "vae.dec_block is")
 
 
-def test_the_unconditional_model_needs_no_first_stage(tmp_path, configs, untrained):
+def test_the_plain_ddpm_needs_no_first_stage(tmp_path, configs, untrained):
     command = ["main", f"--config={configs}/tiny.py:uncond", f"--workdir={tmp_path / 'run'}"]
     assert main(command) == main([*command, "--stage=ddpm"]) == 0
     assert [name for name, _ in untrained] == ["ddpm", "ddpm"]
@@ -114,8 +114,8 @@ def test_a_batch_larger_than_the_data_is_refused(refused, steps):
 
 
 @pytest.mark.parametrize("apart", [True, False])
-def test_the_stages_draw_differently_from_one_seed_but_in_runs_of_before(apart):
-    """With batches of one size, stage 2 would else repeat the order of stage 1 and its noise of z."""
+def test_the_stages_draw_differently_from_one_seed_except_in_earlier_runs(apart):
+    """If both stages used one seed and one batch size, stage 2 would repeat the order of stage 1 and its noise of z."""
     config = tiny_config(**{"seed_per_stage": apart, "seed": 3})
     seeds = [stage_seed(name, config) for name in ("vae", "ddpm")]
     source = np.arange(64, dtype=np.uint8).reshape(64, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Parts of the U-Net that are written another way than they are meant."""
+"""Parts of the U-Net that are computed in another way than they are defined."""
 
 import flax.linen as nn
 import jax
@@ -8,11 +8,11 @@ import numpy as np
 from vaedm_jax.models.layers import UpConv, softmax
 
 
-def test_the_convolution_at_twice_the_size_is_that_of_the_image_laid_out_twice():
+def test_upconv_is_the_convolution_of_the_image_enlarged_twofold():
     x = jax.random.normal(jax.random.key(0), (2, 5, 4, 3))
     plain = nn.Conv(6, (3, 3), padding=((1, 1), (1, 1)))
     params = plain.init(jax.random.key(1), x)
-    params = jax.tree.map(lambda a: a + 0.1, params)  # a bias that counts
+    params = jax.tree.map(lambda a: a + 0.1, params)  # so that the bias matters
     assert jax.tree.map(jnp.shape, UpConv(6).init(jax.random.key(1), x)) == jax.tree.map(jnp.shape, params)
 
     def square(network, twice):
@@ -27,7 +27,7 @@ def test_the_convolution_at_twice_the_size_is_that_of_the_image_laid_out_twice()
     assert ours[0][1].shape == (2, 10, 8, 6)
 
 
-def test_the_softmax_has_the_gradient_of_flaxs_whatever_it_is_rounded_to():
+def test_the_softmax_has_the_gradient_of_the_softmax_of_flax_at_any_precision():
     logits, seen = jax.random.normal(jax.random.key(0), (2, 3, 5, 7))
 
     def gradient(weights):

@@ -1,4 +1,4 @@
-"""Where a warm start begins: the rule against a sweep on Gaussian data, where all that happens is known."""
+"""Where a warm start begins: the rule is compared with a sweep on Gaussian data, which have closed forms."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from vaedm_jax.modes.drawing import with_t_start
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FULL = linear_schedule()
-# Variances of x_0 about x_hat in each direction.
+# The variance of x_0 about x_hat in each direction.
 ERRORS = {
     "equal": np.full(64, 0.05),
     "falling": 16 / np.arange(1, 65) ** 1.2,
@@ -23,9 +23,9 @@ ERRORS = {
 
 
 def missed(variances: np.ndarray, t_start: int, n: int) -> float:
-    """The Frechet distance between x_0 and what n steps of DDIM make of x_hat, over the sum of the variances.
+    """Return the Frechet distance between x_0 and the samples of n steps of DDIM from x_hat.
 
-    With the ideal predictor every direction is scaled, step by step, by what is written out here.
+    It is divided by the sum of the variances. With the ideal predictor, each step scales each direction by a factor.
     """
     alpha_bar = FULL.alpha_bar[np.round(np.linspace(0, t_start, n)).astype(int)][::-1]
     deviation = np.full_like(variances, np.sqrt(1 - alpha_bar[0]))
@@ -45,7 +45,7 @@ def test_the_rule_is_as_good_as_a_sweep(error, n):
     assert chosen < 1.25 * min(sweep) and chosen < 0.25 * max(sweep)
 
 
-SPECTRA = {  # variances of errors of 3,072 numbers along their axes
+SPECTRA = {  # variances of errors [3072] along their principal axes
     "white": np.full(3072, 0.05),
     "low rank": np.append(np.full(3, 40.0), np.zeros(3069)),
     "falling": 200 / np.arange(1, 3073) ** 1.2,
@@ -54,9 +54,9 @@ SPECTRA = {  # variances of errors of 3,072 numbers along their axes
 
 
 def drawn_errors(variances: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """n errors of images, float32 [n, 32, 32, 3], with these variances along some axes."""
+    """Return n errors of images, float32 [n, 32, 32, 3], with these variances along some axes."""
     rng = np.random.default_rng(seed)
-    mirror = rng.standard_normal(len(variances))  # turns the axes away from the pixels
+    mirror = rng.standard_normal(len(variances))  # a reflection, so that the axes are not those of the pixels
     errors = np.sqrt(variances) * rng.standard_normal((n, len(variances)))
     errors -= 2 * np.outer(errors @ mirror, mirror) / (mirror @ mirror)
     return errors.reshape(n, 32, 32, 3).astype(np.float32)
@@ -72,30 +72,30 @@ def test_the_variance_along_principal_directions_does_not_depend_on_the_number_o
     assert abs(np.mean(found) - truth) < 4 * scatter and scatter < 0.2 * truth
 
 
-def test_an_error_that_all_images_share_is_an_error():
+def test_an_error_that_all_images_share_counts():
     shared = np.full((7, 2, 2, 3), 0.5)
     assert principal_variance(shared) == pytest.approx(12 * 0.25)
 
 
-def test_no_error_has_no_variance_and_begins_at_the_end_of_the_chain():
+def test_without_errors_the_variance_is_0_and_the_warm_start_is_the_latest_possible():
     assert principal_variance(np.zeros((5, 2, 2, 3))) == 0
     assert warm_step(FULL, principal_variance(np.zeros((5, 2, 2, 3))), 10) == 9
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_one_image_is_too_few_for_the_rule(n):
+def test_the_rule_needs_two_images(n):
     with pytest.raises(UserError, match=r"t_start = 0.*two"):
         principal_variance(np.ones((n, 2, 2, 3)))
 
 
-def test_fewer_steps_and_smaller_errors_begin_later_in_the_chain():
+def test_fewer_steps_and_smaller_errors_give_a_smaller_t_start():
     by_steps = [warm_step(FULL, 4.0, n) for n in (5, 10, 25, 100)]
     by_error = [warm_step(FULL, v, 10) for v in (0.01, 0.1, 1.0, 10.0)]
     assert by_steps == sorted(by_steps) and by_error == sorted(by_error)
     assert warm_step(FULL, 0.0, 10) == 9 and warm_step(FULL, 1e9, 10) == 999
 
 
-def test_a_warm_start_at_0_is_placed_by_the_error_of_the_vae():
+def test_a_t_start_of_0_is_replaced_by_the_rule_for_the_error_of_the_vae():
     config = tiny_config()
     vae = random_params(vae_stage(config), 1)
     model = VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2))

@@ -1,4 +1,4 @@
-"""The weights that come with the package: small, of the emoji configuration, and sharper than what they refine."""
+"""The weights in the package are small files of the repository's configurations, and their refiner sharpens."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def model() -> VAEDM:
 
 @pytest.fixture(scope="module")
 def samples(model) -> Samples:
-    """Sixteen images by the configuration's own chain, a warm start with few steps."""
+    """Return sixteen images by the chain of the configuration, a warm start with few steps."""
     return model.sample(16, seed=0)
 
 
@@ -34,7 +34,7 @@ def test_the_files_are_small_enough_to_ship():
 
 
 @pytest.mark.parametrize("name", SHIPPED_VARIANTS)
-def test_they_are_of_the_emoji_configuration_and_were_trained_as_long_as_it_says(name):
+def test_the_emoji_weights_have_the_settings_and_the_steps_of_their_configuration(name):
     found, wanted = VAEDM.from_pretrained(name).config, flags.load(f"{CONFIG}:{SHIPPED_VARIANTS[name]}")
     wanted.update_from_flattened_dict(BEFORE)  # they are older than these settings
     assert differences(found, wanted, (*FREE, *TUNABLE, "vae.checkpoint")) == {}
@@ -43,7 +43,7 @@ def test_they_are_of_the_emoji_configuration_and_were_trained_as_long_as_it_says
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_the_faces_have_the_networks_and_the_target_of_their_configuration(name):
+def test_the_avatars_weights_have_the_networks_and_the_target_of_their_configuration(name):
     found, wanted = VAEDM.from_pretrained(name).config, flags.load(f"{CONFIG.with_name('avatars.py')}:{FACES[name]}")
     differing = differences(found, wanted, (*FREE, *TUNABLE, *MEASURED, "*.batch_size", "data.held_out"))
     assert differing.keys() <= {*BEFORE, "vae.kl_warmup"}
@@ -56,7 +56,7 @@ def test_both_formulations_refine_the_same_vae(model):
 
 
 def detail(images: np.ndarray) -> np.ndarray:
-    """How much neighbouring pixels differ in each image."""
+    """Return how much neighbouring pixels differ in each image, [N]."""
     return sum(np.abs(np.diff(images, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2))
 
 
@@ -65,11 +65,11 @@ def test_the_refiner_sharpens_what_the_vae_generates(samples):
     assert np.median(sharper) > 1.2 and sharper.min() > 0.9
 
 
-def test_the_refined_image_is_that_of_its_own_x_hat(samples):
+def test_each_refined_image_is_nearest_to_its_own_x_hat(samples):
     distance = ((samples.images[:, None] - samples.x_hat[None]) ** 2).mean(axis=(2, 3, 4))
     assert (distance.argmin(axis=1) == np.arange(16)).all()
 
 
 @pytest.mark.parametrize("name", ["emoji", "runs/emoji", "runs/emoji/", "files/emoji.safetensors"])
-def test_a_model_is_called_as_its_directory_or_file(name):
+def test_a_model_is_named_after_its_directory_or_file(name):
     assert model_name(name) == "emoji" and model_name(name.replace("emoji", "mask0.5")) == "mask0.5"

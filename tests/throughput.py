@@ -1,8 +1,9 @@
-"""Images a second that the input pipelines give: `python -m tests.throughput`, by `taskset -c 0` on one core.
+"""Measure the images a second of the input pipelines: `python -m tests.throughput`.
 
-On made images that are as smooth as photographs, of CIFAR-10's size in its archive, and JPEGs of 1024 x 1024. A line
-says images a second of the clock (the best of some rounds), and images a second of processor time, which depends less
-on what else the machine does: of all processes, and of the training process, which only receives from workers.
+Run it with `taskset -c 0` for one core. The images are synthetic, and as smooth as photographs. Some have the size of
+CIFAR-10 and are in its archive, others are JPEGs of 1024 x 1024. A line gives images a second of wall-clock time, the
+best of several rounds. It also gives images a second of processor time, which depends less on the load of the machine.
+They are counted for all processes, and for the training process, which only receives images from workers.
 """
 
 import io
@@ -30,7 +31,7 @@ PHOTOGRAPHS, COPIES, CIFAR_FILE = 20, 10, 2000
 
 
 def made(size: int, rng: np.random.Generator) -> Image.Image:
-    """Noise of all scales, the larger the stronger, as in photographs."""
+    """Return an image of noise at all scales. Larger scales are stronger, as in photographs."""
     total = np.zeros((size, size, 3))
     for scale in (2**k for k in range(int(np.log2(size)) + 1)):
         noise = rng.normal(0, scale**0.75, (size // scale, size // scale, 3))
@@ -64,7 +65,7 @@ def photographs(root: Path) -> ConfigDict:
 
 
 def used(pids: list[int]) -> float:
-    """Seconds of processor time that processes have used."""
+    """Return the seconds of processor time that processes have used."""
     fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
     return sum(int(f[11]) + int(f[12]) for f in fields) / os.sysconf("SC_CLK_TCK")
 
@@ -72,7 +73,7 @@ def used(pids: list[int]) -> float:
 def measure(name: str, train: Source, batch_size: int, workers: int) -> None:
     rates, images = [], 0
     with closing(data.batches(train, batch_size, 0, False, workers=workers)) as batches:
-        for _ in range(3 + 6 * workers):  # what was read ahead while nobody measured
+        for _ in range(3 + 6 * workers):  # skip what was read ahead before the measurement
             next(batches)
         own, all_of_us = [os.getpid()], [os.getpid(), *(child.pid for child in active_children())]
         start = used(own), used(all_of_us)

@@ -1,4 +1,4 @@
-"""The smallest configuration that has every part, for tests that train, and float64 for those that compare closely."""
+"""The smallest configuration with every part, for tests that train, and float64, for tests that compare closely."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from vaedm_jax.training.stages import Stage
 
 
 def tiny_config(variant: str = "form1", **changes) -> ConfigDict:
-    """Both networks at 16 x 16 pixels with a few thousand parameters; `changes` are {"ddpm.steps": 3, ...}."""
+    """Return a configuration of 16 x 16 pixels and a few thousand parameters, with changes {"ddpm.steps": 3, ...}."""
     c = base_config(variant)
     c.data.image_size, c.data.category = 16, "Activities"
     c.vae.enc_block, c.vae.dec_block = "16d4,16t4,4d4,4t1,1x1", "1u4,1t4,4u4,4t16,16x1"
@@ -32,7 +32,7 @@ def tiny_config(variant: str = "form1", **changes) -> ConfigDict:
 
 
 def random_params(stage: Stage, seed: int = 0) -> Any:
-    """Parameters drawn without compiling anything, and without a fresh U-Net's zeros, which hide most gradients."""
+    """Return random parameters, without compiling. A new U-Net has zeros, which would hide most gradients."""
     rng = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -44,13 +44,13 @@ def random_params(stage: Stage, seed: int = 0) -> Any:
 
 
 def by_noise(predict_noise: Callable[[jax.Array, jax.Array], jax.Array]) -> Predict:
-    """What a chain knows of a network `predict_noise(u, t)` that gives the noise."""
+    """Return a network `predict_noise(u, t)`, which predicts the noise, in the form that a chain needs."""
     return lambda u, level: from_eps(u, level, predict_noise(u, level.t))
 
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """What jax.enable_x64 does, by the spelling that all supported versions have."""
+    """Do what jax.enable_x64 does, in a way that all supported versions of JAX have."""
     jax.config.update("jax_enable_x64", True)
     try:
         yield

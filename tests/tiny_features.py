@@ -1,11 +1,11 @@
-"""Feature functions as a user would write them, good ones and bad ones."""
+"""Feature functions as a user might write them, valid and invalid ones."""
 
 import jax
 import jax.numpy as jnp
 
 
 def means(images: jax.Array) -> jax.Array:
-    """Of each colour and half, [B, 6]."""
+    """Return the mean of each colour in each half of the images, [B, 6]."""
     x = images.astype(jnp.float32) / 255
     halves = jnp.stack(jnp.split(x, 2, axis=1), axis=1)
     return halves.mean(axis=(2, 3)).reshape(len(x), -1)

@@ -1,6 +1,6 @@
-"""The smallest thing that the training loop trains: a matrix that is fitted to noise.
+"""The smallest training: the training loop fits a matrix to noise.
 
-As a process of several: python -m tests.toy DIR STEPS FSDP K/N@HOST:PORT
+Run it as one of several processes: python -m tests.toy DIR STEPS FSDP K/N@HOST:PORT
 """
 
 import sys
@@ -22,7 +22,11 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)
 
 
 def fitted(workdir: Path, steps: int, devices: int | None = None, fsdp: bool = False) -> TrainState:
-    """The state after some steps, from where the directory is, on so many devices or all."""
+    """Return the state after `steps` train steps. The training continues from the checkpoint in `workdir`, if any.
+
+    Args:
+      devices: how many devices are used; None uses all.
+    """
     settings = {"ddpm.ema_decay": 0.5, "ddpm.warmup": 0, "ddpm.clip": 0.0, "mesh.fsdp": fsdp, "ddpm.steps": steps}
     config = tiny_config(**settings)
 

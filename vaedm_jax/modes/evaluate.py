@@ -21,8 +21,7 @@ from vaedm_jax.errors import UserError, brief, check_choice, prefix_errors
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.modes.drawing import originals, stored, with_t_start
 from vaedm_jax.modes.likelihood import bits_per_dimension
-from vaedm_jax.modes.opening import configured
-from vaedm_jax.modes.training_images import load_training_images
+from vaedm_jax.modes.opening import configured, load_training_images
 from vaedm_jax.reporting import Progress, counted, renew_report, to_uint8
 from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.rows import Row

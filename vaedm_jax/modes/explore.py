@@ -17,9 +17,8 @@ from vaedm_jax.diffusion.chain import SAMPLERS, Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
 from vaedm_jax.modes.drawing import with_t_start
-from vaedm_jax.modes.opening import open_model
+from vaedm_jax.modes.opening import load_training_images, open_model
 from vaedm_jax.modes.restoring import restore_images
-from vaedm_jax.modes.training_images import load_training_images
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.runs.models import model_name
 from vaedm_jax.sampling.inputs import PATHS

@@ -23,9 +23,8 @@ from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
-from vaedm_jax.modes.opening import open_model
+from vaedm_jax.modes.opening import load_training_images, open_model
 from vaedm_jax.modes.restoring import describe_ways, restore_images, ways
-from vaedm_jax.modes.training_images import load_training_images
 from vaedm_jax.reporting import Progress, counted, grid, renew_report, save_png, to_uint8
 from vaedm_jax.runs.models import model_name
 from vaedm_jax.storage.paths import resolve_path, shown

@@ -24,7 +24,7 @@ EXAMPLE = "0/2@10.0.0.1:1234"
 GONE = "another process has probably ended; start all processes again, and the same command continues the run"
 
 
-class Alone(RunError):
+class PeersMissing(RunError):
     """An error for other processes that cannot be reached. The same command may succeed later."""
 
     status = os.EX_TEMPFAIL
@@ -39,7 +39,7 @@ def join(spec: str) -> None:
 
     Raises:
       UserError: `spec` is not of this form, the port is taken, or JAX cannot connect the processes.
-      Alone: process 0 does not listen for PATIENCE seconds.
+      PeersMissing: process 0 does not listen for PATIENCE seconds.
     """
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})@(.+:[0-9]{1,5})", spec)
     if spec != "auto" and not (found and int(found[1]) < int(found[2]) and int(spec.rpartition(":")[2]) < 2**16):
@@ -69,7 +69,7 @@ def check_coordinator(process: int, address: str) -> None:
 
     Raises:
       UserError: in process 0, the port is taken.
-      Alone: in other processes, process 0 does not listen for PATIENCE seconds.
+      PeersMissing: in other processes, process 0 does not listen for PATIENCE seconds.
     """
     host, _, port = address.rpartition(":")
     if not process:
@@ -89,7 +89,7 @@ def check_coordinator(process: int, address: str) -> None:
         if waited > 5 and not told:
             told = not print(f"vaedm: process {process} waits for process 0 at {address}", file=sys.stderr, flush=True)
         time.sleep(0.2)
-    raise Alone(f"process 0 does not listen at {address} for {PATIENCE} s; start it, and open its port to the others")
+    raise PeersMissing(f"process 0 does not listen at {address} for {PATIENCE} s; start it, and open its port")
 
 
 def exit_process(status: int) -> None:
