@@ -25,5 +25,5 @@ vaedm "${same[@]}" "${final[@]}"
 .venv/bin/python -c '
 import sys
 from vaedm_jax import VAEDM
-from vaedm_jax.runs.models import SHIPPED
+from vaedm_jax.runs.weights import SHIPPED
 VAEDM.from_run(sys.argv[1]).save(SHIPPED / sys.argv[2], "float16")' "runs/$name" "$name.safetensors"

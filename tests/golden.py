@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from vaedm_jax.diffusion import prediction, process, samplers, schedule, spacing
+from vaedm_jax.diffusion import prediction, process, reverse, samplers, schedule, spacing
 from vaedm_jax.interop import names
 from vaedm_jax.models.unet import UNet
 from vaedm_jax.models.vae import VAE, kl_divergence
@@ -90,7 +90,7 @@ def process_array(name: str, d: dict[str, np.ndarray]) -> jax.Array | np.ndarray
     chain = schedule.respace(full, steps)
     table = samplers.ddim(chain, clip_eps=False) if rest[0] == "ddim" else samplers.ddpm(chain, rest[0])
     noise = d.get(f"{folder}/noise")
-    run = jax.jit(lambda u: samplers.reverse(predict, table.trimmed(), u, lambda j: jax.numpy.asarray(noise)[j][None]))
+    run = jax.jit(lambda u: reverse.reverse(predict, table.trimmed(), u, lambda j: jax.numpy.asarray(noise)[j][None]))
     return run(d[f"{folder}/x_start"] - shift)
 
 

@@ -18,7 +18,7 @@ from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr
 from vaedm_jax.main import main
-from vaedm_jax.modes.restoring import ways
+from vaedm_jax.modes.shared.restoration import ways
 from vaedm_jax.reporting import read_caption
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 

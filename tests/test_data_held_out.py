@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.loading import load_error
-from vaedm_jax.data.source import split
+from vaedm_jax.data.dataset import split
 
 
 @given(st.lists(st.text(max_size=8), min_size=1, max_size=40), st.floats(0, 0.99))

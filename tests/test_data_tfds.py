@@ -134,6 +134,6 @@ def test_records_on_the_network_are_not_fetched(tmp_path):
 
 def test_a_user_without_a_home_is_asked_for_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vaedm_jax.data.catalog.DEFAULT_DIR", "~nobody_of_this_name/tensorflow_datasets")
+    monkeypatch.setattr("vaedm_jax.data.tfds_sets.DEFAULT_DIR", "~nobody_of_this_name/tensorflow_datasets")
     assert "data.tfds_dir: ~nobody_of_this_name" in load_error(source="mnist", tfds_dir="")
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vaedm_jax import data
-from vaedm_jax.data.source import Lazy
+from vaedm_jax.data.dataset import Lazy
 
 ROOT = Path(__file__).parents[1]
 SOURCE = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), dtype=np.uint8)

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiny import by_noise
-from vaedm_jax.diffusion import samplers, spacing
-from vaedm_jax.diffusion.chain import SAMPLERS, Chain, run_chain
-from vaedm_jax.diffusion.prediction import Eps, from_eps, noise_loss, predictor
+from vaedm_jax.diffusion import reverse, samplers, spacing
+from vaedm_jax.diffusion.chain import Chain, run_chain
+from vaedm_jax.diffusion.loss import noise_loss
+from vaedm_jax.diffusion.prediction import Eps, from_eps, predictor
 from vaedm_jax.diffusion.process import FORMULATIONS, noise_level, q_sample
+from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.schedule import VARIANCES, linear_schedule, respace
 
 T = 1000
@@ -181,7 +183,7 @@ def test_formulation_2_is_algorithm_2_of_the_paper(steps, seed, clip):
     want = algorithm_2(steps, x_hat + eps, x_hat, z, clip)
     predict = predictor(Eps(), FORMULATIONS["form2"], network, jnp.asarray(x_hat, jnp.float32))
     table, noise = samplers.ddpm(respace(FULL, steps)), jnp.asarray(z, jnp.float32)
-    got = samplers.reverse(predict, table.trimmed(), jnp.asarray(eps, jnp.float32), lambda j: noise[j], clip)
+    got = reverse.reverse(predict, table.trimmed(), jnp.asarray(eps, jnp.float32), lambda j: noise[j], clip)
     close(got, want, 1e-4)
 
 
@@ -277,10 +279,10 @@ def no_noise(j):
 
 def test_ddim_adds_no_noise_in_its_steps_unless_eta_is_set():
     schedule, u = respace(FULL, spacing.even(T, 5)), jnp.asarray(normal(0, 2, *SHAPE), jnp.float32)
-    samplers.reverse(by_noise(stand_in), samplers.ddim(schedule).trimmed(), u, no_noise)
+    reverse.reverse(by_noise(stand_in), samplers.ddim(schedule).trimmed(), u, no_noise)
     for table in (samplers.ddim(schedule, 0.1), samplers.ddpm(schedule)):
         with pytest.raises(AssertionError, match="noise was asked for"):
-            samplers.reverse(by_noise(stand_in), table.trimmed(), u, no_noise)
+            reverse.reverse(by_noise(stand_in), table.trimmed(), u, no_noise)
 
 
 @pytest.mark.parametrize("start", spacing.STARTS)

@@ -28,7 +28,7 @@ from tests.test_diffusion import (
     visited,
 )
 from tests.tiny import by_noise
-from vaedm_jax.diffusion import samplers, spacing
+from vaedm_jax.diffusion import reverse, samplers, spacing
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import posterior_mean, q_sample
 from vaedm_jax.diffusion.schedule import linear_schedule, respace
@@ -158,7 +158,7 @@ def read_off(table, predict_noise):
     start = inputs[:, :D].reshape(-1, 2, 2, 1)
     noise = jnp.asarray(inputs[:, D:].reshape(-1, n, 2, 2, 1).swapaxes(0, 1))
     run = jax.jit(
-        lambda u: samplers.reverse(by_noise(predict_noise), table.trimmed(), u, lambda j: noise[j], clip=False)
+        lambda u: reverse.reverse(by_noise(predict_noise), table.trimmed(), u, lambda j: noise[j], clip=False)
     )
     out = np.asarray(run(start), np.float64).reshape(-1, D)
     return out[0], (out[1:] - out[0]).T

@@ -14,7 +14,7 @@ from tests.test_data_cifar10 import cifar_archive, cifar_config, cifar_files
 from vaedm_jax import data
 from vaedm_jax.api import Samples
 from vaedm_jax.data.shards import Shard, write_shard
-from vaedm_jax.modes.drawing import write_npz
+from vaedm_jax.modes.shared.drawing import write_npz
 from vaedm_jax.runtime import failures
 from vaedm_jax.storage.writing import write_whole
 

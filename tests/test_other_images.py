@@ -16,7 +16,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.features import space
 from vaedm_jax.evaluation.judge import Judge
 from vaedm_jax.main import main
-from vaedm_jax.modes.opening import configured, load_training_images
+from vaedm_jax.modes.shared.models import configured, load_training_images
 from vaedm_jax.runs.identity import trained_on
 from vaedm_jax.runtime.mesh import make_mesh
 

@@ -9,10 +9,12 @@ from tests.test_diffusion import ALPHA_BAR, FULL
 from tests.test_solvers import best_eps, predictor
 from tests.tiny import by_noise, in_float64
 from vaedm_jax.diffusion.bound import chain_terms
-from vaedm_jax.diffusion.chain import SAMPLERS, Chain, run_chain
-from vaedm_jax.diffusion.prediction import Eps, Residual, V, noise_loss, training_loss
+from vaedm_jax.diffusion.chain import Chain, run_chain
+from vaedm_jax.diffusion.loss import noise_loss, training_loss
+from vaedm_jax.diffusion.prediction import Eps, Residual, V
 from vaedm_jax.diffusion.prediction import predictor as refiner
 from vaedm_jax.diffusion.process import FORMULATIONS, Level, augment, nearest_step, noise_level, q_sample
+from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.schedule import linear_schedule, respace
 
 SIGMA_R, SIGMA_DATA = 0.25, 0.66

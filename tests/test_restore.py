@@ -21,7 +21,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.main import main
 from vaedm_jax.modes.restore import output_names
-from vaedm_jax.modes.restoring import restore_images
+from vaedm_jax.modes.shared.restoration import restore_images
 from vaedm_jax.reporting import save_png
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 

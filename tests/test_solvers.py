@@ -9,9 +9,10 @@ from scipy.integrate import solve_ivp
 
 from tests.test_diffusion import ALPHA_BAR, FULL, SHAPE, keys, stand_in, visited
 from tests.tiny import by_noise, in_float64
-from vaedm_jax.diffusion import prediction, samplers, solvers, spacing
-from vaedm_jax.diffusion.chain import SAMPLERS, Chain, run_chain
+from vaedm_jax.diffusion import prediction, reverse, samplers, solvers, spacing
+from vaedm_jax.diffusion.chain import Chain, run_chain
 from vaedm_jax.diffusion.process import FORMULATIONS
+from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.schedule import respace
 
 # --- data with a known best predictor: x_0 of one pixel, from a mixture of Gaussians (weight, mean, variance)
@@ -87,8 +88,8 @@ def end_error(build, data, n, grid, first):
         return tuple((known + [jnp.zeros((3, 1, 1, 1))] * 9)[: table.b.shape[1]])
 
     begun = (image(u[max(first - 1, 0)]), past(x_0), past(eps))
-    rows = samplers.Table(*(column[first:evaluations] for column in table))
-    out = samplers.reverse(by_noise(predictor(data)), rows.trimmed(), image(u[first]), None, clip=False, past=begun)
+    rows = reverse.Table(*(column[first:evaluations] for column in table))
+    out = reverse.reverse(by_noise(predictor(data)), rows.trimmed(), image(u[first]), None, clip=False, past=begun)
     return np.abs(np.ravel(out) - u[-1]).max()
 
 
@@ -253,7 +254,7 @@ def ours(u, chain, noise=None):
         return jnp.tanh(u) * 0.8 + 0.2 * t[:, None, None, None] / 1000
 
     start = jnp.asarray(u).reshape(-1, 1, 1, 1)
-    return np.ravel(samplers.reverse(by_noise(predict_noise), chain.table(FULL).trimmed(), start, noise, chain.clip))
+    return np.ravel(reverse.reverse(by_noise(predict_noise), chain.table(FULL).trimmed(), start, noise, chain.clip))
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ def test_the_stochastic_solver_follows_the_recursion_of_mean_and_variance(float6
 
     noise = image(inputs[:, 1:].T.ravel()).reshape(table.nfe, -1, 1, 1, 1)
     predict = by_noise(predictor(GAUSSIAN))
-    out = np.ravel(samplers.reverse(predict, table.trimmed(), image(inputs[:, 0]), lambda j: noise[j], clip=False))
+    out = np.ravel(reverse.reverse(predict, table.trimmed(), image(inputs[:, 0]), lambda j: noise[j], clip=False))
     mean, variance = out[0], np.sum((out[1:] - out[0]) ** 2)
 
     sigma = [*np.exp(-chain.schedule(FULL).log_snr[::-1]), 0.0]
@@ -358,8 +359,8 @@ def test_the_logarithm_of_alpha_bar_is_linear_between_two_steps():
 
 def test_dynamic_thresholding_divides_by_the_quantile_if_it_is_over_1():
     x_0 = np.stack([np.linspace(-0.5, 0.5, 100), np.linspace(-4, 4, 100)]).reshape(2, 10, 10, 1)
-    got = np.asarray(samplers.limit(jnp.asarray(x_0), clip=True, dynamic=0.9))
+    got = np.asarray(reverse.limit(jnp.asarray(x_0), clip=True, dynamic=0.9))
     s = np.quantile(np.abs(x_0[1]), 0.9)
     np.testing.assert_allclose(got[0], x_0[0], rtol=1e-6)
     np.testing.assert_allclose(got[1], np.clip(x_0[1], -s, s) / s, rtol=1e-6)
-    assert (samplers.limit(jnp.asarray(x_0), clip=True) == x_0.clip(-1, 1).astype(np.float32)).all()
+    assert (reverse.limit(jnp.asarray(x_0), clip=True) == x_0.clip(-1, 1).astype(np.float32)).all()

@@ -7,7 +7,7 @@ from PIL import Image
 from tests.tiny import random_params, tiny_config
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import make_chain
-from vaedm_jax.modes.drawing import must_write, stored, write_npz, write_pngs
+from vaedm_jax.modes.shared.drawing import must_write, stored, write_npz, write_pngs
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.sampling.engine import Engine
 from vaedm_jax.training.stages import ddpm_stage, vae_stage

@@ -9,7 +9,7 @@ from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.diffusion.spacing import principal_variance, warm_step
 from vaedm_jax.errors import UserError
-from vaedm_jax.modes.drawing import with_t_start
+from vaedm_jax.modes.shared.drawing import with_t_start
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FULL = linear_schedule()

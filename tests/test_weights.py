@@ -9,8 +9,8 @@ import pytest
 from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import MEASURED, flatten
-from vaedm_jax.runs.models import SHIPPED, model_name
 from vaedm_jax.runs.rundir import BEFORE, FREE, TUNABLE, differences
+from vaedm_jax.runs.weights import SHIPPED, model_name
 
 CONFIG = Path(__file__).parents[1] / "configs" / "emoji.py"
 SHIPPED_VARIANTS = {"emoji": "form1", "emoji-uncond": "uncond", "emoji-form2": "form2"}

@@ -16,7 +16,7 @@ from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import UserError, check_choice, prefix_errors
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.runs.models import Stored, model_at, read_prior, read_run, read_weights, shipped, write_weights
+from vaedm_jax.runs.weights import Stored, model_at, read_prior, read_run, read_weights, shipped, write_weights
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.sampling.engine import Engine, Samples

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 from vaedm_jax.config import base_config, flatten, published_config, trust
 from vaedm_jax.errors import UserError, brief
 from vaedm_jax.runs import rundir
-from vaedm_jax.runs.models import read_model_config
+from vaedm_jax.runs.weights import read_model_config
 from vaedm_jax.storage.paths import folder, opened, resolve_path
 
 # Settings that name models. If one is set, the run directory needs no model. The first model gives the configuration.

@@ -86,3 +86,8 @@ def prefix_errors(setting: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{setting}{error}") from error
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of the message of an exception, or its type if there is no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":")

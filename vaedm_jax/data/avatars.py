@@ -20,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vaedm_jax.data import faces, workers
+from vaedm_jax.data.dataset import Dataset, Lazy, Source
 from vaedm_jax.data.folder import CACHE_BYTES
-from vaedm_jax.data.source import Dataset, Lazy, Source
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage import Array, Damaged, parse_json, read_arrays
 from vaedm_jax.storage.cache import user_cache

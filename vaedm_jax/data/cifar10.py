@@ -11,8 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from vaedm_jax.data.reason import reason
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, reason
 from vaedm_jax.storage.disk import full_disk, writing
 from vaedm_jax.storage.paths import regular_file
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vaedm_jax.data.dataset import Dataset, split
 from vaedm_jax.data.images import square
-from vaedm_jax.data.source import Dataset, split
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage import Array, read_arrays
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from vaedm_jax.data.dataset import Dataset, Lazy, split
 from vaedm_jax.data.images import MOST_PIXELS, read
 from vaedm_jax.data.listing import endings, images_under
-from vaedm_jax.data.source import Dataset, Lazy, split
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage import paths
 

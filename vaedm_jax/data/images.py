@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vaedm_jax.data.listing import formats
-from vaedm_jax.data.reason import reason
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, reason
 from vaedm_jax.storage.paths import opened, shown
 
 MOST_PIXELS = 2**29  # the default limit for pictures in the user's own folder

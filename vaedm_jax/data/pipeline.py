@@ -8,7 +8,7 @@ import numpy as np
 from absl import flags
 
 from vaedm_jax.data import workers as processes
-from vaedm_jax.data.source import Source
+from vaedm_jax.data.dataset import Source
 from vaedm_jax.errors import UserError
 from vaedm_jax.runtime.memory import check_fits
 

@@ -7,5 +7,5 @@ the network is shown u_t + s. The paper counts t from 1; the code counts from 0.
 what the network predicts, and the clean image and the noise that follow from it.
 
 Names, as in the paper: beta_t, alpha_t = 1 - beta_t, alpha_bar_t their running product, T the number of steps, eps
-the noise, x_0 the clean image, x_hat the VAE's image, z its latent. Images are [B, H, W, C] in [-1, 1] in this room.
+the noise, x_0 the clean image, x_hat the VAE's image, z its latent. Images are [B, H, W, C] in [-1, 1] here.
 """

@@ -8,7 +8,7 @@ import numpy as np
 
 from vaedm_jax.diffusion.prediction import Predict
 from vaedm_jax.diffusion.process import at, noise_level, posterior_mean, q_sample
-from vaedm_jax.diffusion.samplers import limit, noise_from_keys
+from vaedm_jax.diffusion.reverse import limit, noise_from_keys
 from vaedm_jax.diffusion.schedule import Schedule
 
 HALF = 1 / 255  # half the width of one of 256 levels of a pixel in [-1, 1]

@@ -7,32 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from vaedm_jax.diffusion import samplers, solvers
 from vaedm_jax.diffusion.images import draw, fold
 from vaedm_jax.diffusion.prediction import Predict
+from vaedm_jax.diffusion.reverse import Table, noise_from_keys, reverse
+from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.schedule import MOST_STEPS, VARIANCES, WHY_STEPS, Schedule, respace
 from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps, warm_step
 from vaedm_jax.errors import Range, check_choice, check_range
 
 Array = Any  # of NumPy on the host, of JAX in a compiled program
-# (chain, its schedule, the full schedule) -> table
-SAMPLERS: dict[str, Callable[["Chain", Schedule, Schedule], samplers.Table]] = {
-    "ddpm": lambda c, s, full: samplers.ddpm(s, c.variance),
-    "ddim": lambda c, s, full: samplers.ddim(s, c.eta, c.clip_eps),
-    "dpm++2m": lambda c, s, full: solvers.dpm_solver_pp(s, 2),
-    "dpm++3m": lambda c, s, full: solvers.dpm_solver_pp(s, 3),
-    "unipc2": lambda c, s, full: solvers.unipc(s, 2),
-    "unipc3": lambda c, s, full: solvers.unipc(s, 3),
-    "ipndm": lambda c, s, full: solvers.ipndm(s),
-    "heun": lambda c, s, full: solvers.heun(s, full, c.churn, c.churn_min, c.churn_max, c.churn_noise),
-}
 NOISE_ALONE, SQUARES = "images of more are noise alone", "float32 holds no square of more"
-# The settings that only one sampler uses.
-OPTIONS = {
-    "ddpm": ("variance",),
-    "ddim": ("eta", "clip_eps"),
-    "heun": ("churn", "churn_min", "churn_max", "churn_noise"),
-}
 
 
 def number(default: float, low: float, high: float, why: str = "") -> Any:
@@ -50,7 +34,7 @@ class Chain:
     spacing: str = "even"  # or "uniform", "quadratic", "logsnr", "karras"; see `spacing.timesteps`
     t_start: int = number(500, 0, MOST_STEPS - 1, WHY_STEPS)  # of a warm start; 0: see `spacing.warm_step`
     clip: bool = True  # estimates of the clean image are clipped to [-1, 1]
-    dynamic: float = number(0.0, 0.0, 1.0)  # the quantile of dynamic thresholding; see `samplers.limit`
+    dynamic: float = number(0.0, 0.0, 1.0)  # the quantile of dynamic thresholding; see `reverse.limit`
     temperature: float = number(1.0, 0.0, 1e6, NOISE_ALONE)  # factor of the noise that the chain starts from
     z_temperature: float = number(1.0, 0.0, 1e6, NOISE_ALONE)  # factor of z, about 0 or the means of the prior
     shared: bool = False  # all images have the same noise, at the start and in every step
@@ -97,7 +81,7 @@ class Chain:
         noises = changed("temperature"), changed("z_temperature")
         guided = changed("guidance"), changed("cond_noise")
         options = "-".join(filter(None, (limit, *noises, *guided, "shared" * self.shared)))
-        sampler = "-".join(filter(None, (self.sampler, *map(changed, OPTIONS.get(self.sampler, ())))))
+        sampler = "-".join(filter(None, (self.sampler, *map(changed, SAMPLERS[self.sampler].options))))
         return ChainName(sampler, "-".join(filter(None, (start, spacing))), count, options)
 
     def describe(self, full: Schedule) -> str:
@@ -114,7 +98,7 @@ class Chain:
     def within(self, nfe: int) -> "Chain":
         """Return the chain with as many steps as `nfe` evaluations allow, but at least one."""
         rows = nfe // 2 if self.guidance else nfe
-        return replace(self, steps=max(1, (rows + 1) // 2 if self.sampler == "heun" else rows))
+        return replace(self, steps=max(1, SAMPLERS[self.sampler].steps(rows)))
 
     def with_t_start(self, full: Schedule, variance: Callable[[], float]) -> "Chain":
         """Return the chain with the t_start of `warm_step`, if it is a warm start without one."""
@@ -130,9 +114,9 @@ class Chain:
         """Return the steps of the T-step schedule that the chain visits; UserError if there are no such steps."""
         return respace(full, timesteps(full, self.start, self.spacing, self.steps, self.t_start))
 
-    def table(self, full: Schedule) -> samplers.Table:
+    def table(self, full: Schedule) -> Table:
         """Return the coefficients of the chain."""
-        return SAMPLERS[self.sampler](self, self.schedule(full), full)
+        return SAMPLERS[self.sampler].table(self, self.schedule(full), full)
 
     def arrays(self, full: Schedule) -> "ChainArrays":
         """Return the chain as arrays on the host, the input of `run_chain`."""
@@ -177,12 +161,12 @@ class ChainArrays(NamedTuple):
     in values share it.
 
     Attributes:
-      table: a trimmed table; see `samplers.Table`.
+      table: a trimmed table; see `reverse.Table`.
       of_x_hat, of_noise: the chain starts at u = of_x_hat x_hat + of_noise noise: at 0 x_hat + 1 noise, if not warm.
       dynamic, guidance: None if they are off. The others are scalars; see `Chain`.
     """
 
-    table: samplers.Table
+    table: Table
     of_x_hat: Array
     of_noise: Array
     temperature: Array
@@ -213,5 +197,5 @@ def run_chain(
     u = chain.temperature * (draw(keys, 0, shape) if x_T is None else x_T)
     if x_hat is not None:
         u = chain.of_x_hat * x_hat + chain.of_noise * u
-    noise = samplers.noise_from_keys(fold(keys, 1), shape)
-    return samplers.reverse(predict, chain.table, u, noise, chain.clip, chain.dynamic)
+    noise = noise_from_keys(fold(keys, 1), shape)
+    return reverse(predict, chain.table, u, noise, chain.clip, chain.dynamic)

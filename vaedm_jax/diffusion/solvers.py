@@ -10,7 +10,7 @@ lower orders, as their authors' code does.
 
 import numpy as np
 
-from vaedm_jax.diffusion.samplers import Table, blank
+from vaedm_jax.diffusion.reverse import Table, blank
 from vaedm_jax.diffusion.schedule import Schedule, respace
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from vaedm_jax.config import names
 from vaedm_jax.data import Dataset, Source
-from vaedm_jax.data.source import fingerprint
+from vaedm_jax.data.dataset import fingerprint
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.classifier import LABELS
 from vaedm_jax.evaluation.features import Extractor, Space, space, width

@@ -15,17 +15,18 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.config import flatten, make_chain, names
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset
-from vaedm_jax.diffusion.chain import SAMPLERS, Chain, ChainName
+from vaedm_jax.diffusion.chain import Chain, ChainName
+from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.spacing import STARTS
 from vaedm_jax.errors import UserError, brief, check_choice, prefix_errors
 from vaedm_jax.evaluation.judge import judges
-from vaedm_jax.modes.drawing import originals, stored, with_t_start
-from vaedm_jax.modes.likelihood import bits_per_dimension
-from vaedm_jax.modes.opening import configured, load_training_images
+from vaedm_jax.modes.shared.drawing import originals, stored, with_t_start
+from vaedm_jax.modes.shared.likelihood import bits_per_dimension
+from vaedm_jax.modes.shared.models import configured, load_training_images
 from vaedm_jax.reporting import Progress, counted, renew_report, to_uint8
 from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.rows import Row
-from vaedm_jax.runs.models import model_name
+from vaedm_jax.runs.weights import model_name
 from vaedm_jax.runtime import hosts
 from vaedm_jax.storage import Damaged, read_json
 from vaedm_jax.storage.writing import is_writer, write_whole

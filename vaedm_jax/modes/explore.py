@@ -13,14 +13,15 @@ from vaedm_jax.conditioning.tasks import check_size, make_task
 from vaedm_jax.config import make_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import picture, some
-from vaedm_jax.diffusion.chain import SAMPLERS, Chain
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
-from vaedm_jax.modes.drawing import with_t_start
-from vaedm_jax.modes.opening import load_training_images, open_model
-from vaedm_jax.modes.restoring import restore_images
+from vaedm_jax.modes.shared.drawing import with_t_start
+from vaedm_jax.modes.shared.models import load_training_images, open_model
+from vaedm_jax.modes.shared.restoration import restore_images
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.runs.models import model_name
+from vaedm_jax.runs.weights import model_name
 from vaedm_jax.sampling.inputs import PATHS
 
 DIRECTIONS, LEAST = 8, 0.01  # most sliders; least share of the variance along a direction with a slider

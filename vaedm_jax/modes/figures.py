@@ -19,10 +19,10 @@ from vaedm_jax.errors import prefix_errors
 from vaedm_jax.evaluation.explained import shares_and_errors
 from vaedm_jax.evaluation.features import Extractor, width
 from vaedm_jax.evaluation.judge import spaces
-from vaedm_jax.modes.drawing import cycled, with_t_start
 from vaedm_jax.modes.evaluate import open_models
-from vaedm_jax.modes.opening import load_training_images
-from vaedm_jax.modes.restoring import describe_ways, ways
+from vaedm_jax.modes.shared.drawing import cycled, with_t_start
+from vaedm_jax.modes.shared.models import load_training_images
+from vaedm_jax.modes.shared.restoration import describe_ways, ways
 from vaedm_jax.reporting import Progress, grid, renew_report, sample_rows, save_png, to_uint8
 from vaedm_jax.sampling.inputs import PATHS, path_between
 from vaedm_jax.storage.writing import write_csv

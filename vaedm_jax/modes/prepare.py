@@ -17,9 +17,8 @@ from ml_collections import ConfigDict
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import folder, records, workers
 from vaedm_jax.data.images import read
-from vaedm_jax.data.reason import reason
 from vaedm_jax.data.records import BROKEN, INFO, PLAN, Plan
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, reason
 from vaedm_jax.reporting import Progress
 from vaedm_jax.storage.paths import shown
 from vaedm_jax.storage.writing import write_whole

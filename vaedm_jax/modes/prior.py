@@ -19,7 +19,7 @@ from vaedm_jax.data import some
 from vaedm_jax.errors import UserError, check_choice
 from vaedm_jax.models.flow import LAYERS, init_flow
 from vaedm_jax.models.prior import log_prob
-from vaedm_jax.modes.opening import load_training_images
+from vaedm_jax.modes.shared.models import load_training_images
 from vaedm_jax.reporting import Progress
 from vaedm_jax.runtime.memory import check_fits
 from vaedm_jax.storage.writing import set_aside, write_arrays, write_csv

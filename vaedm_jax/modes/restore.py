@@ -23,10 +23,10 @@ from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.evaluation.judge import judges
-from vaedm_jax.modes.opening import load_training_images, open_model
-from vaedm_jax.modes.restoring import describe_ways, restore_images, ways
+from vaedm_jax.modes.shared.models import load_training_images, open_model
+from vaedm_jax.modes.shared.restoration import describe_ways, restore_images, ways
 from vaedm_jax.reporting import Progress, counted, grid, renew_report, save_png, to_uint8
-from vaedm_jax.runs.models import model_name
+from vaedm_jax.runs.weights import model_name
 from vaedm_jax.storage.paths import resolve_path, shown
 from vaedm_jax.storage.writing import write_csv
 

@@ -12,11 +12,11 @@ from vaedm_jax.config import make_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset, Source
 from vaedm_jax.errors import UserError
-from vaedm_jax.modes import drawing
-from vaedm_jax.modes.opening import load_training_images, open_model
+from vaedm_jax.modes.shared import drawing
+from vaedm_jax.modes.shared.models import load_training_images, open_model
 from vaedm_jax.reporting import Progress, counted, grid, renew_report, sample_rows, save_png
 from vaedm_jax.runs.identity import OtherImages
-from vaedm_jax.runs.models import model_name
+from vaedm_jax.runs.weights import model_name
 from vaedm_jax.runtime import hosts
 from vaedm_jax.storage.writing import remove
 

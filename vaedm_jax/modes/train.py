@@ -22,7 +22,7 @@ from vaedm_jax.errors import UserError, brief
 from vaedm_jax.evaluation.features import width
 from vaedm_jax.evaluation.judge import checked_spaces, judges, side, too_few
 from vaedm_jax.models import COMPUTATION, VAE, UNet, build_unet, build_vae, network_settings
-from vaedm_jax.modes.drawing import cycled
+from vaedm_jax.modes.shared.drawing import cycled
 from vaedm_jax.reporting import grid, read_metrics, renew_report, sample_rows, save_png, to_uint8
 from vaedm_jax.runs import rundir
 from vaedm_jax.runtime import hosts

@@ -13,7 +13,8 @@ from flax.traverse_util import flatten_dict
 from vaedm_jax import models
 from vaedm_jax.conditioning.conditions import has_vae, parse_condition
 from vaedm_jax.diffusion.images import draw, fold, to_symmetric, to_unit
-from vaedm_jax.diffusion.prediction import TARGETS, Predictor, noise_loss, predictor, training_loss
+from vaedm_jax.diffusion.loss import noise_loss, training_loss
+from vaedm_jax.diffusion.prediction import TARGETS, Predictor, predictor
 from vaedm_jax.diffusion.process import FORMULATIONS, augment, nearest_step
 from vaedm_jax.diffusion.schedule import make_schedule
 from vaedm_jax.models.vae import kl_divergence

@@ -18,10 +18,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from vaedm_jax.data import cifar10, records
+from vaedm_jax.data.dataset import Dataset, Lazy, Source, split
 from vaedm_jax.data.images import decode
-from vaedm_jax.data.reason import reason
-from vaedm_jax.data.source import Dataset, Lazy, Source, split
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, reason
 from vaedm_jax.storage.paths import folder
 
 DEFAULT_DIR = str(tfds.core.constants.DATA_DIR)  # where tfds keeps prepared data sets, if data.tfds_dir is empty

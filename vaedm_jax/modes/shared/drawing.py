@@ -13,7 +13,7 @@ from PIL import Image
 
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.data import Source, picture, some
-from vaedm_jax.data.source import Lazy
+from vaedm_jax.data.dataset import Lazy
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
