@@ -29,7 +29,7 @@ def run_fixture(tmp_path) -> Path:
 
 
 def test_results_of_an_old_run_still_count(run, capsys):
-    command = ["main", f"--workdir={run}", *EVALUATE, "--config.eval.features=tests.tiny_features:means"]
+    command = ["main", f"--workdir={run}", *EVALUATE, "--config.eval.features=random"]
     assert main(command) == 0
     assert "2 to score, 2 of them done" in capsys.readouterr().out
 
