@@ -298,6 +298,11 @@ class VAEDM:
         """
         engine, chain = self.engine, self.chain(chain)
         engine.check_trained()
+        if self.config.ddpm.objective == "consistency":
+            raise UserError(
+                "ddpm.objective = 'consistency': this model gives samples of the clean image, but the bound needs its "
+                "mean; use the model that it was tuned from"
+            )
         levels = to_uint8(engine.check_images(images, "images", any_size=not engine.networks.vae))
         check_indices(len(levels), seed, first)
         check_cond_noise(self.config, chain)

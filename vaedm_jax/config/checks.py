@@ -133,6 +133,11 @@ def check_chain(config: ConfigDict, chain: Chain) -> None:
             f"guidance = {chain.guidance:g}: the refiner must be trained to work without its condition too, as by "
             "--config.ddpm.cond_dropout=0.1; otherwise guidance must be 0"
         )
+    if chain.guidance and ddpm.objective == "consistency":
+        raise UserError(
+            f"guidance = {chain.guidance:g}: ddpm.objective = 'consistency' gives samples, not the mean of the clean "
+            "image that guidance moves; it must be 0"
+        )
     check_cond_noise(config, chain)
     chain.schedule(make_schedule(ddpm))
 
@@ -164,6 +169,11 @@ def check_target(ddpm: ConfigDict) -> None:
         raise UserError(
             "ddpm.prediction = 'residual', ddpm.variant = 'form2': the shift by x_hat cancels, which leaves the "
             "model of form1; use form1"
+        )
+    if ddpm.prediction == "eps" and ddpm.objective == "consistency":
+        raise UserError(
+            "ddpm.prediction = 'eps', ddpm.objective = 'consistency': at much noise the clean image has large errors "
+            "then; use 'residual', or 'v' for form2"
         )
     if ddpm.cond_noise and ddpm.variant == "uncond":
         raise UserError(f"ddpm.cond_noise = {ddpm.cond_noise}: ddpm.variant = 'uncond' is shown nothing; it must be 0")

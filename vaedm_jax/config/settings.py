@@ -127,6 +127,9 @@ DDPM = training(batch_size=128, epochs=1000, learning_rate=2e-4) | dict(
     # For "residual": root mean squares of x_0 - x_hat and of x_0, in [-1, 1]; 0: training measures them.
     sigma_r=number(0.0, 0.0, 1e3, "images lie in [-1, 1]"),
     sigma_data=number(0.0, 0.0, 1e3, "images lie in [-1, 1]"),
+    # "consistency" tunes a trained refiner (ddpm.init) for one to four evaluations (docs/few_steps.md).
+    objective=Choice("diffusion", ("diffusion", "consistency")),
+    doubling=count(1000, 1),  # of "consistency": steps after which the gap between the two noise levels halves
     weighting=Choice("mse", ("mse", "min_snr")),  # of the squared error of the prediction
     min_snr=number(5.0, 1e-6, 1e9, FLOAT32),  # gamma of min_snr
     # t in training. "lognormal": log (rest / root) is normal; for "residual" its mean is relative to log sigma_r.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from vaedm_jax.diffusion.prediction import Predict, Predictor
-from vaedm_jax.diffusion.process import noise_level, q_sample
+from vaedm_jax.diffusion.process import level_of_sigma, noise_level, q_sample
 from vaedm_jax.diffusion.schedule import Schedule
 
 
@@ -32,3 +32,36 @@ def training_loss(
             * predict.target.gain(level, about) ** 2
         )
     return jnp.mean(error, axis=(1, 2, 3))
+
+
+def earlier_sigma(sigma: jax.Array, doublings: jax.Array) -> jax.Array:
+    """Return the noise r < sigma with which consistency tuning compares, [B] (ECT, arXiv 2406.14548, section 4).
+
+    The gap starts at about half of sigma, or at all of it if sigma is small, and halves with each of the `doublings`.
+    """
+    return sigma * jnp.maximum(1 - 2.0 ** -(doublings + 1) * (1 + 8 * jax.nn.sigmoid(-sigma)), 0)
+
+
+def consistency_loss(
+    schedule: Schedule, predict: Predict, x_0: jax.Array, sigma: jax.Array, eps: jax.Array, doublings: jax.Array
+) -> jax.Array:
+    """Return the loss of consistency tuning for each image, [B] (ECT, arXiv 2406.14548, algorithm 1).
+
+    It is the distance of the clean image at noise sigma from that at less noise r, with the same eps, divided by
+    sigma - r. The second is not differentiated, and is x_0 if r = 0.
+
+    Args:
+      sigma: [B], sqrt((1 - alpha_bar) / alpha_bar).
+      doublings: how often the gap between sigma and r has halved; see `earlier_sigma`.
+    """
+    r = earlier_sigma(sigma, doublings)
+    least = jnp.exp(-schedule.log_snr[0]).astype(sigma.dtype)  # below it the network is not trained, and r counts as 0
+
+    def clean(sigma: jax.Array) -> jax.Array:
+        level = level_of_sigma(schedule, sigma)
+        return predict(level.sqrt_alpha_bar * x_0 + level.sqrt_one_minus_alpha_bar * eps, level).x_0
+
+    target = jnp.where((r > least).reshape(-1, 1, 1, 1), clean(jnp.maximum(r, least)), x_0)
+    error = clean(sigma) - jax.lax.stop_gradient(target)
+    distance = jnp.sqrt(jnp.sum(error**2, axis=(1, 2, 3)) + 1e-12)
+    return distance / (sigma - jnp.where(r > least, r, 0))

@@ -71,6 +71,14 @@ def nearest_step(schedule: Schedule, log_sigma: jax.Array) -> jax.Array:
     return jnp.searchsorted(jnp.asarray((table[1:] + table[:-1]) / 2, log_sigma.dtype), log_sigma)
 
 
+def level_of_sigma(schedule: Schedule, sigma: jax.Array) -> Level:
+    """Return the noise level at which sqrt((1 - alpha_bar) / alpha_bar) is sigma [B]; t lies between two steps."""
+    table = jnp.asarray(-schedule.log_snr, sigma.dtype)
+    t = jnp.interp(jnp.log(sigma), table, jnp.asarray(schedule.t, sigma.dtype))
+    a = jax.lax.rsqrt(1 + sigma**2).reshape(-1, 1, 1, 1)
+    return Level(t, a, sigma.reshape(-1, 1, 1, 1) * a)
+
+
 def posterior_mean(schedule: Schedule, x_0: jax.Array, u_t: jax.Array, index: jax.Array) -> jax.Array:
     """Return the mean of q(u_{t-1} | u_t, x_0): eq. 17 without kappa x_hat."""
     of_x_0, of_u_t = schedule.posterior_mean()

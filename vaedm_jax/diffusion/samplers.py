@@ -41,6 +41,12 @@ def ddim(schedule: Schedule, eta: float = 0.0, clip_eps: bool = True) -> Table:
     return _single_step(schedule, b=np.sqrt(schedule.alpha_bar_prev), c=c, sigma=sigma, follow=follow)
 
 
+def consistency(schedule: Schedule) -> Table:
+    """Return consistency sampling (arXiv 2303.01469, Algorithm 1): to the clean image, and out to the next level."""
+    alpha_bar = schedule.alpha_bar_prev
+    return _single_step(schedule, a=np.zeros_like(alpha_bar), b=np.sqrt(alpha_bar), sigma=np.sqrt(1 - alpha_bar))
+
+
 class Sampler(NamedTuple):
     """An entry of SAMPLERS.
 
@@ -58,6 +64,7 @@ class Sampler(NamedTuple):
 SAMPLERS = {
     "ddpm": Sampler(lambda c, s, full: ddpm(s, c.variance), ("variance",)),
     "ddim": Sampler(lambda c, s, full: ddim(s, c.eta, c.clip_eps), ("eta", "clip_eps")),
+    "consistency": Sampler(lambda c, s, full: consistency(s)),
     "dpm++2m": Sampler(lambda c, s, full: dpm_solver_pp(s, 2)),
     "dpm++3m": Sampler(lambda c, s, full: dpm_solver_pp(s, 3)),
     "unipc2": Sampler(lambda c, s, full: unipc(s, 2)),

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from vaedm_jax import models
 from vaedm_jax.conditioning.conditions import has_vae, parse_condition
 from vaedm_jax.diffusion.images import draw, fold, to_symmetric, to_unit
-from vaedm_jax.diffusion.loss import noise_loss, training_loss
+from vaedm_jax.diffusion.loss import consistency_loss, noise_loss, training_loss
 from vaedm_jax.diffusion.prediction import TARGETS, Predictor, predictor
 from vaedm_jax.diffusion.process import FORMULATIONS, augment, nearest_step
 from vaedm_jax.diffusion.schedule import make_schedule
@@ -144,18 +144,24 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
     def between(keys, low, high):
         return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), low, high))(keys)
 
+    def log_sigmas(keys, sigma):
+        """Draw log sigma from a normal distribution about that of `About`."""
+        return ddpm.t_mean + ddpm.t_deviation * draw(keys, 1, ()) + jnp.log(sigma).reshape(-1)
+
     def timesteps(keys, sigma):
         """Draw t by `ddpm.t_sampling`; sigma is that of `About`."""
-        if ddpm.t_sampling == "uniform":
-            return between(keys, 0, ddpm.T)
-        log_sigma = ddpm.t_mean + ddpm.t_deviation * draw(keys, 1, ()) + jnp.log(sigma).reshape(-1)
-        return nearest_step(schedule, log_sigma)
+        uniform = ddpm.t_sampling == "uniform"
+        return between(keys, 0, ddpm.T) if uniform else nearest_step(schedule, log_sigmas(keys, sigma))
 
     def loss(params, frozen, images, keys, step):
         x = to_unit(images)
         predict = refiner(params, frozen, x, keys, step is not None)
-        t, eps = timesteps(keys, predict.about.sigma), draw(keys, 2, x.shape[1:])
-        return jnp.mean(training_loss(schedule, predict, to_symmetric(x), t, eps, min_snr)), {}
+        x_0, eps = to_symmetric(x), draw(keys, 2, x.shape[1:])
+        if ddpm.objective == "consistency":
+            sigma = jnp.exp(jnp.clip(log_sigmas(keys, predict.about.sigma), *-schedule.log_snr[[0, -1]]))
+            return jnp.mean(consistency_loss(schedule, predict, x_0, sigma, eps, step // ddpm.doubling)), {}
+        t = timesteps(keys, predict.about.sigma)
+        return jnp.mean(training_loss(schedule, predict, x_0, t, eps, min_snr)), {}
 
     def held_out(params, frozen, images, keys):
         def of_range(ends):
