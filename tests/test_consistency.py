@@ -77,10 +77,16 @@ def test_its_gradient_vanishes_at_the_consistency_function_alone():
             assert slope(0.3, sigma) < 0 < slope(0.7, sigma)
 
 
+def test_open_levels_start_at_pure_noise_and_leave_out_the_end():
+    levels = Chain("consistency", 3, spacing="open").schedule(FULL).log_snr
+    wanted = np.linspace(FULL.log_snr[0], FULL.log_snr[-1], 4)[1:]
+    np.testing.assert_allclose(levels, wanted, rtol=1e-3)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_samples_have_the_mean_and_the_variance_of_the_data(steps):
     """Each evaluation of the exact consistency function gives a sample of the data."""
-    chain = Chain("consistency", steps, spacing="karras", clip=False)
+    chain = Chain("consistency", steps, spacing="open", clip=False)
     shape, keys = (100, 100, 1), jax.random.split(jax.random.key(1), 1)
     x = np.asarray(run_chain(chain.arrays(FULL), predict_with(0.5), keys, shape))
     assert chain.nfe(FULL) == steps
@@ -110,7 +116,7 @@ def test_a_tuned_run_continues_with_the_same_bits_and_refuses_what_it_cannot_do(
     before = VAEDM.from_run(teacher)
     jax.tree.map(np.testing.assert_array_equal, parts.params["ddpm"], whole.params["ddpm"])
     assert whole.engine.fingerprint != before.engine.fingerprint and whole.engine.vae_digest == before.engine.vae_digest
-    assert whole.sample(2, sampler="consistency", steps=2, start="noise", spacing="karras").images.shape == (
+    assert whole.sample(2, sampler="consistency", steps=2, start="noise", spacing="open").images.shape == (
         2,
         16,
         16,

@@ -31,7 +31,7 @@ class Chain:
     sampler: str = "ddpm"  # one of SAMPLERS
     steps: int = number(1000, 1, MOST_STEPS, WHY_STEPS)
     start: str = "noise"  # from T; "truncated": the last steps of the chain; "warm": from x_hat, noised to t_start
-    spacing: str = "even"  # or "uniform", "quadratic", "logsnr", "karras"; see `spacing.timesteps`
+    spacing: str = "even"  # or "uniform", "quadratic", "logsnr", "open", "karras"; see `spacing.timesteps`
     t_start: int = number(500, 0, MOST_STEPS - 1, WHY_STEPS)  # of a warm start; 0: see `spacing.warm_step`
     clip: bool = True  # estimates of the clean image are clipped to [-1, 1]
     dynamic: float = number(0.0, 0.0, 1.0)  # the quantile of dynamic thresholding; see `reverse.limit`

@@ -35,6 +35,11 @@ def log_snr(low: float, high: float, n: int) -> np.ndarray:
     return np.linspace(high, low, n) if n > 1 else np.array([low])
 
 
+def open_log_snr(low: float, high: float, n: int) -> np.ndarray:
+    """Return the first n of n + 1 values of log_snr, evenly spaced, for chains that jump to the clean image."""
+    return np.linspace(high, low, n + 1)[1:]
+
+
 def karras(low: float, high: float, n: int, rho: float = 7.0) -> np.ndarray:
     """Return n values of log_snr, evenly spaced in exp(-log_snr)**(1 / rho) (EDM, arXiv 2206.00364, eq. 5)."""
     return -rho * np.log(np.linspace(np.exp(-high / rho), np.exp(-low / rho), n)) if n > 1 else np.array([low])
@@ -53,7 +58,7 @@ def quadratic_from(t_start: int, n: int) -> np.ndarray:
 STEPS = {"even": even, "uniform": uniform, "quadratic": quadratic}  # (T, n) -> whole steps from noise, as published
 # (t_start, n) -> whole steps from t_start, which is one of them.
 STEPS_FROM = {"even": lambda t_start, n: even(t_start + 1, n), "uniform": uniform_from, "quadratic": quadratic_from}
-LEVELS = {"logsnr": log_snr, "karras": karras}  # (log_snr at the start, at the end, n) -> log_snr
+LEVELS = {"logsnr": log_snr, "open": open_log_snr, "karras": karras}  # (log_snr at the start, at the end, n) -> log_snr
 SPACINGS = (*STEPS, *LEVELS)
 RULE_OF = 256  # training images that `warm_step` needs the error of
 STARTS = ("noise", "truncated", "warm")
