@@ -245,6 +245,10 @@ def ignore_late_reads() -> None:
         if not (closed or (code and "orbax" in code.co_filename)):
             told(unraisable)
 
+    def is_wanted(record: logging.LogRecord) -> bool:  # asyncio also logs the errors of tasks that nobody awaits
+        return not ("never retrieved" in (text := record.getMessage()) and "orbax" in text)
+
+    logging.getLogger("asyncio").addFilter(is_wanted)
     warnings.filterwarnings("ignore", r"coroutine '\w*Store\b.*' was never awaited", RuntimeWarning)
     hook.ignores_late_reads = True
     sys.unraisablehook = hook
