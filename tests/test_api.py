@@ -335,7 +335,7 @@ def test_large_arrays_are_computed_in_batches(model, monkeypatch):
         (lambda m: m.sample_z(2, temperature=-1.0), ["temperature = -1"]),
         (lambda m: m.posterior(np.zeros((1, *SHAPE)), first=2**31), ["first = 2147483648"]),
         (lambda m: m.condition(np.zeros((1, *SHAPE)), seed=2**32), ["seed = 4294967296"]),
-        (lambda m: m.error_variance(np.zeros((1, *SHAPE))), ["t_start = 0", "two"]),
+        (lambda m: m.error_variance(np.zeros((1, *SHAPE))), ["t_start = 0", "two training images"]),
         (lambda m: m.bound(np.zeros((2, 8, 8, 3), np.uint8)), ["(2, 8, 8, 3)", "[N, 16, 16, 3]"]),
         (lambda m: m.bound(np.zeros(SHAPE, np.uint8)), ["(16, 16, 3)"]),
         (lambda m: m.bound(np.zeros((0, *SHAPE), np.uint8)), ["(0, 16, 16, 3)"]),

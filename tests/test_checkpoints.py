@@ -173,7 +173,7 @@ def test_a_process_whose_write_fails_exits_with_status_1_and_gives_advice(tmp_pa
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-c", BROKEN_OFF, str(tmp_path / "c")]
     done = subprocess.run(command, env=environment, timeout=60, capture_output=True, text=True)
-    assert done.returncode == 1 and "Move away" in done.stdout
+    assert done.returncode == 1 and "Move away what is in its place" in done.stdout
     assert "Free some space" not in done.stdout
 
 

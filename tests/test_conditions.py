@@ -215,7 +215,7 @@ def test_a_picture_without_a_hole_is_reported_as_unchanged(tmp_path, capsys):
     Image.fromarray(BYTES[0]).save(tmp_path / "mine" / "whole.png")
     command = ["main", "--mode=restore", f"--workdir={tmp_path / 'run'}", f"--config.restore.files={tmp_path / 'mine'}"]
     assert main([*command, f"--config.sample.weights={tmp_path / 'mask.safetensors'}"]) == 0
-    assert "whole.png is unchanged" in capsys.readouterr().out
+    assert "whole.png is unchanged: it lacks nothing that mask0.5 takes" in capsys.readouterr().out
 
 
 def test_an_invalid_condition_is_refused_in_one_line(refused, tmp_path):

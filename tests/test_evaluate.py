@@ -214,7 +214,7 @@ def test_too_few_images_give_no_frechet_distance_and_a_message(fresh, capsys):
         (["--config.eval.samplers=euler"], ["eval.samplers = 'euler'", "dpm++2m"]),
         (["--config.eval.starts=noise300"], ["eval.starts = 'noise300'", "warm300"]),
         (["--config.eval.starts=cold"], ["eval.starts = 'cold'", "warm"]),
-        (["--config.eval.starts=warm"], ["fresh, ddpm", "x_hat"]),
+        (["--config.eval.starts=warm"], ["fresh, ddpm", "no x_hat to start from"]),
         (["--config.sample.z_temperature=0.8"], ["z_temperature = 0.8", "no z"]),
         (["--config.sample.eta=1.5"], ["sample.eta = 1.5", "from 0.0 to 1.0"]),
         (["--config.eval.steps=0"], ["eval.steps = (0,)"]),

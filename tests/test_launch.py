@@ -211,15 +211,15 @@ def test_wrong_arguments_for_gpus_are_refused_in_one_line(arguments, words):
     ("arguments", "words"),
     [
         ("", "train, create"),
-        ("begin my-run", "'begin'"),
+        ("begin my-run", "'begin' is not a command"),
         ("create my-run --type=v2-8 --bucket=b", "create needs --zone=ZONE"),
         ("train my-run --zone=z --type=v2-8 --bucket=b", "train needs --config=FILE"),
         ("train my-run --zone=z --type=v2-8 --bucket=b --config=no.py", "there is no file no.py"),
         ("train my-run --zone=z --type=v2-8 --bucket=b --workdir=x", "--workdir=x: there is no such option"),
         ("create my-run --zone=z --type=w9-8 --bucket=b", "--type=w9-8: no runtime is known"),
         ("create my-run --zone=z --type=v2-8 --bucket=b --config.seed=1", "--config.seed=1: only train"),
-        ("delete My_Run --zone=z", "'My_Run'"),
-        ("delete my-run other --zone=z", "'other'"),
+        ("delete My_Run --zone=z", "'My_Run' is not a valid NAME"),
+        ("delete my-run other --zone=z", "unexpected argument 'other'"),
     ],
 )
 def test_wrong_arguments_for_a_tpu_are_refused_in_one_line(arguments, words):

@@ -114,7 +114,7 @@ def test_a_prior_of_another_form_is_refused_and_the_array_is_named(tmp_path):
         ({"means": np.zeros((3, D), np.float32)}, "'means' has the shape"),
         ({"factors": np.zeros((2, D), np.float32)}, "'factors' has the shape"),
         ({"logits": np.zeros(2)}, "'logits' is of the type float64"),
-        ({"w_in": np.zeros((1, D, 4), np.float32)}, "shapes"),
+        ({"w_in": np.zeros((1, D, 4), np.float32)}, "its arrays have the shapes"),
         ({"vae": np.zeros(3)}, "'vae' is of the type"),
     ):
         write_arrays(tmp_path / "prior.npz", sound | change)

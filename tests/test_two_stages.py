@@ -85,7 +85,7 @@ def test_training_starts_from_the_named_network(tmp_path, configs):
 def test_a_network_to_start_from_must_fit(tmp_path, refused):
     command = "--config={configs}/tiny.py --workdir={new} --config.ddpm.init="
     refused(command + "{tmp}/none", "{tmp}/none", "no such file")
-    refused(command + "emoji", "the DDPM in emoji", "ddpm.channels is 64 there and 32 here")
+    refused(command + "emoji", "the DDPM in emoji has another architecture", "ddpm.channels is 64 there and 32 here")
     emoji = f"--config={EMOJI} --workdir={{new}} --config.ddpm.init=emoji-uncond"
     refused(emoji, "emoji-uncond", "ddpm.variant is 'uncond' there and 'form1' here")
     VAEDM(tiny_config(), random_params(vae_stage(tiny_config())), {}).save(tmp_path / "half.safetensors")
@@ -94,7 +94,7 @@ def test_a_network_to_start_from_must_fit(tmp_path, refused):
     stages = vae_stage(config), ddpm_stage(config, random_params(vae_stage(config)))
     VAEDM(config, *map(random_params, stages)).save(tmp_path / "z.safetensors")
     ladder = " --config.ddpm.z_conditioning=True --config.vae.dec_block=1u4,1t4,4z2,4u4,4t16,16x1"
-    refused(command + "{tmp}/z.safetensors" + ladder, "z.safetensors", "vae.dec_block is")
+    refused(command + "{tmp}/z.safetensors" + ladder, "z.safetensors has another architecture", "vae.dec_block is")
 
 
 def test_the_plain_ddpm_needs_no_first_stage(tmp_path, configs, untrained):

@@ -84,7 +84,7 @@ def test_without_errors_the_variance_is_0_and_the_warm_start_is_the_latest_possi
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_the_rule_needs_two_images(n):
-    with pytest.raises(UserError, match=r"t_start = 0.*two"):
+    with pytest.raises(UserError, match=r"t_start = 0.*two training images"):
         principal_variance(np.ones((n, 2, 2, 3)))
 
 

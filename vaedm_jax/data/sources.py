@@ -37,12 +37,12 @@ def load(config: ConfigDict) -> Dataset:
         if config.source == "avatars":
             return avatars.load(config.avatars, size, held_out, config.archive)
     # Imported only here: the other sources do not need tfds, and should work even if tfds is broken.
-    from vaedm_jax.data import tfds_sets as catalog
+    from vaedm_jax.data import tfds_sets
 
     if config.path:
-        return catalog.load_path(config.path, size, held_out)
-    place = config.tfds_dir or catalog.DEFAULT_DIR
+        return tfds_sets.load_path(config.path, size, held_out)
+    place = config.tfds_dir or tfds_sets.DEFAULT_DIR
     if "://" not in place:  # tfds also reads from gs://BUCKET
         # Without a home directory, tfds would create a folder named ~.
         place = str(resolve_path(place, "data.tfds_dir"))
-    return catalog.load(config.source, place if config.tfds_dir else "", config.archive, size, held_out)
+    return tfds_sets.load(config.source, place if config.tfds_dir else "", config.archive, size, held_out)

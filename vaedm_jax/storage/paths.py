@@ -85,13 +85,7 @@ def regular_file(path: PathLike, setting: str, missing: str = GONE) -> Path:
 
 
 def folder(path: PathLike, setting: str, missing: str = GONE) -> Path:
-    """Return the absolute path; raise UserError unless it is a folder or a link to one.
-
-    Args:
-      path: the path, as the user has written it.
-      setting: the name of the setting or flag, for messages.
-      missing: the end of the message, after the path, if the path does not exist.
-    """
+    """Return the absolute path; raise UserError unless it is a folder or a link to one. See `regular_file`."""
     return check_kind(path, setting, stat.S_IFDIR, missing)
 
 
