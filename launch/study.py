@@ -35,9 +35,9 @@ class Point(NamedTuple):
 
 
 def points(workdir: Path) -> dict[Point, Scores]:
-    """Return the scores of each point over all seeds, read from WORKDIR/*/evaluation/evaluation.csv."""
+    """Return the scores of each point over all seeds, read from WORKDIR/scores/*/evaluation/evaluation.csv."""
     found = defaultdict(lambda: defaultdict(list))
-    for file in sorted(workdir.glob("*/evaluation/evaluation.csv")):
+    for file in sorted((workdir / "scores").glob("*/evaluation/evaluation.csv")):
         with file.open() as lines:
             for row in csv.DictReader(lines):
                 point = point_of(row)

@@ -1,67 +1,121 @@
 #!/usr/bin/env bash
-# Run the study of docs/study.md with several seeds: refiners and plain DDPMs of the same size and training.
-#   launch/study.sh [WORKDIR [SEED...]]    by default runs/study and seeds 0 1 2
-# On two cores with AVX-512, a training takes ten minutes. A seed with its scores takes two hours, and the ablations take
-# one more. Run it again to continue after a stop. The tables are in WORKDIR/tables.md.
+# Run the study of docs/study.md: refiners and plain DDPMs of the same size and training, with several seeds.
+#   launch/study.sh [WORKDIR [PART...]]    by default runs/study and the parts 0 1 2 ablations; a number is a seed
+# Run it again to continue after a stop. The tables are in WORKDIR/tables.md.
+# On two cores with AVX-512, a training takes ten minutes, a seed with its scores takes four hours, and the ablations take
+# one hour. For a GPU, name the larger networks of the weights in the package, and run many commands side by side:
+#   CONFIG=configs/avatars.py JOBS=12 launch/study.sh
+# PYTHON=/path/to/python launch/study.sh uses that Python. Without PYTHON, launch/env.sh makes .venv.
 set -euo pipefail
 . "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
 
-launch/env.sh avatars
-workdir=${1:-runs/study}
-seeds=("${@:2}")
-((${#seeds[@]})) || seeds=(0 1 2)
-vaedm() { .venv/bin/python -m vaedm_jax.main "$@"; }
+if [ -z "${PYTHON:-}" ]; then
+  launch/env.sh avatars
+  PYTHON=.venv/bin/python
+fi
+workdir=${1:-runs/study} jobs=${JOBS:-1} config=${CONFIG:-configs/avatars_small.py}
+parts=("${@:2}")
+((${#parts[@]})) || parts=(0 1 2 ablations)
 
-# All models: 50,000 faces, a VAE of 0.4 M parameters, a U-Net of 1.2 M parameters, 128,000 images of training.
-same=(
-  --config.data.avatars=50000 --config.data.held_out=0.1 --config.data.archive="$workdir/avatars.npz"
-  --config.vae.steps=6000 --config.ddpm.steps=4000
-)
+same=(--config.data.avatars=50000 --config.data.held_out=0.1 --config.data.archive="$workdir/avatars.npz" --config.xla.deterministic=True)
+[ "$config" != configs/avatars_small.py ] || same+=(--config.vae.steps=6000 --config.ddpm.steps=4000)
 eps=(--config.ddpm.prediction=eps --config.ddpm.t_sampling=uniform)  # as in the paper
+tuned=(  # consistency tuning (docs/few_steps.md)
+  --config.ddpm.objective=consistency --config.ddpm.t_mean=-0.4 --config.ddpm.t_deviation=2 --config.ddpm.learning_rate=3e-4
+  --config.ddpm.doubling=500
+)
+[ "$jobs" = 1 ] || export XLA_PYTHON_CLIENT_PREALLOCATE=false
 
+# At most `jobs` commands run at a time: each takes a line from the pipe `slots`, and puts one back.
+exec {slots}<> <(:)
+for ((i = 0; i < jobs; i++)); do echo >&"$slots"; done
+vaedm() {  # NAME ARGUMENT...: run a command; NAME begins the lines that it prints
+  local status=0
+  read -ru "$slots"
+  "$PYTHON" -m vaedm_jax.main "${@:2}" 2>&1 | sed -u "s/^/$1: /" || status=$?
+  echo >&"$slots"
+  return $status
+}
+# start COMMAND...: run a function in the background. finish: wait for all of them; fail if one failed.
+pids=()
+start() { { pids=(); "$@"; } & pids+=($!); }
+finish() {
+  local pid status=0
+  for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
+  pids=()
+  return $status
+}
+trap 'trap - TERM; kill 0' INT TERM
+
+model() { echo "$workdir/models/$1-$seed"; }
 train() {  # NAME VARIANT [SETTING...]
-  vaedm --mode=train --config="configs/avatars_small.py:$2" --workdir="$workdir/models/$1-$seed" --config.seed="$seed" \
-    "${same[@]}" "${@:3}"
+  vaedm "$1-$seed" --mode=train --config="$config:$2" --workdir="$(model "$1")" --config.seed="$seed" "${same[@]}" "${@:3}"
 }
-score() {  # FOLDER RUNS STARTS SAMPLERS STEPS [SETTING...]
-  vaedm --mode=evaluate --workdir="$workdir/$1-$seed" --config.eval.runs="$2" --config.eval.starts="$3" \
-    --config.eval.samplers="$4" --config.eval.steps="$5" --config.eval.n=1700 --config.sample.seed="$seed" "${@:6}"
+refiner() {  # NAME [SETTING...]: the first word of NAME is the variant; all refiners of a seed share one VAE
+  train "$1" "${1%%-*}" --stage=ddpm --config.vae.checkpoint="$(model vae)" "${@:2}"
 }
-# NAME...: print the run directories of these models, separated by commas.
-runs() { local names=("${@/#/$workdir/models/}"); names=("${names[@]/%/-$seed}"); (IFS=,; echo "${names[*]}"); }
+score() {  # NAME STARTS SAMPLERS STEPS [SETTING...]
+  vaedm "$1-$seed" --mode=evaluate --workdir="$workdir/scores/$1-$seed" --config.eval.runs="$(model "$1")" \
+    --config.eval.starts="$2" --config.eval.samplers="$3" --config.eval.steps="$4" --config.eval.n=1700 \
+    --config.sample.batch_size=850 --config.sample.seed="$seed" --config.xla.deterministic=True "${@:5}"
+}
+fitted() { score "$@" --config.sample.prior="$(model vae)/prior.npz"; }  # z from the fitted prior, not from N(0, I)
 
-for seed in "${seeds[@]}"; do
-  train uncond-residual uncond
-  train form1-residual form1
-  first=$workdir/models/form1-residual-$seed prior=$workdir/prior-$seed/prior.npz
-  vae=(--config.vae.checkpoint="$first") fitted=(--config.sample.prior="$prior")  # all refiners of a seed share one VAE
-  [ -f "$prior" ] || vaedm --mode=prior --workdir="$workdir/prior-$seed" --config.sample.weights="$first" \
+plain() {  # KIND [SETTING...]: a plain DDPM
+  train "uncond-$1" uncond "${@:2}"
+  [ "$1" != residual ] || start tuned_plain
+  score "uncond-$1" noise unipc2 1,2,3,4,5,10,20,25,40,50,100,200
+  score "uncond-$1" noise ddpm 10,20,25,50,100,200
+  finish
+}
+tuned_plain() {
+  train uncond-consistency uncond "${tuned[@]}" --config.ddpm.init="$(model uncond-residual)"
+  score uncond-consistency noise consistency 1,2,3,4,5 --config.sample.spacing=open
+}
+refined() {  # NAME [SETTING...]
+  refiner "$@"
+  [ "$1" != form1-residual ] || start tuned_refined
+  fitted "$1" noise unipc2,vae 1,2,3,4,5,10,25,50,100
+  fitted "$1" warm0 unipc2 1,2,3,4,5,10,25,50
+  fitted "$1" noise ddpm 10,25,50,100
+  score "$1" noise unipc2,vae 5,10,25
+  finish
+}
+tuned_refined() {
+  refiner form1-consistency "${tuned[@]}" --config.ddpm.init="$(model form1-residual)"
+  fitted form1-consistency noise,warm0 consistency 1,2,3,4,5 --config.sample.spacing=open
+}
+all_of_seed() {
+  start plain residual
+  start plain eps "${eps[@]}"
+  train vae form1 --stage=vae
+  [ -f "$(model vae)/prior.npz" ] || vaedm "prior-$seed" --mode=prior --workdir="$(model vae)" \
     --config.prior.kinds=full --config.prior.components='(16,64,256)'
-  train uncond-eps uncond "${eps[@]}"
-  train form1-eps form1 "${vae[@]}" "${eps[@]}"
-  train form2-eps form2 "${vae[@]}"
-  refiners=$(runs form1-residual form1-eps form2-eps) plain=$(runs uncond-residual uncond-eps)
+  start refined form1-residual
+  start refined form1-eps "${eps[@]}"
+  start refined form2-eps
+  finish
+  for kind in residual eps; do start score "uncond-$kind" noise ddpm 1000; done
+  finish
+}
+ablated() {  # KIND [SETTING...]: form1-residual with one setting changed
+  refiner "form1-$1" "${@:2}"
+  fitted "form1-$1" noise unipc2 5,10,25
+  fitted "form1-$1" noise ddpm 25
+  score "form1-$1" noise unipc2 10
+}
+ablations() {
+  start ablated v --config.ddpm.prediction=v --config.ddpm.t_sampling=uniform
+  start ablated uniform --config.ddpm.t_sampling=uniform
+  start ablated minsnr --config.ddpm.weighting=min_snr
+  start ablated noised --config.ddpm.cond_noise=100
+  finish
+}
 
-  score plain "$plain" noise unipc2 2,5,10,20,25,40,50,100
-  score noise "$refiners" noise unipc2,vae 2,5,10,25,50,100 "${fitted[@]}"
-  score warm "$refiners" warm0 unipc2 2,5,10,25,50 "${fitted[@]}"
-  score normal "$refiners" noise unipc2,vae 5,10,25
-  score plain "$plain" noise ddpm 10,20,25,50,100
-  score noise "$refiners" noise ddpm 10,25,50 "${fitted[@]}"
+for seed in "${parts[@]}"; do
+  [ "$jobs" != 1 ] && [ "$seed" != ablations ] || finish  # the ablations need the VAE of seed 0
+  if [ "$seed" = ablations ]; then seed=0 start ablations; else start all_of_seed; fi
 done
-
-# Ablations: change one setting of form1-residual at a time, with the first seed.
-seed=${seeds[0]}
-vae=(--config.vae.checkpoint="$workdir/models/form1-residual-$seed")
-fitted=(--config.sample.prior="$workdir/prior-$seed/prior.npz")
-train form1-v form1 "${vae[@]}" --config.ddpm.prediction=v --config.ddpm.t_sampling=uniform
-train form1-uniform form1 "${vae[@]}" --config.ddpm.t_sampling=uniform
-train form1-minsnr form1 "${vae[@]}" --config.ddpm.weighting=min_snr
-train form1-noised form1 "${vae[@]}" --config.ddpm.cond_noise=100
-ablated=$(runs form1-v form1-uniform form1-minsnr form1-noised)
-score ablated "$ablated" noise unipc2 5,10,25 "${fitted[@]}"
-score ablated "$ablated" noise ddpm 25 "${fitted[@]}"
-score unfitted "$ablated" noise unipc2 10
-
-.venv/bin/python launch/study.py "$workdir"
+finish
+"$PYTHON" launch/study.py "$workdir"
