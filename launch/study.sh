@@ -22,10 +22,11 @@ same=(--config.data.avatars=50000 --config.data.held_out=0.1 --config.data.archi
 [ "$config" != configs/avatars_small.py ] || same+=(--config.vae.steps=6000 --config.ddpm.steps=4000)
 eps=(--config.ddpm.prediction=eps --config.ddpm.t_sampling=uniform)  # as in the paper
 tuned=(  # consistency tuning (docs/few_steps.md)
-  --config.ddpm.objective=consistency --config.ddpm.t_mean=-0.4 --config.ddpm.t_deviation=2 --config.ddpm.learning_rate=3e-4
-  --config.ddpm.doubling=500
+  --config.ddpm.objective=consistency --config.ddpm.t_mean=-0.4 --config.ddpm.t_deviation=2
+  --config.ddpm.steps=4000 --config.ddpm.doubling=500 --config.ddpm.learning_rate=5e-4
 )
-[ "$jobs" = 1 ] || export XLA_PYTHON_CLIENT_PREALLOCATE=false
+# Side by side, no command takes the whole memory of the GPU, or starts a thread for each core.
+[ "$jobs" = 1 ] || export XLA_PYTHON_CLIENT_PREALLOCATE=false OMP_NUM_THREADS=2 OPENBLAS_NUM_THREADS=2
 
 # At most `jobs` commands run at a time: each takes a line from the pipe `slots`, and puts one back.
 exec {slots}<> <(:)

@@ -28,7 +28,7 @@ def seconds(work) -> float:
 
 
 def main() -> None:
-    model, indices = VAEDM.from_pretrained("emoji"), jnp.arange(B)
+    model, indices = VAEDM.from_pretrained("avatars"), jnp.arange(B)
     x = jax.random.normal(jax.random.key(0), (B, 32, 32, 3))
     level = noise_level(model.schedule, 500, B)
     network = jax.jit(lambda params: model.engine.networks.predict(params, None, x, None)(x, level))

@@ -94,6 +94,7 @@ def test_arrays_are_moved_to_the_devices_explicitly(model, images):
 def test_a_model_offers_what_a_user_calls_and_nothing_else(model):
     offered = {name for name in dir(model) if not name.startswith("_")}
     loading = {"open", "from_pretrained", "from_checkpoint", "from_run", "save", "with_precision", "with_prior"}
+    loading |= {"with_tables"}
     drawing = {"sample", "refine", "interpolate", "chain", "sample_z", "sample_x_hat"}
     images = {"encode", "posterior", "decode", "reconstruct", "condition", "error_variance", "bound"}
     assert offered == loading | drawing | images | {"config", "params", "schedule", "images", "engine"}
@@ -348,7 +349,7 @@ def test_large_arrays_are_computed_in_batches(model, monkeypatch):
         (lambda m: m.bound(np.zeros((1, *SHAPE)), batch_size=0), ["batch_size = 0"]),
         (lambda m: m.bound(np.zeros((1, *SHAPE)), chain={}), ["chain = {}", "Chain"]),
         (lambda m: m.interpolate(*m.sample_z(2), path="curved"), ["'curved'", "spherical"]),
-        (lambda m: VAEDM.from_pretrained("cats"), ["'cats'", "emoji"]),
+        (lambda m: VAEDM.from_pretrained("cats"), ["'cats'", "avatars"]),
         (lambda m: VAEDM.from_checkpoint("missing.safetensors"), ["missing.safetensors"]),
     ],
 )

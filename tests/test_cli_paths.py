@@ -16,9 +16,9 @@ SETTINGS = {
     "vae.checkpoint": BEGIN + " --config.vae.checkpoint=AT",
     "ddpm.init": BEGIN + " --config.ddpm.init=AT",
     "sample.weights": SAMPLE + " --config.sample.weights=AT",
-    "sample.prior": SAMPLE + " --config.sample.weights=emoji --config.sample.prior=AT",
+    "sample.prior": SAMPLE + " --config.sample.weights=avatars --config.sample.prior=AT",
     "eval.runs": BEGIN + " --mode=evaluate --config.eval.runs=AT",
-    "restore.files": BEGIN + " --mode=restore --config.sample.weights=emoji --config.restore.files=AT",
+    "restore.files": BEGIN + " --mode=restore --config.sample.weights=avatars --config.restore.files=AT",
     "--from": "--mode=import --from=AT --out={tmp}/new.safetensors",
     "--from of export": "--mode=export --from=AT --out={tmp}/new.pt",
 }

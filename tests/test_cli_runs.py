@@ -21,7 +21,7 @@ def test_a_vae_of_another_run_must_exist_and_fit(refused, run):
     command = "--config={configs}/tiny.py --workdir={new} --config.vae.checkpoint="
     refused(command + "{tmp}/none", "{tmp}/none", "no such file, nor a run directory")
     refused(command + "{configs}", "{configs} holds no run")
-    refused(command + "emoji", "the VAE in emoji has another architecture", "vae.enc_block is '32d2,")
+    refused(command + "avatars", "the VAE in avatars has another architecture", "vae.enc_block is '32d2,")
     for file in sorted((run / "vae").rglob("*"), reverse=True):
         file.rmdir() if file.is_dir() else file.unlink()
     refused(command + "{run}", "{run}", "no trained VAE")

@@ -194,8 +194,10 @@ def test_files_that_cannot_be_imported_or_exported_are_refused(tmp_path, refused
     refused(f"{begin}/whole.ckpt --out={whole}", "whole.ckpt is there already")
     refused(f"--mode=import --from={whole}", "--out=FILE is missing")
     refused(f"--mode=export --from={tmp_path / 'none'} --out={tmp_path / 'b.pt'}", "no such file")
-    refused(f"--mode=export --from=emoji --out={tmp_path / 'b.pt'}", "emoji: ddpm.patch = 2", "--config.ddpm.patch=1")
-    refused(f"--mode=export --from=emoji --out={tmp_path / 'b.safetensors'}", "must end in .pt or .pth or .ckpt")
+    refused(
+        f"--mode=export --from=avatars --out={tmp_path / 'b.pt'}", "avatars: ddpm.patch = 2", "--config.ddpm.patch=1"
+    )
+    refused(f"--mode=export --from=avatars --out={tmp_path / 'b.safetensors'}", "must end in .pt or .pth or .ckpt")
     assert not (tmp_path / out).exists() and not (tmp_path / "b.pt").exists()
 
 

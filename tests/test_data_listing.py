@@ -120,7 +120,7 @@ def test_a_new_run_directory_among_the_images_is_refused(refused, tmp_path, untr
     train = "--config={configs}/tiny.py --config.data.category= --config.data.path={tmp}/pics --workdir={tmp}/"
     for inside in ("pics", "pics/run", "pics/deep/run", "to_pics/run", "pics/../pics/run"):
         refused(train + inside, "--workdir=", "data.path", "elsewhere")
-    restore = "--config={configs}/tiny.py --mode=restore --config.sample.weights=emoji"
+    restore = "--config={configs}/tiny.py --mode=restore --config.sample.weights=avatars"
     refused(restore + " --config.restore.files={tmp}/pics --workdir={tmp}/pics/run", "restore.files", "elsewhere")
     beside = [f"--config={configs}/tiny.py", "--config.data.category=", f"--config.data.path={tmp_path}/pics"]
     assert main(["main", *beside, f"--workdir={tmp_path}/pics2"]) == 0

@@ -91,7 +91,7 @@ def test_samples_of_the_vae_are_scored_on_their_own(weights, tmp_path, capsys):
     expected = frechet_distance(*(Moments.empty(6).add(x) for x in (a, b)))
     assert float(alone["fd_" + MEANS]) == pytest.approx(expected, rel=1e-3)
     assert evaluate(tmp_path, *own, "--config.eval.samplers=vae") == 0 and len(table(tmp_path)) == 2
-    assert evaluate(tmp_path / "new", "--config.sample.weights=emoji-uncond", "--config.eval.samplers=vae") == 2
+    assert evaluate(tmp_path / "new", "--config.sample.weights=avatars-uncond", "--config.eval.samplers=vae") == 2
     assert "no model here has a VAE" in capsys.readouterr().err
 
 

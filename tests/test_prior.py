@@ -237,5 +237,5 @@ def test_a_prior_that_does_not_fit_is_refused(refused, weights, fitted, tmp_path
     refused(command + "{tmp}/torn.npz", "{tmp}/torn.npz")
     refused(command.replace(str(weights), "{tmp}/other.safetensors") + str(fitted), "fitted to another VAE")
     refused(f"--mode=prior --workdir={{new}} --config.sample.weights={weights} --config.prior.kinds=gmm", "gmm", "flow")
-    uncond = "--mode=prior --workdir={new} --config.sample.weights=emoji-uncond"
+    uncond = "--mode=prior --workdir={new} --config.sample.weights=avatars-uncond"
     refused(uncond, "has no VAE")

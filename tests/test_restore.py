@@ -162,7 +162,7 @@ def test_pictures_of_a_user_are_restored_at_their_own_size(tmp_path, weights):
         (["--config.restore.files={tmp}/none"], ["restore.files", "none is not there"]),
         (["--config.restore.files={tmp}/empty"], ["empty holds no images"]),
         (["--config.restore.files=setup.py"], ["setup.py is a file"]),
-        (["--config.sample.weights=emoji-uncond"], ["plain DDPM", "form1"]),
+        (["--config.sample.weights=avatars-uncond"], ["plain DDPM", "form1"]),
     ],
 )
 def test_what_cannot_be_restored_is_refused_in_one_line(tmp_path, weights, capsys, options, words):

@@ -29,7 +29,7 @@ RISKS = {
     "data.archive": ["https://payload/cifar-10-binary.tar.gz"],
     "vae.checkpoint": ["gs://payload/x"],
     "sample.prior": ["gs://payload/x"],
-    "eval.runs": ["emoji,gs://payload/x"],
+    "eval.runs": ["avatars,gs://payload/x"],
     "prepare.beam": ["runner=FlinkRunner,flink_master=payload:8081", "runner=DirectRunner"],
     "explore.host": ["0.0.0.0", "payload"],
 }
@@ -60,7 +60,7 @@ def test_a_run_with_a_risky_setting_is_refused_unless_the_user_gives_it_too(run,
     assert command.config[name.split(".")[0]][name.split(".")[1]] == value
 
 
-@pytest.mark.parametrize("mode", ["train", "sample", "evaluate", "figures", "restore", "explore", "prior"])
+@pytest.mark.parametrize("mode", ["train", "sample", "evaluate", "figures", "restore", "explore", "prior", "tune"])
 def test_no_mode_imports_a_module_that_a_run_names(run, refused, tmp_path, monkeypatch, mode):
     (tmp_path / "payload.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.syspath_prepend(tmp_path)
@@ -99,3 +99,12 @@ def test_the_data_of_a_model_are_fetched_only_if_the_user_names_them_too():
         data_section(asked, trained)
     asked.data.source = "huggingface:payload"
     assert data_section(asked, trained).source == "huggingface:payload"
+
+
+def test_files_that_have_moved_are_named_by_the_command():
+    asked, trained = base_config(), base_config()
+    trained.data.path, trained.data.archive = "/there/pictures", "/there/faces.npz"
+    assert data_section(asked, trained).to_dict() == trained.data.to_dict()
+    asked.data.path, asked.data.archive = "/here/pictures", "/here/faces.npz"
+    found = data_section(asked, trained)
+    assert (found.path, found.archive) == ("/here/pictures", "/here/faces.npz")

@@ -85,9 +85,11 @@ def test_training_starts_from_the_named_network(tmp_path, configs):
 def test_a_network_to_start_from_must_fit(tmp_path, refused):
     command = "--config={configs}/tiny.py --workdir={new} --config.ddpm.init="
     refused(command + "{tmp}/none", "{tmp}/none", "no such file")
-    refused(command + "emoji", "the DDPM in emoji has another architecture", "ddpm.channels is 64 there and 32 here")
-    emoji = f"--config={EMOJI} --workdir={{new}} --config.ddpm.init=emoji-uncond"
-    refused(emoji, "emoji-uncond", "ddpm.variant is 'uncond' there and 'form1' here")
+    refused(
+        command + "avatars", "the DDPM in avatars has another architecture", "ddpm.channels is 64 there and 32 here"
+    )
+    emoji = f"--config={EMOJI} --workdir={{new}} --config.ddpm.init=avatars-uncond"
+    refused(emoji, "avatars-uncond", "ddpm.variant is 'uncond' there and 'form1' here")
     VAEDM(tiny_config(), random_params(vae_stage(tiny_config())), {}).save(tmp_path / "half.safetensors")
     refused(command + "{tmp}/half.safetensors", "half.safetensors holds no trained DDPM")
     config = tiny_config(**{"ddpm.z_conditioning": True})

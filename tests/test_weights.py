@@ -13,13 +13,13 @@ from vaedm_jax.runs.rundir import BEFORE, FREE, TUNABLE, differences
 from vaedm_jax.runs.weights import SHIPPED, model_name
 
 CONFIG = Path(__file__).parents[1] / "configs" / "emoji.py"
-SHIPPED_VARIANTS = {"emoji": "form1", "emoji-uncond": "uncond", "emoji-form2": "form2"}
+SHIPPED_VARIANTS = {"emoji": "form1", "avatars-uncond": "uncond", "emoji-form2": "form2"}
 FACES = {"avatars": "form1", "avatars-uncond": "uncond"}
 
 
 @pytest.fixture(scope="module")
 def model() -> VAEDM:
-    return VAEDM.from_pretrained("emoji")
+    return VAEDM.from_pretrained("avatars")
 
 
 @pytest.fixture(scope="module")

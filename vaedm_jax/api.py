@@ -16,7 +16,16 @@ from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import UserError, check_choice, prefix_errors
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.runs.weights import Stored, model_at, read_prior, read_run, read_weights, shipped, write_weights
+from vaedm_jax.runs.weights import (
+    Stored,
+    model_at,
+    read_prior,
+    read_run,
+    read_tables,
+    read_weights,
+    shipped,
+    write_weights,
+)
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.sampling.engine import Engine, Samples
@@ -47,6 +56,7 @@ class VAEDM:
         mesh: Mesh | None = None,
         prior: Any = None,
         images: dict[str, Any] | None = None,
+        tables: Any = None,
     ):
         """Copy the parameters to the devices of the mesh, by default all.
 
@@ -54,8 +64,9 @@ class VAEDM:
           config: the whole configuration that the model was trained with.
           vae_params, ddpm_params: empty if they are not trained.
           prior: see `models.prior`; None is N(0, I).
+          tables: learnt tables, by the names of `learnt.table_name`.
         """
-        params = {"vae": vae_params, "ddpm": ddpm_params, "prior": prior or {}}
+        params = {"vae": vae_params, "ddpm": ddpm_params, "prior": prior or {}, "tables": tables or {}}
         self.engine, self.images = Engine.load(config, params, mesh or make_mesh()), images
 
     @property
@@ -65,7 +76,7 @@ class VAEDM:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The parameters `vae`, `ddpm` and `prior`; empty if they are not trained."""
+        """The parameters `vae`, `ddpm`, `prior` and `tables`; empty if they are not trained."""
         return self.engine.params
 
     @property
@@ -107,7 +118,8 @@ class VAEDM:
     def _of(cls, stored: Stored, place: PathLike, mesh: Mesh | None = None) -> "VAEDM":
         config, params, images = stored
         with prefix_errors(f"{shown(place)}: "):
-            return cls(config, params.get("vae", {}), params.get("ddpm", {}), mesh, params.get("prior"), images)
+            vae, ddpm, prior, tables = (params.get(name, {}) for name in ("vae", "ddpm", "prior", "tables"))
+            return cls(config, vae, ddpm, mesh, prior, images, tables)
 
     def _with(self, engine: Engine) -> "VAEDM":
         model = object.__new__(type(self))
@@ -128,6 +140,14 @@ class VAEDM:
         """
         z_dim, digest = self.engine.check_vae().z_dim, self.engine.vae_digest
         return self._with(self.engine.with_params(prior={} if file == NORMAL else read_prior(file, z_dim, digest)))
+
+    def with_tables(self, file: PathLike) -> "VAEDM":
+        """Return the model with the learnt tables that mode `tune` fitted, for `sampler="tuned"`.
+
+        Raises:
+          UserError: the tables were fitted to another refiner.
+        """
+        return self._with(self.engine.with_params(tables=read_tables(file, self.engine.refiner_digest)))
 
     def save(self, file: PathLike, dtype: Any = np.float32) -> None:
         """Write the whole model, parameters and configuration, as one safetensors file."""

@@ -7,6 +7,7 @@ python -m vaedm_jax.main --workdir=DIR --mode=restore --config.restore.task=deno
 python -m vaedm_jax.main --workdir=DIR --mode=figures
 python -m vaedm_jax.main --workdir=DIR --mode=explore
 python -m vaedm_jax.main --workdir=DIR --mode=prior --config.prior.kinds=flow
+python -m vaedm_jax.main --workdir=DIR --mode=tune --config.sample.start=noise --config.sample.steps=3
 python -m vaedm_jax.main --config=configs/cifar10.py --workdir=DIR --mode=plan --targets=tpu-v2-8,tpu-v5e-1
 python -m vaedm_jax.main --config=configs/celebamask_hq_128.py --workdir=RECORDS --mode=prepare
 python -m vaedm_jax.main --mode=import --from=PUBLISHED.ckpt --out=WEIGHTS.safetensors
@@ -18,7 +19,7 @@ import traceback
 
 from vaedm_jax import command_line
 from vaedm_jax.errors import Stopped, brief
-from vaedm_jax.modes import convert, evaluate, explore, figures, plan, prepare, prior, restore, sample, train
+from vaedm_jax.modes import convert, evaluate, explore, figures, plan, prepare, prior, restore, sample, train, tune
 from vaedm_jax.runs import rundir
 from vaedm_jax.runtime import failures, hosts
 from vaedm_jax.runtime.setup import quiet_logs, setup
@@ -34,6 +35,7 @@ MODES = {
     "plan": plan.plan,
     "prepare": prepare.prepare,
     "prior": prior.fit_prior,
+    "tune": tune.tune,
 }
 LONGEST_WORD = 400  # characters of a message that are shown of a word, such as a value that somebody gave
 CONVERSIONS = {"import": convert.import_files, "export": convert.export_file}  # of files, with no run directory

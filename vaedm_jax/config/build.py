@@ -39,6 +39,7 @@ FREE = (
     "data.changed",
     "prepare.*",
     "prior.*",
+    "tune.*",
 )
 # Patterns of settings that may be changed during a run. A note says so, and the run continues.
 TUNABLE = (
@@ -107,13 +108,15 @@ def data_section(config: Config, trained: Config) -> Config:
     """Return the `data` section that a model was trained with.
 
     Args:
-      config: the configuration of the command. Its `data.path`, if set, is used instead: the folder may have moved.
+      config: the configuration of the command. Its `data.path` and `data.archive`, if set, are used instead: the files
+        may have moved.
       trained: the configuration of the model, which was read from a file.
 
     Raises:
       UserError: the model's section would run code or use the network; see `trust.check_borrowed`.
     """
     section = trained.data.copy_and_resolve_references()
+    section.archive = config.data.archive or section.archive
     named = {f"data.{name}" for name, value in section.items() if value == config.data[name]}
     check_borrowed(flatten({"data": section}), "the model's configuration", named)
     if section.path and config.data.path:

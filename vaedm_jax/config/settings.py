@@ -157,6 +157,7 @@ SAMPLE = dict(
     seed=number(*SEED),
     # What z is drawn from: a file of mode `prior`, or "normal", N(0, I). Empty: what the weights contain, or N(0, I).
     prior="",
+    tables="",  # a file of mode `tune`, for sampler = "tuned"; empty: the tables that the weights contain
     nearest=False,  # show the nearest training images beside the samples
     files=Choice("npz", ("npz", "png")),  # one file with all images, or a file for each
 ) | {f.name: f.default for f in fields(Chain)}
@@ -230,6 +231,15 @@ PRIOR = dict(
     images=count(20_000),  # most images of either split; 0: all
 )
 
+# Mode `tune` fits a learnt table for the chain of `sample`, to images of a chain with many steps.
+TUNE = dict(
+    images=count(256, 1),  # a fifth of them are held out
+    batch_size=number(32, 1, 2**24, HELD),
+    steps=count(200, 1),
+    learning_rate=number(5e-3, 0.0, 1e6, FLOAT32),
+    teacher=number(50, 1, 100_000, NO_MORE_STEPS),  # steps of unipc2
+)
+
 # Intervals in steps.
 LOG = dict(
     every=count(50, 1),
@@ -250,7 +260,7 @@ CHECKPOINT = dict(
 
 SECTIONS: dict[str, Section] = dict(
     data=DATA, vae=VAE, ddpm=DDPM, sample=SAMPLE, eval=EVAL, mesh=MESH, xla=XLA, restore=RESTORE, figures=FIGURES,
-    explore=EXPLORE, plan=PLAN, prepare=PREPARE, prior=PRIOR, log=LOG, checkpoint=CHECKPOINT,
+    explore=EXPLORE, plan=PLAN, prepare=PREPARE, prior=PRIOR, tune=TUNE, log=LOG, checkpoint=CHECKPOINT,
 )  # fmt: skip
 # All settings by their full names, such as "ddpm.T".
 SETTINGS = TOP | {f"{section}.{name}": value for section, of in SECTIONS.items() for name, value in of.items()}

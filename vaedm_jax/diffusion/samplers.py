@@ -70,6 +70,7 @@ SAMPLERS = {
     "unipc2": Sampler(lambda c, s, full: unipc(s, 2)),
     "unipc3": Sampler(lambda c, s, full: unipc(s, 3)),
     "ipndm": Sampler(lambda c, s, full: ipndm(s)),
+    "tuned": Sampler(lambda c, s, full: unipc(s, 2)),  # the model replaces it by a learnt table (learnt.py)
     "heun": Sampler(
         lambda c, s, full: heun(s, full, c.churn, c.churn_min, c.churn_max, c.churn_noise),
         ("churn", "churn_min", "churn_max", "churn_noise"),

@@ -49,6 +49,7 @@ def write_weights(file: PathLike, model: Stored, dtype: Any) -> None:
     """Write parameters and configuration as one safetensors file, which is the whole model."""
     flat = flatten_dict(jax.device_get(model.params), sep="/")
     arrays = {name: np.asarray(a, dtype) for name, a in flat.items() if not isinstance(a, dict)}
+    arrays |= {name: np.float32(flat[name]) for name in arrays if name.startswith("tables/")}
     metadata = {"config": encode_config(model.config), "format": "vaedm_jax 1"}
     if model.images:  # without their folder, which is private
         metadata["images"] = json.dumps(model.images | {"folder": ""})
@@ -58,7 +59,7 @@ def write_weights(file: PathLike, model: Stored, dtype: Any) -> None:
 def expected_shapes(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all parameters that a file of weights must have.
 
-    These are all parameters of each network (and the prior) of which it has any.
+    These are all parameters of each network (and the prior, and each learnt table) of which it has any.
 
     Args:
       config: the configuration in the file.
@@ -72,6 +73,20 @@ def expected_shapes(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) ->
     if "prior" in groups and has_vae(config.ddpm):
         prior = {name.removeprefix("prior/"): shape for name, shape in found.items() if name.startswith("prior/")}
         wanted |= {f"prior/{name}": shape for name, shape in expected(prior, build_vae(config).z_dim).items()}
+    tables = {name.removeprefix("tables/"): shape for name, shape in found.items() if name.startswith("tables/")}
+    return wanted | {f"tables/{name}": shape for name, shape in table_shapes(tables).items()}
+
+
+def table_shapes(found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that the arrays of learnt tables must have, by names such as `noise_5/a`.
+
+    Args:
+      found: the shapes in the file, by the same names. A table has as many rows as its `a`.
+    """
+    wanted = {}
+    for name in {name.rpartition("/")[0] for name in found}:
+        N = (found.get(f"{name}/a") or (1,))[0]
+        wanted |= {f"{name}/log_sigma": (N - 1,), f"{name}/a": (N,), f"{name}/b": (N, N)}
     return wanted
 
 
@@ -110,6 +125,25 @@ def read_prior(file: PathLike, z_dim: int, vae_digest: str) -> dict[str, np.ndar
     if digest != vae_digest:
         raise UserError(f"sample.prior: {file} was fitted to another VAE; fit one to this (--mode=prior)")
     return prior
+
+
+def read_tables(file: PathLike, refiner_digest: str) -> dict[str, dict[str, np.ndarray]]:
+    """Return learnt tables, by name; raise UserError if they were fitted to another refiner."""
+    file = regular_file(file, "sample.tables", "is not there; --mode=tune makes one")
+    try:
+        opened = read_tensors(file)
+        tables = unflatten_dict(opened.read(table_shapes(opened.shapes)), sep="/")
+    except Damaged as error:
+        raise UserError(f"sample.tables: {file} is not a complete file of --mode=tune ({error.why})") from error
+    if opened.metadata.get("refiner") != refiner_digest:
+        raise UserError(f"sample.tables: {file} was fitted to another refiner; fit one to this (--mode=tune)")
+    return tables
+
+
+def write_tables(file: PathLike, tables: Any, refiner_digest: str) -> None:
+    """Write learnt tables, by name, as one safetensors file."""
+    arrays = {name: np.float32(a) for name, a in flatten_dict(tables, sep="/").items()}
+    write_whole(file, safetensors.numpy.save(arrays, {"refiner": refiner_digest}))
 
 
 SHIPPED = Path(__file__).parents[1] / "weights"

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from vaedm_jax.config.build import Config
 from vaedm_jax.config.checks import check_chain
-from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.chain import Chain, ChainArrays
+from vaedm_jax.diffusion.learnt import TUNED, Learnt, learnt_table, table_name
 from vaedm_jax.errors import RunError, UserError, check_range
 from vaedm_jax.models import VAE
 from vaedm_jax.runtime import hosts
@@ -53,7 +54,7 @@ class Engine:
 
     Attributes:
       config: the whole configuration.
-      params: the parameters `vae`, `ddpm` and `prior`, whole on every device of the mesh.
+      params: the parameters `vae`, `ddpm`, `prior` and `tables`, whole on every device of the mesh.
       mesh: the devices that share the batches.
     """
 
@@ -93,6 +94,11 @@ class Engine:
         """A digest of the VAE's parameters."""
         return compute_digest(self.params["vae"])
 
+    @cached_property
+    def refiner_digest(self) -> str:
+        """A digest of the refiner's parameters."""
+        return compute_digest(self.params["ddpm"])
+
     def check_trained(self) -> None:
         """Raise UserError if there is no refiner."""
         if not self.params["ddpm"]:
@@ -115,6 +121,28 @@ class Engine:
         """Raise UserError if the model cannot be sampled by a chain. Nothing is compiled."""
         self.check_trained()
         check_chain(self.config, chain)
+        if chain.sampler == TUNED:
+            self.learnt(chain)
+
+    def learnt(self, chain: Chain) -> Learnt:
+        """Return the numbers of the learnt table for a chain; raise UserError if the model has none."""
+        name, tables = table_name(chain), self.params["tables"]
+        if name not in tables:
+            have = f"it has {', '.join(sorted(tables))}" if tables else "it has none"
+            raise UserError(
+                f"sampler = {TUNED!r}: this model has no learnt table {name} for this start and number of steps; "
+                f"{have}; fit one (--mode=tune), and name its file (--config.sample.tables=FILE)"
+            )
+        return Learnt(**tables[name])
+
+    def arrays(self, chain: Chain) -> ChainArrays:
+        """Return a chain as arrays, the input of `generate`."""
+        full = self.networks.full_schedule
+        arrays = chain.arrays(full)
+        if chain.sampler != TUNED:
+            return arrays
+        learnt = jax.tree.map(hosts.to_host, self.learnt(chain))
+        return arrays._replace(table=learnt_table(full, arrays.table, learnt))
 
     def check_given(self, given: Given, n: int) -> Given:
         """Return the inputs of n images as float32 arrays with n entries each; raise UserError if they do not fit."""
@@ -182,7 +210,7 @@ class Engine:
         check_indices(n, seed, first)
         self.check_chain(chain)
         inputs = np.arange(first, first + n), self.check_given(given, n)
-        arrays, key = self.replicate((chain.arrays(self.networks.full_schedule), np.uint32(seed)))
+        arrays, key = self.replicate((self.arrays(chain), np.uint32(seed)))
         for count, (indices, batch) in self.on_devices(inputs, batch_size):
             samples = hosts.to_host(generate(self.networks, arrays, self.params, key, indices, batch))
             images, x_hat = samples

@@ -11,7 +11,7 @@ from vaedm_jax.runs.identity import refuse_other_images
 
 
 def open_model(config: ConfigDict, name: str | Path) -> VAEDM:
-    """Return the model of `sample.weights`, else of a name, with the precision and the prior of the configuration.
+    """Return the model of `sample.weights`, else of a name, with the settings of `configured`.
 
     Args:
       name: a run directory, a file of weights, or weights of the package.
@@ -20,9 +20,10 @@ def open_model(config: ConfigDict, name: str | Path) -> VAEDM:
 
 
 def configured(model: VAEDM, config: ConfigDict) -> VAEDM:
-    """Return a model with the precision (`*.precision`) and the prior (`sample.prior`) of a configuration."""
+    """Return a model with the precision (`*.precision`), `sample.prior` and `sample.tables` of a configuration."""
     model = model.with_precision(config.vae.precision, config.ddpm.precision)
-    return model.with_prior(config.sample.prior) if config.sample.prior else model
+    model = model.with_prior(config.sample.prior) if config.sample.prior else model
+    return model.with_tables(config.sample.tables) if config.sample.tables else model
 
 
 def load_training_images(config: ConfigDict, *models: VAEDM) -> Dataset:
