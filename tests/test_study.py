@@ -30,14 +30,14 @@ def study(workdir):
 def done(tmp_path):
     for seed, shift in enumerate((-1, 0, 1)):
         plain = [(f"uncond-eps-{seed}", "unipc2", "noise", n, 8 + shift) for n in (10, 20)]
-        evaluation(tmp_path / f"plain-{seed}", *plain)
+        evaluation(tmp_path / "scores" / f"plain-{seed}", *plain)
         refiner = f"form1-eps-{seed}"
         evaluation(
-            tmp_path / f"noise-{seed}",
+            tmp_path / "scores" / f"noise-{seed}",
             (f"{refiner}-prior", "unipc2", "noise", 5, 3 + 2 * shift),
             (f"{refiner}-prior", "vae", "z", 0, 50),
         )
-        evaluation(tmp_path / f"normal-{seed}", (refiner, "unipc2", "noise", 5, 6))
+        evaluation(tmp_path / "scores" / f"normal-{seed}", (refiner, "unipc2", "noise", 5, 6))
     made = study(tmp_path)
     assert made.returncode == 0, made.stderr
     return tmp_path

@@ -95,8 +95,8 @@ class VAEDM:
         return cls.from_run(path, best) if path.is_dir() else cls.from_checkpoint(path)
 
     @classmethod
-    def from_pretrained(cls, name: str) -> "VAEDM":
-        """Load weights of the package, such as "avatars"."""
+    def from_pretrained(cls, name: str = "avatars") -> "VAEDM":
+        """Load weights of the package, by name (docs/models.md)."""
         return cls.from_checkpoint(shipped(name))
 
     @classmethod

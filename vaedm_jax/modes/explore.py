@@ -14,6 +14,7 @@ from vaedm_jax.config import make_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import picture, some
 from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.learnt import TUNED
 from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
@@ -130,6 +131,7 @@ def build_page(explorer: Explorer, title: str) -> Any:
         return gr.Image(label=label, elem_id=name, interactive=False, format="png", buttons=["download"])
 
     chain = explorer.chain
+    samplers = [name for name in SAMPLERS if name != TUNED or explorer.model.params["tables"]]
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.Markdown(f"# {title}\nThe VAE decodes z to x̂. The refiner turns x̂ into an image.")
         with gr.Row():
@@ -147,7 +149,7 @@ def build_page(explorer: Explorer, title: str) -> Any:
                     seed = gr.Number(0, label="seed of x_T", precision=0, minimum=0, maximum=2**32 - 1)
                     again = gr.Button("another x_T")
                 steps = gr.Slider(1, 100, chain.steps, step=1, label="steps")
-                sampler = gr.Dropdown(list(SAMPLERS), value=chain.sampler, label="sampler")
+                sampler = gr.Dropdown(samplers, value=chain.sampler, label="sampler")
                 start = gr.Dropdown(["noise", "warm"], value=chain.start, label="start")
         settings = [seed, steps, sampler, start, *sliders]
         # While a slider moves, only its latest position is drawn.
