@@ -3,8 +3,8 @@
     python -m vaedm_jax.main --config=configs/emoji.py --workdir=runs/emoji --mode=train
 
 On two cores with AVX2, training takes about a quarter of an hour for the VAE and two and a half hours for the U-Net.
-These times are estimated from the time of a train step. The U-Net works on patches of 2 x 2 pixels. The README shows
-results, and the package contains the weights (launch/weights.sh).
+These times are estimated from the time of a train step. The U-Net works on patches of 2 x 2 pixels. docs/samplers.md
+shows results of the three variants, which launch/emoji.sh trains.
 """
 
 from vaedm_jax.config import small_config

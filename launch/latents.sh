@@ -10,21 +10,21 @@ launch/env.sh
 workdir=${1:-runs/latents}
 vaedm() { .venv/bin/python -m vaedm_jax.main "$@"; }
 
-# Guidance needs a refiner that was trained without x_hat too. So train the refiner of `emoji` for 2,000 more steps with
-# dropout of the condition.
-vaedm --workdir="$workdir/guided" --mode=train --config=configs/emoji.py --config.vae.checkpoint=emoji \
-  --config.ddpm.init=emoji --config.ddpm.cond_dropout=0.1 --config.ddpm.steps=2000 \
-  --config.ddpm.learning_rate=3e-4 --config.ddpm.ema_decay=0.998
+vaedm --workdir="$workdir" --mode=figures --config.eval.runs=avatars,avatars-uncond
 
-vaedm --workdir="$workdir" --mode=figures --config.eval.runs=emoji,emoji-form2,emoji-uncond
-vaedm --workdir="$workdir/guided" --mode=figures
-
-restore() { vaedm --workdir="$workdir" --mode=restore --config.sample.weights=emoji "$@"; }
+restore() { vaedm --workdir="$workdir" --mode=restore --config.sample.weights=avatars --config.restore.n=256 "$@"; }
 for factor in 2 4; do restore --config.restore.task=super --config.restore.factor=$factor; done
 for sigma in 0.05 0.1 0.2 0.5; do restore --config.restore.task=denoise --config.restore.sigma=$sigma; done
 
-score() { vaedm --mode=evaluate --config.eval.steps=5 --config.eval.n=512 "$@"; }
+score() { vaedm --mode=evaluate --config.eval.steps=5 --config.eval.n=1000 "$@"; }
 for temperature in 0.7 0.8 0.9 1.0 1.1; do
-  score --workdir="$workdir" --config.eval.runs=emoji --config.sample.temperature=$temperature
+  score --workdir="$workdir" --config.eval.runs=avatars --config.sample.temperature=$temperature
 done
+
+# Guidance needs a refiner that was trained without x_hat too. So train the refiner of `avatars` for 1,000 more steps with
+# dropout of the condition.
+vaedm --workdir="$workdir/guided" --mode=train --config=configs/avatars.py --config.vae.checkpoint=avatars \
+  --config.ddpm.init=avatars --config.ddpm.cond_dropout=0.1 --config.ddpm.steps=1000 --config.ddpm.batch_size=64 \
+  --config.ddpm.learning_rate=3e-4
+vaedm --workdir="$workdir/guided" --mode=figures
 for guidance in 0 0.25 0.5 1 2; do score --workdir="$workdir/guided" --config.sample.guidance=$guidance; done

@@ -18,7 +18,7 @@ from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.loop import restore_average, stage_seed
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
-EMOJI = Path(__file__).parents[1] / "configs" / "emoji.py"
+FACES = Path(__file__).parents[1] / "configs" / "avatars.py"
 
 
 def reach(run: Path, stage: str, step: int) -> None:
@@ -85,11 +85,10 @@ def test_training_starts_from_the_named_network(tmp_path, configs):
 def test_a_network_to_start_from_must_fit(tmp_path, refused):
     command = "--config={configs}/tiny.py --workdir={new} --config.ddpm.init="
     refused(command + "{tmp}/none", "{tmp}/none", "no such file")
-    refused(
-        command + "avatars", "the DDPM in avatars has another architecture", "ddpm.channels is 64 there and 32 here"
-    )
-    emoji = f"--config={EMOJI} --workdir={{new}} --config.ddpm.init=avatars-uncond"
-    refused(emoji, "avatars-uncond", "ddpm.variant is 'uncond' there and 'form1' here")
+    other = "the DDPM in avatars has another architecture"
+    refused(command + "avatars", other, "ddpm.multipliers is (2, 2, 3) there and (1, 1) here")
+    faces = f"--config={FACES} --workdir={{new}} --config.ddpm.init=avatars-uncond"
+    refused(faces, "avatars-uncond", "ddpm.variant is 'uncond' there and 'form1' here")
     VAEDM(tiny_config(), random_params(vae_stage(tiny_config())), {}).save(tmp_path / "half.safetensors")
     refused(command + "{tmp}/half.safetensors", "half.safetensors holds no trained DDPM")
     config = tiny_config(**{"ddpm.z_conditioning": True})

@@ -2,57 +2,42 @@
 
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM, Samples
-from vaedm_jax.config import MEASURED, flatten
-from vaedm_jax.runs.rundir import BEFORE, FREE, TUNABLE, differences
+from vaedm_jax.config import MEASURED
+from vaedm_jax.runs.rundir import FREE, TUNABLE, differences
 from vaedm_jax.runs.weights import SHIPPED, model_name
 
-CONFIG = Path(__file__).parents[1] / "configs" / "emoji.py"
-SHIPPED_VARIANTS = {"emoji": "form1", "avatars-uncond": "uncond", "emoji-form2": "form2"}
+CONFIG = Path(__file__).parents[1] / "configs" / "avatars.py"
 FACES = {"avatars": "form1", "avatars-uncond": "uncond"}
 
 
 @pytest.fixture(scope="module")
 def model() -> VAEDM:
-    return VAEDM.from_pretrained("avatars")
+    return VAEDM.from_pretrained()
 
 
 @pytest.fixture(scope="module")
 def samples(model) -> Samples:
-    """Return sixteen images by the chain of the configuration, a warm start with few steps."""
+    """Return sixteen images by the chain of the configuration, ten steps from noise."""
     return model.sample(16, seed=0)
 
 
 def test_the_files_are_small_enough_to_ship():
     sizes = {file.stem: file.stat().st_size for file in SHIPPED.glob("*.safetensors")}
-    assert sizes.keys() == SHIPPED_VARIANTS.keys() | FACES.keys() and max(sizes.values()) <= 15e6
-
-
-@pytest.mark.parametrize("name", SHIPPED_VARIANTS)
-def test_the_emoji_weights_have_the_settings_and_the_steps_of_their_configuration(name):
-    found, wanted = VAEDM.from_pretrained(name).config, flags.load(f"{CONFIG}:{SHIPPED_VARIANTS[name]}")
-    wanted.update_from_flattened_dict(BEFORE)  # they are older than these settings
-    assert differences(found, wanted, (*FREE, *TUNABLE, "vae.checkpoint")) == {}
-    for stage in ("vae", "ddpm"):
-        assert flatten(found)[f"{stage}.steps"] == flatten(wanted)[f"{stage}.steps"]
+    assert sizes.keys() == FACES.keys() and sum(sizes.values()) <= 15e6
 
 
 @pytest.mark.parametrize("name", FACES)
-def test_the_avatars_weights_have_the_networks_and_the_target_of_their_configuration(name):
-    found, wanted = VAEDM.from_pretrained(name).config, flags.load(f"{CONFIG.with_name('avatars.py')}:{FACES[name]}")
-    differing = differences(found, wanted, (*FREE, *TUNABLE, *MEASURED, "*.batch_size", "data.held_out"))
-    assert differing.keys() <= {*BEFORE, "vae.kl_warmup"}
+def test_the_weights_have_the_networks_and_the_target_of_their_configuration(name):
+    found, wanted = VAEDM.from_pretrained(name).config, flags.load(f"{CONFIG}:{FACES[name]}")
+    differing = differences(found, wanted, (*FREE, *TUNABLE, *MEASURED, "*.batch_size", "seed", "data.held_out"))
+    assert differing == {}
     assert found.ddpm.prediction == "residual" and found.ddpm.sigma_data > 0
     assert not (found.data.path or found.data.archive), "no place of the machine that trained them"
-
-
-def test_both_formulations_refine_the_same_vae(model):
-    jax.tree.map(np.testing.assert_array_equal, model.params["vae"], VAEDM.from_pretrained("emoji-form2").params["vae"])
 
 
 def detail(images: np.ndarray) -> np.ndarray:
@@ -65,9 +50,11 @@ def test_the_refiner_sharpens_what_the_vae_generates(samples):
     assert np.median(sharper) > 1.2 and sharper.min() > 0.9
 
 
-def test_each_refined_image_is_nearest_to_its_own_x_hat(samples):
+def test_each_refined_image_is_near_its_own_x_hat_and_far_from_most_others(samples):
+    """Some x_hat are alike: they differ from each other as little as from what is refined of them."""
     distance = ((samples.images[:, None] - samples.x_hat[None]) ** 2).mean(axis=(2, 3, 4))
-    assert (distance.argmin(axis=1) == np.arange(16)).all()
+    own = np.diag(distance)
+    assert (own < 1.25 * distance.min(axis=1)).all() and (own < 0.5 * np.median(distance, axis=1)).all()
 
 
 @pytest.mark.parametrize("name", ["emoji", "runs/emoji", "runs/emoji/", "files/emoji.safetensors"])

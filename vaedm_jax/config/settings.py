@@ -85,7 +85,7 @@ def training(batch_size: int, epochs: float, learning_rate: float) -> Section:
         epochs=number(float(epochs), 0.0, 1e9, "steps and images are counted in 32 bits"),
         learning_rate=number(learning_rate, 0.0, 1e3, FLOAT32),
         steps=count(0),  # when not 0, they are used instead of the epochs
-        init="",  # run directory or weights, such as "emoji", that the network starts from; empty: random parameters
+        init="",  # run directory or weights, such as "avatars", that the network starts from; empty: random parameters
         microbatches=number(1, 1, 2**24, HELD),  # parts of a batch, which are computed one after the other
         precision=Choice("float32", ("float32", "bfloat16")),  # of the computation; parameters and sums stay float32
         remat=False,  # recompute the inside of blocks for the gradient: less memory, more time
@@ -150,7 +150,7 @@ DDPM = training(batch_size=128, epochs=1000, learning_rate=2e-4) | dict(
 )
 
 SAMPLE = dict(
-    weights="",  # a .safetensors file, or "emoji" for the weights in the package; empty: the run's own
+    weights="",  # a .safetensors file, or "avatars" for weights in the package; empty: the run's own
     best=False,  # take the DDPM's best checkpoint instead of its newest
     n=count(64, 1),
     batch_size=number(64, 1, 2**24, HELD),
