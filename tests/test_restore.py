@@ -239,3 +239,21 @@ def test_a_later_command_replaces_no_picture(tmp_path, capsys):
         save_png(tmp_path / "a.png", Image.new("RGB", (4, 4), colour), keep=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_1.png"]
     assert Image.open(tmp_path / "a_1.png").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_the_refiner_is_shown_a_reconstruction_and_the_chain_begins_at_the_damaged_image():
+    """At almost no noise the chain keeps the image that it begins at, whatever it is shown."""
+    config = tiny_config()
+    vae = random_params(vae_stage(config))
+    model = VAEDM(config, vae, random_params(ddpm_stage(config, vae)))
+    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    chain = Chain("ddim", 1, start="warm", t_start=1)
+    kept = model.refine(model.reconstruct(images), begin=images, chain=chain, progress=False)
+    assert np.abs(kept - images).max() < 0.1 < np.abs(model.reconstruct(images) - images).max()
+    task, chain = Denoising(0.1), Denoising(0.1).begin(Chain("ddim", 3), model.schedule, lambda: images)
+    noisy = task.corrupt(images)
+    mine = restore_images(model, task, chain, noisy, progress=False)
+    by_hand = model.refine(model.reconstruct(noisy), begin=noisy, x_T=task.x_T(noisy), chain=chain, progress=False)
+    np.testing.assert_array_equal(mine, by_hand)
+    with pytest.raises(UserError, match="begin is given, but start = 'noise'"):
+        model.sample(2, begin=images, chain=Chain("ddim", 3))

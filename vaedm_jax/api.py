@@ -170,6 +170,7 @@ class VAEDM:
         z: ArrayLike | None = None,
         x_T: ArrayLike | None = None,
         x_hat: ArrayLike | None = None,
+        begin: ArrayLike | None = None,
         first: int = 0,
         batch_size: int = 64,
         progress: Callable[[int, int], None] | bool = True,
@@ -186,6 +187,7 @@ class VAEDM:
             a warm start; by default it is drawn. (`shared=True` gives all images the same x_T and noise in each step.)
           x_hat: [n, H, W, C], images that the refiner is shown instead of decoded z. A refiner with a `ddpm.condition`
             needs them; see `condition`.
+          begin: [n, H, W, C], images that a warm start noises instead of x_hat.
           progress: called with the number of finished images and n after each batch. True shows a progress bar if it
             takes longer than some seconds, False shows nothing.
           chain: how to sample, by default as in the configuration.
@@ -197,7 +199,7 @@ class VAEDM:
             total=n, desc="sampling", unit="image", leave=False, delay=5, disable=None if progress is True else True
         )
         with bar:
-            for part in self.engine.sample_batches(n, seed, first, chain, batch_size, Given(z, x_hat, x_T)):
+            for part in self.engine.sample_batches(n, seed, first, chain, batch_size, Given(z, x_hat, x_T, begin)):
                 parts.append(part)
                 done += len(part.images)
                 bar.update(len(part.images))
@@ -206,14 +208,21 @@ class VAEDM:
         x_hats = [part.x_hat for part in parts if part.x_hat is not None]
         return Samples(np.concatenate([part.images for part in parts]), np.concatenate(x_hats) if x_hats else None)
 
-    def refine(self, images: ArrayLike, seed: int = 0, x_T: ArrayLike | None = None, **how: Any) -> np.ndarray:
+    def refine(
+        self,
+        images: ArrayLike,
+        seed: int = 0,
+        x_T: ArrayLike | None = None,
+        begin: ArrayLike | None = None,
+        **how: Any,
+    ) -> np.ndarray:
         """Refine images [N, H, W, C], which take the place of x_hat.
 
         They may have any size, unless the refiner is also given z. Images are mirrored at their edges to a size that
         the U-Net can work on, and cropped afterwards.
 
         Args:
-          how: arguments of `sample`.
+          x_T, begin, how: arguments of `sample`.
         """
         images = as_array("images", images)
         if images.ndim != 4 or images.shape[3] != 3 or not images.size:
@@ -224,7 +233,8 @@ class VAEDM:
             return np.pad(a, ((0, 0), (0, -H % multiple), (0, -W % multiple), (0, 0)), "symmetric")
 
         x_T = None if x_T is None else padded(spread("x_T", x_T, n, images.shape[1:]))
-        return self.sample(n, seed, x_hat=padded(images), x_T=x_T, **how).images[:, :H, :W]
+        begin = None if begin is None else padded(as_array("begin", begin))
+        return self.sample(n, seed, x_hat=padded(images), x_T=x_T, begin=begin, **how).images[:, :H, :W]
 
     def interpolate(
         self, a: ArrayLike, b: ArrayLike, n: int = 8, path: str = "linear", seed: int = 0, **how: Any

@@ -146,7 +146,7 @@ class Engine:
 
     def check_given(self, given: Given, n: int) -> Given:
         """Return the inputs of n images as float32 arrays with n entries each; raise UserError if they do not fit."""
-        z, x_hat, x_T = given
+        z, x_hat, x_T, begin = given
         if z is not None:
             z = spread("z", z, n, (self.check_vae().z_dim,))
         if x_hat is not None:
@@ -163,7 +163,10 @@ class Engine:
             x_hat = spread("x_hat", x_hat, n, x_hat.shape[1:])
         if x_T is not None:
             x_T = spread("x_T", x_T, n, self.networks.shape if x_hat is None else x_hat.shape[1:])
-        return Given(z, x_hat, x_T)
+        if begin is not None:
+            begin = self.check_images(begin, "begin", any_size=x_hat is not None)
+            begin = spread("begin", begin, n, self.networks.shape if x_hat is None else x_hat.shape[1:])
+        return Given(z, x_hat, x_T, begin)
 
     def check_images(self, images: Any, name: str, any_size: bool = False) -> np.ndarray:
         """Return images as float32 [N, H, W, C] in [0, 1]; raise UserError if they do not fit the model.
@@ -209,6 +212,8 @@ class Engine:
         """Yield the images `first` to `first + n` of a seed, batch by batch; the last batch may be smaller."""
         check_indices(n, seed, first)
         self.check_chain(chain)
+        if given.begin is not None and chain.start != "warm":
+            raise UserError(f"begin is given, but start = {chain.start!r}: only a warm start begins at an image")
         inputs = np.arange(first, first + n), self.check_given(given, n)
         arrays, key = self.replicate((self.arrays(chain), np.uint32(seed)))
         for count, (indices, batch) in self.on_devices(inputs, batch_size):

@@ -25,11 +25,13 @@ class Given(NamedTuple):
       z: [B, D]; by default it is drawn from the prior, or encoded from x_hat if that is given.
       x_hat: [B, H, W, C] in [0, 1], shown to the refiner instead of decoded z; a model without a VAE needs it.
       x_T: [B, H, W, C], the noise that the chain starts from; a warm start noises x_hat with it.
+      begin: [B, H, W, C] in [0, 1], the image that a warm start noises instead of x_hat.
     """
 
     z: Any = None
     x_hat: Any = None
     x_T: Any = None
+    begin: Any = None
 
 
 NOTHING = Given()
@@ -106,7 +108,7 @@ def generate(
 
     Unless they are given, z is drawn from the prior and x_hat is decoded from z.
     """
-    z, x_hat, x_T = given
+    z, x_hat, x_T, begin = given
     shown = None
     if networks.has_x_hat:
         if z is None and x_hat is None:
@@ -122,7 +124,7 @@ def generate(
         return jax.tree.map(mark_infinite, network(u_t, level))
 
     shape = networks.shape if shown is None else shown.shape[1:]
-    u_0 = run_chain(chain, predict, fold(keys, 1), shape, shown, x_T)
+    u_0 = run_chain(chain, predict, fold(keys, 1), shape, shown if begin is None else to_symmetric(begin), x_T)
     return jnp.clip((mark_infinite(u_0) + 1) / 2, 0, 1), x_hat
 
 

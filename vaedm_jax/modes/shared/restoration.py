@@ -1,4 +1,4 @@
-"""Restoration of images by a model: the damaged image takes the place of x_hat."""
+"""Restoration of images by a model: the chain begins at the damaged image."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +10,18 @@ from vaedm_jax.diffusion.chain import Chain
 
 
 def restore_images(model: VAEDM, task: Task, chain: Chain, damaged: Images, seed: int = 0, **how: Any) -> Images:
-    """Return damaged images, restored by the chain of `Task.begin`; `how` are arguments of `VAEDM.sample`."""
-    made = model.refine(task.lift(damaged), seed, x_T=task.x_T(damaged, seed), chain=chain, **how)
+    """Return damaged images, restored by the chain of `Task.begin`.
+
+    The refiner is shown the VAE's reconstruction of the damaged image, since it was trained to be shown such images. It
+    is shown the damaged image itself if there is no VAE, or if the image has another size than those of the VAE.
+
+    Args:
+      how: arguments of `VAEDM.sample`.
+    """
+    lifted, networks = task.lift(damaged), model.engine.networks
+    known = networks.vae and lifted.shape[1:] == networks.shape
+    shown, begin = (model.reconstruct(lifted), lifted) if known and chain.start == "warm" else (lifted, None)
+    made = model.refine(shown, seed, x_T=task.x_T(damaged, seed), begin=begin, chain=chain, **how)
     return task.make_consistent(made, damaged)
 
 
