@@ -145,7 +145,7 @@ def test_a_saved_model_is_loaded_whole(model, images, tmp_path):
     model.save(tmp_path / "half.safetensors", np.float16)
     assert (tmp_path / "half.safetensors").stat().st_size < 0.6 * (tmp_path / "whole.safetensors").stat().st_size
     rounded = jax.tree.map(
-        lambda a: np.asarray(a, np.float16).astype(np.float32), {"vae": VAE, "ddpm": DDPM, "prior": {}}
+        lambda a: np.asarray(a, np.float16).astype(np.float32), {"vae": VAE, "ddpm": DDPM, "prior": {}, "tables": {}}
     )
     jax.tree.map(
         np.testing.assert_array_equal,
