@@ -63,7 +63,7 @@ def test_shellcheck_finds_nothing_wrong_with_the_scripts():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("name", "comparison env gpu gpu_bench latents quickstart study test tpu_vm weights".split())
+@pytest.mark.parametrize("name", "comparison emoji env gpu gpu_bench latents quickstart study test tpu_vm".split())
 def test_help_says_what_a_script_does_and_runs_nothing(name):
     done = launch(f"{name}.sh", "--help")
     assert done.returncode == 0 and f"launch/{name}.sh" in done.stdout and not done.stderr
