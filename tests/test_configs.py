@@ -19,7 +19,7 @@ from vaedm_jax.training.step import make_train_step
 FOLDER = Path(__file__).parents[1] / "configs"
 # Numbers of parameters of the VAE, of the U-Net that is shown x_hat, and of the U-Net that is not.
 PARAMETERS = {
-    "avatars": (1_631_667, 4_454_988, 4_448_076),
+    "avatars": (402_747, 2_131_884, 2_128_428),
     "avatars_small": (402_747, 1_201_036, 1_197_580),
     "emoji": (1_631_667, 4_454_988, 4_448_076),
     "cifar10": (9_243_107, 35_749_763, 35_746_307),
