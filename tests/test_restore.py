@@ -257,3 +257,5 @@ def test_the_refiner_is_shown_a_reconstruction_and_the_chain_begins_at_the_damag
     np.testing.assert_array_equal(mine, by_hand)
     with pytest.raises(UserError, match="begin is given, but start = 'noise'"):
         model.sample(2, begin=images, chain=Chain("ddim", 3))
+    with pytest.raises(UserError, match=r"begin has the shape \(1, 16, 16, 3\); it must be that of the images"):
+        model.refine(images, begin=images[:1], chain=chain)

@@ -233,7 +233,11 @@ class VAEDM:
             return np.pad(a, ((0, 0), (0, -H % multiple), (0, -W % multiple), (0, 0)), "symmetric")
 
         x_T = None if x_T is None else padded(spread("x_T", x_T, n, images.shape[1:]))
-        begin = None if begin is None else padded(as_array("begin", begin))
+        if begin is not None:
+            begin = as_array("begin", begin)
+            if begin.shape != images.shape:
+                raise UserError(f"begin has the shape {begin.shape}; it must be that of the images, {images.shape}")
+            begin = padded(begin)
         return self.sample(n, seed, x_hat=padded(images), x_T=x_T, begin=begin, **how).images[:, :H, :W]
 
     def interpolate(

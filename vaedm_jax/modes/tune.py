@@ -42,6 +42,11 @@ def tune(config: ConfigDict, workdir: Path) -> None:
     engine.check_chain(chain)
     if engine.networks.condition:
         raise UserError("--mode=tune: this model is shown a part of an image; tune works for a VAE and for uncond")
+    if model.config.ddpm.objective == "consistency":
+        raise UserError(
+            "--mode=tune: ddpm.objective = 'consistency': this model does not follow the ODE of many steps; use the "
+            "model that it was tuned from"
+        )
     batches = images_of_teacher(engine, replace(chain, steps=settings.teacher), config.seed, settings)
     learnt, errors = fit(engine, chain, batches, config.seed, settings)
     print(f"{name}: root mean square error to {settings.teacher} steps, of held-out images in [0, 1]:")

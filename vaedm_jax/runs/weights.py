@@ -48,8 +48,11 @@ def read_weights(file: PathLike) -> Stored:
 def write_weights(file: PathLike, model: Stored, dtype: Any) -> None:
     """Write parameters and configuration as one safetensors file, which is the whole model."""
     flat = flatten_dict(jax.device_get(model.params), sep="/")
-    arrays = {name: np.asarray(a, dtype) for name, a in flat.items() if not isinstance(a, dict)}
-    arrays |= {name: np.float32(flat[name]) for name in arrays if name.startswith("tables/")}
+    arrays = {
+        name: np.asarray(a, np.float32 if name.startswith("tables/") else dtype)
+        for name, a in flat.items()
+        if not isinstance(a, dict)
+    }
     metadata = {"config": encode_config(model.config), "format": "vaedm_jax 1"}
     if model.images:  # without their folder, which is private
         metadata["images"] = json.dumps(model.images | {"folder": ""})
