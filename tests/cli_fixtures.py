@@ -26,14 +26,6 @@ def get_config(variant="form1"):
 """
 
 
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory):
-    """Keep compiled programs apart from those of real runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(name="configs", scope="module")
 def configs_fixture(tmp_path_factory):
     """Return a folder of configuration files: tiny.py, and some that are wrong."""

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, trained_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture, run_fixture, trained_fixture  # noqa: F401
 from tests.tiny import tiny_config
 from vaedm_jax.config import base_config, flatten, settings
 from vaedm_jax.config.checks import check

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
 
 BEGIN = "--config={configs}/tiny.py --workdir={new}"
 SAMPLE = BEGIN + " --mode=sample"

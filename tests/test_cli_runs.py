@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
 from tests.tiny import tiny_config
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import MODES, main

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture, save, trained_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, files, refused_fixture, run_fixture, save, trained_fixture  # noqa: F401
 from tests.tiny import tiny_config
 from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM, models
 from vaedm_jax.conditioning.conditions import Blur, Downsample, Grayscale, Mask, parse_condition

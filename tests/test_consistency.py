@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.cli_fixtures import cache, configs_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture  # noqa: F401
 from tests.tiny import in_float64
 from vaedm_jax import VAEDM
 from vaedm_jax.diffusion.chain import Chain, run_chain

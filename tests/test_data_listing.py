@@ -6,7 +6,7 @@ import os
 import pytest
 from PIL import Image, features
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
 from tests.loading import data_config, load_error
 from tests.pictures import noise, save
 from tests.tiny import tiny_config

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli_fixtures import cache, files, save, trained_fixture  # noqa: F401
+from tests.cli_fixtures import files, save, trained_fixture  # noqa: F401
 from tests.tiny import random_params, tiny_config
 from tests.tiny_features import means
 from vaedm_jax.api import VAEDM

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli_fixtures import cache  # noqa: F401
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM
 from vaedm_jax.evaluation.explained import shares, shares_and_errors

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli_fixtures import cache, trained_fixture  # noqa: F401
+from tests.cli_fixtures import trained_fixture  # noqa: F401
 from tests.processes import ended, lines, start, wait_for, weights
 from vaedm_jax.api import VAEDM
 from vaedm_jax.main import main

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM, models
 from vaedm_jax.main import main

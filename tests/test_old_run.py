@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from tests.cli_fixtures import cache  # noqa: F401
 from vaedm_jax import VAEDM
 from vaedm_jax.main import main
 

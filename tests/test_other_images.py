@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture, untrained_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture, untrained_fixture  # noqa: F401
 from tests.loading import data_config
 from tests.pictures import noise, save
 from tests.tiny import tiny_config

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import tiny_config
 from vaedm_jax.main import main
 from vaedm_jax.models import count

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import in_float64, random_params, tiny_config
 from vaedm_jax.api import VAEDM
 from vaedm_jax.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, save  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture, run_fixture, save  # noqa: F401
 from tests.test_checkpoints import assert_same, state_at, written
 from tests.test_store import CHAIN, MODEL, drawn, images, parts  # noqa: F401
 from tests.tiny import random_params, tiny_config

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from tests.cli_fixtures import (  # noqa: F401
-    cache,
     configs_fixture,
     files,
     refused_fixture,

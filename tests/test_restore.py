@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli_fixtures import cache  # noqa: F401
 from tests.pictures import noise
 from tests.tiny import by_noise, random_params, tiny_config
 from vaedm_jax import VAEDM

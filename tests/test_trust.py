@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
 from tests.tiny import tiny_config
 from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.cli_fixtures import cache, configs_fixture, refused_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
 from tests.test_consistency import SIGMA_R, X_HAT, predict_with
 from tests.test_diffusion import FULL, by_noise, stand_in
 from tests.tiny import in_float64, random_params, tiny_config

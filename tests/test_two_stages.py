@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.cli_fixtures import cache, configs_fixture, files, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
+from tests.cli_fixtures import configs_fixture, files, refused_fixture, run_fixture, untrained_fixture  # noqa: F401
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM
 from vaedm_jax.data import pipeline
