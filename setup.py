@@ -1,16 +1,39 @@
 """Install with `pip install .`, or `pip install '.[cuda]'`, `'.[tpu]'`."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+VERSION = re.search(r'^__version__ = "(.+)"$', Path("vaedm_jax/__init__.py").read_text("utf-8"), re.MULTILINE)[1]
 
 setup(
     name="vaedm_jax",
-    version="0.1.0",
-    description="VAEs meet Diffusion Models in JAX: a VAE generates, a diffusion model refines",
-    long_description=open("README.md", encoding="utf-8").read(),
+    version=VERSION,
+    description="VAEs meet Diffusion Models (DiffuseVAE) in JAX: a VAE generates, a diffusion model refines",
+    long_description=Path("README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    packages=find_packages(include=["vaedm_jax", "vaedm_jax.*"]),
+    author="The authors of vaedm_jax",
+    license="Apache-2.0",  # of the code; the data and the weights: docs/models.md
+    keywords=["diffusion models", "variational autoencoder", "DiffuseVAE", "VAEDM", "JAX", "Flax", "generative models"],
+    project_urls={"Paper": "https://arxiv.org/abs/2201.00308"},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA :: 12",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
+    # The configurations of the checkout become a part of the installed package.
+    packages=[*find_packages(include=["vaedm_jax", "vaedm_jax.*"]), "vaedm_jax.configs"],
+    package_dir={"vaedm_jax.configs": "configs"},
     package_data={"vaedm_jax": ["py.typed", "data/*.npz", "evaluation/*.safetensors", "weights/*.safetensors"]},
+    entry_points={"console_scripts": ["vaedm = vaedm_jax.main:run_process"]},
     python_requires=">=3.11",
     # launch/test.sh --oldest tests these lower bounds. They are the versions of Colab's TPU image, or old versions that
     # have wheels for its Python 3.13.

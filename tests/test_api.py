@@ -5,11 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM
 from vaedm_jax.config import make_chain
-from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.data.images import square
+from vaedm_jax.diffusion.chain import Chain, ChainSettings
 from vaedm_jax.diffusion.process import Level
 from vaedm_jax.errors import UserError
 from vaedm_jax.runtime.mesh import make_mesh
@@ -378,3 +380,35 @@ def test_the_fingerprint_of_a_model_depends_only_on_what_changes_its_images(mode
     assert "remat" not in repr(meaning()) and "precision" not in repr(meaning()), "defaults are left out"
     other = VAEDM(CONFIG, VAE, jax.tree.map(lambda a: a + 1, DDPM))
     assert other.engine.fingerprint != model.engine.fingerprint == VAEDM(CONFIG, VAE, DDPM).engine.fingerprint
+
+
+def test_pil_images_of_any_size_and_mode_are_prepared_as_for_training(model):
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (20, 30, bands), np.uint8)) for bands in (3, 4)]
+    arrays = np.stack([square(picture, 16) for picture in pictures])
+    np.testing.assert_array_equal(model.encode(pictures), model.encode(arrays))
+    np.testing.assert_array_equal(model.encode(pictures[1]), model.encode(arrays[1:]))
+    np.testing.assert_array_equal(model.refine(pictures, steps=1), model.refine(arrays, steps=1))
+    ends = (model.interpolate(*those, n=2, steps=1).images for those in (pictures, arrays))
+    np.testing.assert_array_equal(*ends)
+    with pytest.raises(UserError, match=r"images: a picture cannot be read .*mode F"):
+        model.encode(Image.fromarray(np.zeros((16, 16), np.float32)))
+
+
+def test_samples_become_pil_images_and_a_grid_with_x_hat(model, images, tmp_path):
+    samples = model.sample(3, seed=5)
+    for picture, image in zip(samples.to_pil(), samples.images, strict=True):
+        np.testing.assert_allclose(np.asarray(picture), 255 * image, atol=0.51)
+    samples.save(tmp_path / "new" / "grid.png")
+    with Image.open(tmp_path / "new" / "grid.png") as grid:
+        assert grid.height > 2 * 64 and grid.width > 3 * 64
+
+
+def test_the_text_of_a_model_says_its_variant_size_and_parameters(model):
+    count = sum(a.size for a in jax.tree.leaves(VAE)) / 1e6
+    assert repr(model).startswith(f"VAEDM(form1, 16 x 16 pixels, {count:.1f} M parameters of the VAE, ")
+    assert repr(VAEDM(CONFIG, {}, {})) == "VAEDM(form1, 16 x 16 pixels, untrained)"
+
+
+def test_the_named_arguments_of_a_chain_are_its_settings_with_their_types():
+    assert ChainSettings.__annotations__ == Chain.__annotations__

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.cli_fixtures import ROOT, cache, configs_fixture, refused_fixture, untrained_fixture  # noqa: F401
+from tests.cli_fixtures import ROOT, configs_fixture, refused_fixture, untrained_fixture  # noqa: F401
 from vaedm_jax.main import main
 from vaedm_jax.modes import train
 from vaedm_jax.runs import rundir

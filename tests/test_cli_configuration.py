@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cli_fixtures import ROOT, cache, configs_fixture, refused_fixture  # noqa: F401
+from tests.cli_fixtures import ROOT, configs_fixture, refused_fixture  # noqa: F401
 from vaedm_jax import command_line as flags
 from vaedm_jax.config.checks import check
 from vaedm_jax.diffusion.process import FORMULATIONS

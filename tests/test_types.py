@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from PIL import Image
 
 from vaedm_jax import VAEDM
 
@@ -22,7 +23,9 @@ model = VAEDM.from_run(Path("runs/mine"))
 images: np.ndarray = model.sample(4, seed=1, steps=5).images
 z: np.ndarray = model.encode(jax.numpy.zeros((1, 32, 32, 3)))
 model.save("mine.safetensors")
+picture: Image.Image = model.interpolate(Image.open("a.png"), Image.open("b.png"), steps=5, batch_size=8).to_pil()[0]
 """
+WRONG = ("seed='one'", "steps='many'", "smapler='ddim'")
 
 
 def check(*files: Path, folder: Path) -> list[str]:
@@ -46,5 +49,7 @@ def test_a_user_of_the_model_gets_types_and_type_errors(tmp_path):
     assert (ROOT / "vaedm_jax" / "py.typed").exists()
     (tmp_path / "use.py").write_text(USE)
     assert check(tmp_path / "use.py", folder=tmp_path) == []
-    (tmp_path / "use.py").write_text(USE + "model.sample(seed='one')\n")
-    assert len(check(tmp_path / "use.py", folder=tmp_path)) >= 1
+    (tmp_path / "use.py").write_text(USE + "".join(f"model.sample(4, {argument})\n" for argument in WRONG))
+    lines = len(USE.splitlines())
+    found = {int(error.split(":")[1]) for error in check(tmp_path / "use.py", folder=tmp_path)}
+    assert found == {lines + 1 + i for i in range(len(WRONG))}

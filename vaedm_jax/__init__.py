@@ -2,10 +2,17 @@
 
 from typing import TYPE_CHECKING, Any
 
+from vaedm_jax.errors import UserError
+
 if TYPE_CHECKING:
     from vaedm_jax.api import VAEDM
 
-__all__ = ["VAEDM"]
+__all__ = ["VAEDM", "UserError", "__version__"]
+__version__ = "0.1.0"
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Unpack
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
+from PIL import Image
 from tqdm import tqdm
 
 from vaedm_jax.config.build import Config, make_chain
 from vaedm_jax.config.checks import check_cond_noise
-from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.chain import Chain, ChainSettings
 from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import UserError, check_choice, prefix_errors
@@ -30,16 +32,26 @@ from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.sampling.engine import Engine, Samples
 from vaedm_jax.sampling.generation import Bound, Given, bound_terms, decode, draw_prior, encode, posterior, shown_x_hat
-from vaedm_jax.sampling.inputs import as_array, check_indices, path_between, spread
+from vaedm_jax.sampling.inputs import Images, as_array, check_indices, from_pil, path_between, spread
 from vaedm_jax.storage.paths import PathLike, resolve_path, shown
 
 NORMAL = "normal"  # N(0, I), in place of the file of a prior
 
 
+class Options(ChainSettings, total=False):
+    """Those arguments of `VAEDM.sample` that other methods pass on to it."""
+
+    first: int
+    batch_size: int
+    progress: Callable[[int, int], None] | bool
+    chain: Chain | None
+
+
 class VAEDM:
     """A trained model.
 
-    Images are given as uint8, or as floats in [0, 1], and returned as float32 in [0, 1]; both are [N, H, W, C]. All
+    Images are given as uint8, or as floats in [0, 1], and returned as float32 in [0, 1]; both are [N, H, W, C]. PIL
+    images of any size can be given too, one or a list: they are laid on white, resized, and cropped to the centre. All
     methods work in batches of `batch_size`, rounded up to a multiple of the devices, and compile once for each shape of
     a batch.
 
@@ -68,6 +80,17 @@ class VAEDM:
         """
         params = {"vae": vae_params, "ddpm": ddpm_params, "prior": prior or {}, "tables": tables or {}}
         self.engine, self.images = Engine.load(config, params, mesh or make_mesh()), images
+
+    def __repr__(self) -> str:
+        """Return the variant, the size of the images, and the numbers of trained parameters."""
+        networks = self.engine.networks
+        counts = [
+            f"{sum(a.size for a in jax.tree.leaves(self.params[part])) / 1e6:.1f} M parameters of {name}"
+            for part, name in (("vae", "the VAE"), ("ddpm", "the U-Net"))
+            if self.params[part]
+        ]
+        facts = [networks.variant, f"{networks.size} x {networks.size} pixels", *(counts or ["untrained"])]
+        return f"VAEDM({', '.join(facts)})"
 
     @property
     def config(self) -> Config:
@@ -153,7 +176,7 @@ class VAEDM:
         """Write the whole model, parameters and configuration, as one safetensors file."""
         write_weights(file, Stored(self.config, self.params, self.images), dtype)
 
-    def chain(self, chain: Chain | None = None, **settings: Any) -> Chain:
+    def chain(self, chain: Chain | None = None, **settings: Unpack[ChainSettings]) -> Chain:
         """Return a chain, by default that of the configuration, with some settings changed."""
         chain = make_chain(self.config.sample) if chain is None else chain
         if not isinstance(chain, Chain):
@@ -169,13 +192,13 @@ class VAEDM:
         *,
         z: ArrayLike | None = None,
         x_T: ArrayLike | None = None,
-        x_hat: ArrayLike | None = None,
-        begin: ArrayLike | None = None,
+        x_hat: Images | None = None,
+        begin: Images | None = None,
         first: int = 0,
         batch_size: int = 64,
         progress: Callable[[int, int], None] | bool = True,
         chain: Chain | None = None,
-        **settings: Any,
+        **settings: Unpack[ChainSettings],
     ) -> Samples:
         """Return the images `first` to `first + n` of a seed.
 
@@ -210,11 +233,11 @@ class VAEDM:
 
     def refine(
         self,
-        images: ArrayLike,
+        images: Images,
         seed: int = 0,
         x_T: ArrayLike | None = None,
-        begin: ArrayLike | None = None,
-        **how: Any,
+        begin: Images | None = None,
+        **how: Unpack[Options],
     ) -> np.ndarray:
         """Refine images [N, H, W, C], which take the place of x_hat.
 
@@ -224,7 +247,8 @@ class VAEDM:
         Args:
           x_T, begin, how: arguments of `sample`.
         """
-        images = as_array("images", images)
+        size = self.engine.networks.size
+        images = as_array("images", from_pil("images", images, size))
         if images.ndim != 4 or images.shape[3] != 3 or not images.size:
             raise UserError(f"images of the shape {images.shape}; give [N, H, W, 3]")
         (n, H, W), multiple = images.shape[:3], self.engine.networks.multiple
@@ -234,35 +258,41 @@ class VAEDM:
 
         x_T = None if x_T is None else padded(spread("x_T", x_T, n, images.shape[1:]))
         if begin is not None:
-            begin = as_array("begin", begin)
+            begin = as_array("begin", from_pil("begin", begin, size))
             if begin.shape != images.shape:
                 raise UserError(f"begin has the shape {begin.shape}; it must be that of the images, {images.shape}")
             begin = padded(begin)
         return self.sample(n, seed, x_hat=padded(images), x_T=x_T, begin=begin, **how).images[:, :H, :W]
 
     def interpolate(
-        self, a: ArrayLike, b: ArrayLike, n: int = 8, path: str = "linear", seed: int = 0, **how: Any
+        self,
+        a: ArrayLike | Image.Image,
+        b: ArrayLike | Image.Image,
+        n: int = 8,
+        path: str = "linear",
+        seed: int = 0,
+        **how: Unpack[Options],
     ) -> Samples:
         """Return n samples on the path from a to b in z, with the same noise for all (figure 2 of the paper).
 
         Args:
-          a, b: z [D], or images [H, W, C], which are encoded.
+          a, b: z [D], or an image, [H, W, C] or of PIL, which is encoded.
           path: "linear" or "spherical"; see `inputs.path_between`.
           how: arguments of `sample`.
         """
-        start, end = (
-            self.encode(e[None])[0] if e.ndim == 3 else e for e in (as_array("an end", given) for given in (a, b))
-        )
+        size = self.engine.networks.size
+        ends = (as_array("an end", from_pil("an end", end, size)) for end in (a, b))
+        start, end = (self.encode(e.reshape(-1, *e.shape[-3:]))[0] if e.ndim > 2 else e for e in ends)
         return self.sample(n, seed, z=path_between(start, end, n, path), **{"shared": True, **how})
 
-    def encode(self, images: ArrayLike, batch_size: int = 64) -> np.ndarray:
+    def encode(self, images: Images, batch_size: int = 64) -> np.ndarray:
         """Return the mean of q(z | x) of images, [N, D]."""
         engine = self.engine
         engine.check_vae()
         x = engine.check_images(images, "images")
         return engine.map_batches(lambda x: encode(engine.networks, engine.params, x)[0], x, batch_size)
 
-    def posterior(self, images: ArrayLike, seed: int = 0, first: int = 0, batch_size: int = 64) -> np.ndarray:
+    def posterior(self, images: Images, seed: int = 0, first: int = 0, batch_size: int = 64) -> np.ndarray:
         """Draw one z of q(z | x) for each image, [N, D].
 
         Args:
@@ -280,11 +310,11 @@ class VAEDM:
         z = engine.check_given(Given(z), len(z)).z
         return engine.map_batches(lambda z: decode(engine.networks, engine.params, z), z, batch_size)
 
-    def reconstruct(self, images: ArrayLike, batch_size: int = 64) -> np.ndarray:
+    def reconstruct(self, images: Images, batch_size: int = 64) -> np.ndarray:
         """Return the VAE's reconstructions of images, [N, H, W, C], decoded from the mean of q(z | x)."""
         return self.decode(self.encode(images, batch_size), batch_size)
 
-    def condition(self, images: ArrayLike, seed: int = 0, first: int = 0, batch_size: int = 64) -> np.ndarray:
+    def condition(self, images: Images, seed: int = 0, first: int = 0, batch_size: int = 64) -> np.ndarray:
         """Return x_hat of images, [N, H, W, C]: their reconstructions, or what `ddpm.condition` leaves of them.
 
         Args:
@@ -311,7 +341,7 @@ class VAEDM:
         """Return n samples of the VAE, [n, H, W, C]: the x_hat of `sample` with this seed."""
         return self.decode(self.sample_z(n, seed))
 
-    def error_variance(self, images: ArrayLike) -> float:
+    def error_variance(self, images: Images) -> float:
         """Return the variance of x_0 about x_hat, from which a warm start finds its first step (`spacing.warm_step`).
 
         Args:
@@ -321,7 +351,7 @@ class VAEDM:
         return principal_variance(2 * (self.condition(truth) - truth))
 
     def bound(
-        self, images: ArrayLike, seed: int = 0, first: int = 0, chain: Chain | None = None, batch_size: int = 64
+        self, images: Images, seed: int = 0, first: int = 0, chain: Chain | None = None, batch_size: int = 64
     ) -> Bound:
         """Return the bound on log p of images [N, H, W, C]. Each image takes T evaluations of the network.
 

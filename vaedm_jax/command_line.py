@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vaedm_jax.config import base_config, flatten, published_config, trust
+from vaedm_jax.config.named import named_configs
 from vaedm_jax.errors import UserError, brief
 from vaedm_jax.runs import rundir
 from vaedm_jax.runs.weights import read_model_config
@@ -72,9 +73,9 @@ def define_flags(modes: Collection[str], stages: Collection[str]) -> flags.FlagV
     flags.DEFINE_string("out", None, "The file that modes import and export write.", flag_values=values)
     flags.DEFINE_string("workdir", None, "Run directory. It is created if it does not exist.", flag_values=values)
     flags.DEFINE_string(
-        "config", None, "Configuration: FILE.py or FILE.py:VARIANT. Default: the configuration of the weights or runs "
-        "that a setting names, or else of the run in --workdir. --config.NAME=VALUE changes a setting; "
-        "vaedm_jax/config/settings.py lists all settings.",
+        "config", None, "Configuration: a name, such as cifar10, or a file, such as FILE.py; both may end in :VARIANT. "
+        "Default: the configuration of the weights or runs that a setting names, or else of the run in --workdir. "
+        "--config.NAME=VALUE changes a setting; vaedm_jax/config/settings.py lists all settings.",
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
@@ -144,7 +145,7 @@ def initial_config(mode: str, spec: str | None, workdir: Path | None, model: str
     if model:
         return read_model_config(model)
     if mode in ("plan", "prepare") and not (workdir / rundir.FILE).is_file():
-        raise UserError(f"--config=FILE is missing: mode '{mode}' needs a file, such as configs/cifar10.py")
+        raise UserError(f"--config=NAME is missing: mode '{mode}' needs a configuration, such as cifar10")
     return rundir.read_config(workdir)
 
 
@@ -187,19 +188,21 @@ def named_model(argv: Sequence[str]) -> str:
 
 
 def load(spec: str) -> ConfigDict:
-    """Return the configuration of `FILE.py` or `FILE.py:VARIANT`.
+    """Return the configuration of a name or a file; `:VARIANT` may follow.
 
     Raises:
       UserError: the file is missing, fails, or returns no configuration of this package. The message names the line.
     """
     written, _, variant = spec.partition(":")
-    with opened(written, "--config", "is not there; the configurations of this project are in configs/") as file:
+    known = named_configs()
+    missing = f"is not there; give a file, or one of {', '.join(known)}"
+    with opened(known.get(written, written), "--config", missing) as file:
         program, path = file.read(), file.name
     namespace = {"__name__": "config", "__file__": path}
     try:
         exec(compile(program, path, "exec"), namespace)
         if not callable(get_config := namespace.get("get_config")):
-            raise UserError(f"{path} defines no function get_config, as those in configs/ do")
+            raise UserError(f"{path} defines no function get_config, as those of this project do")
         config = get_config(variant) if variant else get_config()
         if not isinstance(config, ConfigDict) or flatten(config).keys() != flatten(base_config()).keys():
             raise UserError(f"get_config() in {path} must return a base_config(), in which only values are changed")

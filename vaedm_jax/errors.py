@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """An error for bad input. The message says what is wrong, where, and what would be right. The exit status is 2."""
 
     status = 2

@@ -1,4 +1,4 @@
-"""Command line.
+"""Command line. An installed package also has the command `vaedm`, which is the same as `python -m vaedm_jax.main`.
 
 python -m vaedm_jax.main --config=configs/emoji.py:form1 --workdir=DIR --mode=train
 python -m vaedm_jax.main --workdir=DIR --mode=sample --config.sample.steps=20
@@ -81,10 +81,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run_process() -> None:
+    """Run the command line of this process, and end the process with its exit status."""
     try:
         status = main(sys.argv)
     except Exception:  # a defect; of several processes, perhaps only in what follows the end of another
         traceback.print_exc()
         status = 1 if hosts.is_single() else os.EX_SOFTWARE
     hosts.exit_process(status)
+
+
+if __name__ == "__main__":
+    run_process()

@@ -172,7 +172,7 @@ def parse_condition(name: str) -> Condition | None:
         raise UserError(f"{setting}: {kind} takes no number")
     try:
         return KINDS[kind](*(field.type(number) for field in takes if number)) if kind in KINDS else None
-    except (UserError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{setting}: {brief(error)}") from error
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import numpy as np
@@ -22,6 +22,30 @@ NOISE_ALONE, SQUARES = "images of more are noise alone", "float32 holds no squar
 def number(default: float, low: float, high: float, why: str = "") -> Any:
     """Return a field that is a number in a range; see `Range`."""
     return field(default=default, metadata={"range": Range(low, high, why)})
+
+
+class ChainSettings(TypedDict, total=False):
+    """The settings of a `Chain`, as named arguments with types."""
+
+    sampler: str
+    steps: int
+    start: str
+    spacing: str
+    t_start: int
+    clip: bool
+    dynamic: float
+    temperature: float
+    z_temperature: float
+    shared: bool
+    guidance: float
+    cond_noise: int
+    variance: str
+    eta: float
+    clip_eps: bool
+    churn: float
+    churn_min: float
+    churn_max: float
+    churn_noise: float
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import jax
 
 from vaedm_jax.errors import check_choice
 from vaedm_jax.runtime import hosts
+from vaedm_jax.runtime.compiling import announce_compilation
 from vaedm_jax.runtime.targets import set_libtpu_environment
 from vaedm_jax.storage.cache import compiled_programs
 from vaedm_jax.storage.writing import disable_writing
@@ -34,6 +35,7 @@ def setup(deterministic: bool, matmul_precision: str, batch_sizes: Sequence[int]
       distributed: how to connect to the other processes, see `hosts.join`; None for a single process.
     """
     jax.config.update("jax_compilation_cache_dir", compiled_programs())
+    announce_compilation()
     keep_memory()
     set_xla(deterministic, matmul_precision)
     if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX sets it if it finds no TPU

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from PIL import Image
 
 from vaedm_jax.config.build import Config
 from vaedm_jax.config.checks import check_chain
@@ -16,11 +17,14 @@ from vaedm_jax.diffusion.chain import Chain, ChainArrays
 from vaedm_jax.diffusion.learnt import TUNED, Learnt, learnt_table, table_name
 from vaedm_jax.errors import RunError, UserError, check_range
 from vaedm_jax.models import VAE
+from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8
 from vaedm_jax.runtime import hosts
+from vaedm_jax.runtime.compiling import announce_compilation
 from vaedm_jax.runtime.mesh import in_batches, replicated
 from vaedm_jax.sampling.generation import NOTHING, Given, generate
 from vaedm_jax.sampling.inputs import as_images, check_indices, compute_digest, spread
 from vaedm_jax.sampling.networks import Networks, build_networks
+from vaedm_jax.storage.paths import PathLike, resolve_path
 
 UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
 
@@ -35,6 +39,15 @@ class Samples(NamedTuple):
 
     images: np.ndarray
     x_hat: np.ndarray | None
+
+    def to_pil(self) -> list[Image.Image]:
+        """Return the images as PIL images."""
+        return [Image.fromarray(image) for image in to_uint8(self.images)]
+
+    def save(self, file: PathLike) -> None:
+        """Write a grid of the images, each below its x_hat, as a PNG."""
+        labels, rows = zip(*sample_rows(*self), strict=True)
+        save_png(resolve_path(file, "file"), grid(rows, labels))
 
 
 def check_finite(made: np.ndarray) -> np.ndarray:
@@ -65,6 +78,7 @@ class Engine:
     @classmethod
     def load(cls, config: Config, params: Any, mesh: Mesh) -> "Engine":
         """Copy parameters to the devices; raise UserError if a setting that training measures is missing."""
+        announce_compilation()
         engine = cls(config, jax.device_put(params, replicated(mesh)), mesh)
         networks = engine.networks
         if params["ddpm"] and (missing := networks.target.lacks(networks.form)):

@@ -1,12 +1,18 @@
 """Inputs of a model: their checks, their digests, and paths between two of them."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
+from PIL import Image
 
+from vaedm_jax.data.images import square
 from vaedm_jax.errors import UserError, check_choice, check_range
+
+Images = ArrayLike | Image.Image | Sequence[Image.Image]
 
 MOST = 2**31 - 1  # the number of images that a seed has
 PATHS = ("linear", "spherical")
@@ -42,13 +48,28 @@ def spread(name: str, values: Any, n: int, shape: tuple[int, ...]) -> np.ndarray
     return np.broadcast_to(values, (n, *shape))
 
 
+def from_pil(name: str, images: Any, size: int) -> Any:
+    """Return a PIL image, or a list of them, as uint8 [N, size, size, 3]; return other values unchanged.
+
+    They are prepared as for training: laid on white, resized, and cropped to the centre.
+    """
+    pictures = [images] if isinstance(images, Image.Image) else images
+    if not (isinstance(pictures, list | tuple) and pictures and all(isinstance(p, Image.Image) for p in pictures)):
+        return images
+    try:
+        return np.stack([square(picture, size) for picture in pictures])
+    except (ValueError, OSError) as error:  # an unknown range of pixels, or a damaged file that is only read now
+        raise UserError(f"{name}: a picture cannot be read ({error})") from error
+
+
 def as_images(name: str, images: Any, shape: tuple[int, int, int], multiple: int = 0) -> np.ndarray:
     """Return images [N, *shape] as float32 in [0, 1]; raise UserError for another shape or range.
 
     Args:
+      images: an array, or PIL images of any size; see `from_pil`.
       multiple: allow all sizes whose sides are multiples of it; 0 allows only the size of the shape.
     """
-    images = as_array(name, images)
+    images = as_array(name, from_pil(name, images, shape[0]))
     if multiple:
         fits = images.ndim == 4 and images.shape[3] == 3 and not any(side % multiple for side in images.shape[1:3])
         wanted = f"N, H, W, 3], H and W multiples of {multiple}"
