@@ -14,14 +14,14 @@ from vaedm_jax.data.images import square
 from vaedm_jax.diffusion.chain import Chain, ChainSettings
 from vaedm_jax.diffusion.process import Level
 from vaedm_jax.errors import UserError
-from vaedm_jax.runtime.mesh import make_mesh
+from vaedm_jax.runtime.mesh import in_batches, make_mesh
 from vaedm_jax.sampling.engine import Engine
 from vaedm_jax.sampling.generation import generate
 from vaedm_jax.sampling.inputs import path_between
 from vaedm_jax.sampling.networks import build_networks
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
-CONFIG = tiny_config(**{"sample.steps": 3})
+CONFIG = tiny_config(**{"sample.steps": 3, "ddpm.multipliers": (1, 1)})
 # The estimate of x_0 divides by sqrt(alpha_bar_T) = 1 / 157, which magnifies the rounding errors of the network.
 ROUNDING = 157 * 1e-6
 
@@ -288,6 +288,17 @@ def test_progress_is_reported_batch_by_batch(model):
     told = []
     model.sample(20, batch_size=8, progress=lambda done, n: told.append((done, n)))
     assert told == [(8, 20), (16, 20), (20, 20)]
+
+
+@pytest.mark.parametrize("devices, sizes", [(1, {1, 2, 4, 8, 16, 32, 64}), (8, {8, 16, 32, 64})])
+def test_all_numbers_of_images_need_few_sizes_of_batches(devices, sizes):
+    mesh = make_mesh(1, jax.devices()[:devices])
+    found = set()
+    for n in range(1, 201):
+        batches = list(in_batches(mesh, np.arange(n), 64))
+        assert np.concatenate([batch[:count] for count, batch in batches]).tolist() == list(range(n))
+        found |= {len(batch) for _, batch in batches}
+    assert found == sizes
 
 
 def test_large_arrays_are_computed_in_batches(model, monkeypatch):

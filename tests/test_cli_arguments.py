@@ -25,7 +25,7 @@ from vaedm_jax.runs import rundir
         ("--config.ddpm.batch_size=8.5", ["--config.ddpm.batch_size=8.5", "a whole number"]),
         ("--config.vae.learning_rate=fast", ["--config.vae.learning_rate=fast", "a number"]),
         ("--config.data.flip=maybe", ["--config.data.flip=maybe", "true or false"]),
-        ("'--config.ddpm.multipliers=(1,'", ["--config.ddpm.multipliers=(1,", "tuple", "(1, 1)"]),
+        ("'--config.ddpm.multipliers=(1,'", ["--config.ddpm.multipliers=(1,", "tuple", "(1,)"]),
         ("--config.ddpm.multipliers=abc", ["ddpm.multipliers", "'abc'", "a whole number"]),
         ("--config.ddpm.multipliers=()", ["ddpm.multipliers", "at least one"]),
         ("--config.ddpm.batch_size", ["--config.ddpm.batch_size", "value"]),

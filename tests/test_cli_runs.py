@@ -32,7 +32,7 @@ def test_a_vae_of_another_run_must_exist_and_fit(refused, run):
     ("change", "words"),
     [
         ("--config.ddpm.channels=64", "ddpm.channels was 32, is now 64"),
-        ("--config.ddpm.multipliers=(1,2)", "ddpm.multipliers was (1, 1), is now (1, 2)"),
+        ("--config.ddpm.multipliers=(1,2)", "ddpm.multipliers was (1,), is now (1, 2)"),
         ("--config.vae.channels=16:16,4:16,1:4", "vae.channels was '16:8,4:8,1:4', is now '16:16,4:16,1:4'"),
         ("--config.data.category=Objects", "data.category was 'Activities', is now 'Objects'"),
         ("--config.ddpm.T=500", "ddpm.T was 1000, is now 500"),

@@ -86,7 +86,7 @@ def test_a_network_to_start_from_must_fit(tmp_path, refused):
     command = "--config={configs}/tiny.py --workdir={new} --config.ddpm.init="
     refused(command + "{tmp}/none", "{tmp}/none", "no such file")
     other = "the DDPM in avatars has another architecture"
-    refused(command + "avatars", other, "ddpm.multipliers is (2, 2, 3) there and (1, 1) here")
+    refused(command + "avatars", other, "ddpm.multipliers is (2, 2, 3) there and (1,) here")
     faces = f"--config={FACES} --workdir={{new}} --config.ddpm.init=avatars-uncond"
     refused(faces, "avatars-uncond", "ddpm.variant is 'uncond' there and 'form1' here")
     VAEDM(tiny_config(), random_params(vae_stage(tiny_config())), {}).save(tmp_path / "half.safetensors")

@@ -19,7 +19,7 @@ def tiny_config(variant: str = "form1", **changes) -> ConfigDict:
     c.data.image_size, c.data.category = 16, "Activities"
     c.vae.enc_block, c.vae.dec_block = "16d4,16t4,4d4,4t1,1x1", "1u4,1t4,4u4,4t16,16x1"
     c.vae.channels = "16:8,4:8,1:4"
-    c.ddpm.channels, c.ddpm.multipliers, c.ddpm.blocks, c.ddpm.attention = 32, (1, 1), 1, ()
+    c.ddpm.channels, c.ddpm.multipliers, c.ddpm.blocks, c.ddpm.attention = 32, (1,), 1, ()
     c.ddpm.patch, c.ddpm.warmup, c.ddpm.dropout = 2, 2, 0.1
     for stage in (c.vae, c.ddpm):
         stage.batch_size, stage.steps = 8, 6

@@ -52,8 +52,8 @@ class VAEDM:
 
     Images are given as uint8, or as floats in [0, 1], and returned as float32 in [0, 1]; both are [N, H, W, C]. PIL
     images of any size can be given too, one or a list: they are laid on white, resized, and cropped to the centre. All
-    methods work in batches of `batch_size`, rounded up to a multiple of the devices, and compile once for each shape of
-    a batch.
+    methods work in batches of `batch_size`, or of a power of two if there are fewer images, rounded up to a multiple of
+    the devices. They compile once for each shape of a batch.
 
     Attributes:
       engine: runs the model for these methods, and for the modes of the command line.

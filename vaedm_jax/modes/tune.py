@@ -93,6 +93,9 @@ def squared_error(
     return jnp.mean((generate(networks, arrays, params, key, indices)[0] - wanted) ** 2)
 
 
+gradient = jax.jit(jax.grad(squared_error, argnums=1), static_argnums=0)
+
+
 def fit(
     engine: Engine, chain: Chain, batches: list[tuple[Any, Any]], seed: int, settings: ConfigDict
 ) -> tuple[Learnt, list[float]]:
@@ -104,17 +107,16 @@ def fit(
     held_out, train = batches[:few], batches[few:] or batches
     start = jax.tree.map(np.float32, unrolled(chain.table(engine.networks.full_schedule)))
     arrays, key, learnt = engine.replicate((chain.arrays(engine.networks.full_schedule), np.uint32(seed), start))
-    of = partial(squared_error, engine.networks)
-    gradient = jax.jit(jax.grad(of))
     adam = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.steps))
 
     def look(learnt: Learnt) -> float:
-        return float(np.mean([of(learnt, arrays, engine.params, key, *batch) for batch in held_out]))
+        error = partial(squared_error, engine.networks, learnt, arrays, engine.params, key)
+        return float(np.mean([error(*batch) for batch in held_out]))
 
     state, best, errors = adam.init(learnt), learnt, [look(learnt)]
     with Progress(settings.steps, 0, "tune", noun="step", unit="steps") as progress:
         for step in range(settings.steps):
-            g = gradient(learnt, arrays, engine.params, key, *train[step % len(train)])
+            g = gradient(engine.networks, learnt, arrays, engine.params, key, *train[step % len(train)])
             updates, state = adam.update(g, state)
             learnt = optax.apply_updates(learnt, updates)
             if (step + 1) % LOOK == 0 or step + 1 == settings.steps:

@@ -96,10 +96,11 @@ def whole_batch(mesh: Mesh, size: int) -> int:
 def in_batches(mesh: Mesh, arrays: Any, batch_size: int) -> Iterator[tuple[int, Any]]:
     """Yield pairs (count, batch) of arrays [N, ...]: batches [B, ...] on the devices, with their number of entries.
 
-    The last batch is padded, so that all batches have the same shape. Every process must have the whole arrays.
+    The last batch is padded, so that all batches have the same shape. If the entries fill no batch, B is the next power
+    of two, so that few shapes are compiled. Every process must have the whole arrays.
     """
     n = len(jax.tree.leaves(arrays)[0])
-    size, sharding = whole_batch(mesh, min(batch_size, n)), batch_sharding(mesh)
+    size, sharding = whole_batch(mesh, min(batch_size, 1 << (n - 1).bit_length())), batch_sharding(mesh)
     for begin in range(0, n, size):
         batch = jax.tree.map(lambda a: np.resize(a[begin : begin + size], (size, *a.shape[1:])), arrays)  # noqa: B023
         yield min(size, n - begin), jax.device_put(batch, sharding)
