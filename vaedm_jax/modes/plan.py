@@ -19,7 +19,7 @@ from vaedm_jax.data import load
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import Progress
 from vaedm_jax.runtime.mesh import batch_sharding, make_mesh, replicated, whole_batch
-from vaedm_jax.runtime.targets import Cost, compile_for, device_memory, make_devices, roofline
+from vaedm_jax.runtime.targets import Cost, cost_on, device_memory, make_devices, roofline
 from vaedm_jax.sampling.generation import Given, generate
 from vaedm_jax.sampling.networks import build_networks
 from vaedm_jax.storage.writing import write_csv
@@ -45,7 +45,7 @@ def plan(config: ConfigDict, workdir: Path) -> None:
                 progress.label = f"plan, {name}, {program.label}"
                 rows.append(row(name, program, config.ddpm.precision))
                 progress.update(len(rows))
-                write_csv(workdir / "plan.csv", rows)
+                write_csv(workdir / "plan.csv", rows)  # as they come: the largest program takes minutes
     print(table(rows))
     print(
         f"all figures are per device; the estimates of the compiler are optimistic. Table: {workdir / 'plan.csv'}",
@@ -94,12 +94,15 @@ class Program(NamedTuple):
 
 
 def programs(name: str, mesh: Mesh, config: ConfigDict, images: int) -> list[Program]:
-    """Return the train step of each stage and one reverse step.
+    """Return one reverse step and the train step of each stage, the smallest program first.
 
     Raises:
       UserError: a batch cannot be divided equally.
     """
-    share, fsdp, found = mesh.shape["data"], config.mesh.fsdp, []
+    share, fsdp = mesh.shape["data"], config.mesh.fsdp
+    runs, batch = make_chain(config.sample).nfe(build_networks(config).full_schedule), config.sample.batch_size
+    lower = partial(lower_reverse_step, mesh, config)
+    found = [Program("reverse step", whole_batch(mesh, batch), share, 1, lower, runs, "a batch of samples")]
     stages = [vae_stage(config)] if has_vae(config.ddpm) else []
     stages.append(ddpm_stage(config, abstract_state(stages[0], mesh, fsdp).params if stages else {}))
     for stage in stages:
@@ -114,9 +117,7 @@ def programs(name: str, mesh: Mesh, config: ConfigDict, images: int) -> list[Pro
         lower = partial(lower_train_step, stage, mesh, config)
         label = f"{stage.name} step"
         found.append(Program(label, settings.batch_size, parts, settings.microbatches, lower, runs, "training"))
-    runs, batch = make_chain(config.sample).nfe(build_networks(config).full_schedule), config.sample.batch_size
-    lower = partial(lower_reverse_step, mesh, config)
-    return [*found, Program("reverse step", whole_batch(mesh, batch), share, 1, lower, runs, "a batch of samples")]
+    return found
 
 
 def lower_train_step(stage: Stage, mesh: Mesh, config: ConfigDict, batch: int) -> Any:
@@ -148,11 +149,10 @@ def with_sharding(tree: Any, sharding: Any) -> Any:
 
 def row(name: str, program: Program, precision: str) -> dict[str, Any]:
     """Compile a program for a target and return its row of the table."""
-    cost, has = compile_for(lambda: program.lower(program.batch)), device_memory(name)
+    cost, has = cost_on(name, program.lower(program.batch)), device_memory(name)
     facts = {"target": name, "program": program.label, "batch": program.batch, "precision": precision}
     if isinstance(cost, str):
         return dict.fromkeys(COLUMNS, "") | facts | {"whole": cost}
-    double = compile_for(lambda: program.lower(2 * program.batch))
     bounds = roofline(name, cost)
     seconds = cost.seconds or (max(bounds) if bounds else 0.0)
     whole = duration(program.runs * program.microbatches * seconds)
@@ -164,23 +164,20 @@ def row(name: str, program: Program, precision: str) -> dict[str, Any]:
         "MB held": round(cost.held / 1e6),
         "MB temporary": round(cost.temporary / 1e6),
         "of memory": f"{cost.memory / has:.1%}",
-        "largest batch": largest(program, cost, double, has),
+        "largest batch": largest(program, cost, has),
         "roofline ms": " and ".join(f"{1e3 * s:.1f}" for s in bounds) if bounds else "",
         "compiler ms": round(1e3 * cost.seconds, 1) if cost.seconds else "",
         "whole": f"{program.unit}: {whole}, {program.runs:,} runs" if seconds else f"{program.runs:,} runs",
     }
 
 
-def largest(program: Program, cost: Cost, double: Cost | str, has: float) -> int:
-    """Return the largest batch that fits into memory.
+def largest(program: Program, cost: Cost, has: float) -> int:
+    """Return a batch that fits into memory, if the temporary memory is proportional to the batch.
 
-    The memory is assumed to be linear in the batch, through its values at the batch and at twice the batch. If twice
-    the batch does not fit, the batch is returned.
+    A part of it does not depend on the batch, such as the gradients, so a somewhat larger batch may fit too.
     """
-    if isinstance(double, str):
-        return program.batch
-    each = max(1, double.memory - cost.memory) / program.batch
-    return int(program.batch + (has - cost.memory) / each) // program.parts * program.parts
+    each = max(1, cost.temporary) / program.batch
+    return int((has - cost.held) / each) // program.parts * program.parts
 
 
 def duration(seconds: float) -> str:

@@ -1,9 +1,13 @@
 """Accelerators to compile for, which need not be present: their peak figures, and the cost of a compiled program."""
 
+import hashlib
 import importlib.util
+import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -11,6 +15,9 @@ import jax
 import numpy as np
 
 from vaedm_jax.errors import UserError, check_choice
+from vaedm_jax.storage import Damaged, read_json
+from vaedm_jax.storage.cache import user_cache
+from vaedm_jax.storage.writing import write_whole
 
 MISSING = "needs libtpu, which can compile for a TPU without one: run launch/env.sh plan, or pip install '.[tpu]'"
 ALONE = {"chips_per_host_bounds": (1, 1, 1)}  # a host with one chip
@@ -79,6 +86,9 @@ class Cost(NamedTuple):
         return self.held + self.temporary
 
 
+FORM = {name: int for name in Cost._fields} | {"flops": float, "moved": float, "seconds": (float, None)}
+
+
 def make_devices(name: str) -> list[jax.Device]:
     """Return the devices of a target, to compile for.
 
@@ -115,14 +125,29 @@ def device_memory(name: str) -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.device_count()
 
 
-def compile_for(lower: Callable[[], Any]) -> Cost | str:
-    """Compile a program and return its cost, or a message if the device has too little memory for it.
+def cost_on(name: str, lowered: Any) -> Cost | str:
+    """Return what `compile_for` returns, for a target. For a TPU it is kept in the user's cache.
 
-    Args:
-      lower: returns the lowered program.
+    The file's name is a digest of the program, the target, and the versions of JAX and libtpu.
     """
+    cache = user_cache()
+    if not TARGETS[name].topology or not cache:
+        return compile_for(lowered)
+    identity = "\n".join([name, jax.__version__, metadata.version("libtpu"), lowered.as_text()])
+    file = Path(cache, "plans", f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json")
     try:
-        compiled = lower().compile()
+        found = read_json(file, {"cost": (FORM, str)})["cost"]
+        return found if isinstance(found, str) else Cost(**found)
+    except Damaged:  # or not there
+        cost = compile_for(lowered)
+        write_whole(file, json.dumps({"cost": cost if isinstance(cost, str) else cost._asdict()}).encode())
+        return cost
+
+
+def compile_for(lowered: Any) -> Cost | str:
+    """Compile a lowered program and return its cost, or a message if the device has too little memory for it."""
+    try:
+        compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
