@@ -23,6 +23,7 @@ from vaedm_jax.storage.paths import folder, opened, resolve_path
 OWN_MODELS = ("sample.weights", "eval.runs", "ddpm.init")
 # Modes that convert --from into --out without a run directory, with the function that returns their defaults.
 FILES = {"import": published_config, "export": base_config}
+BEFORE_TRAINING = ("new", "plan", "prepare")  # modes whose run directory need not hold a run
 # Flags that only some modes accept, with these modes.
 BELONGS = {
     "stage": ("train",),
@@ -144,7 +145,9 @@ def initial_config(mode: str, spec: str | None, workdir: Path | None, model: str
         return FILES[mode]()
     if model:
         return read_model_config(model)
-    if mode in ("plan", "prepare") and not (workdir / rundir.FILE).is_file():
+    if mode == "new":
+        return load("own")
+    if mode in BEFORE_TRAINING and not (workdir / rundir.FILE).is_file():
         raise UserError(f"--config=NAME is missing: mode '{mode}' needs a configuration, such as cifar10")
     return rundir.read_config(workdir)
 

@@ -1,6 +1,7 @@
 """Command line. An installed package also has the command `vaedm`, which is the same as `python -m vaedm_jax.main`.
 
 python -m vaedm_jax.main --config=configs/emoji.py:form1 --workdir=DIR --mode=train
+python -m vaedm_jax.main --config.data.path=PICTURES --workdir=DIR --mode=new
 python -m vaedm_jax.main --workdir=DIR --mode=sample --config.sample.steps=20
 python -m vaedm_jax.main --workdir=DIR --mode=evaluate --config.eval.steps=5,10,25
 python -m vaedm_jax.main --workdir=DIR --mode=restore --config.restore.task=denoise --config.restore.sigma=0.2
@@ -19,7 +20,7 @@ import traceback
 
 from vaedm_jax import command_line
 from vaedm_jax.errors import Stopped, brief
-from vaedm_jax.modes import convert, evaluate, explore, figures, plan, prepare, prior, restore, sample, train, tune
+from vaedm_jax.modes import convert, evaluate, explore, figures, new, plan, prepare, prior, restore, sample, train, tune
 from vaedm_jax.runs import rundir
 from vaedm_jax.runtime import failures, hosts
 from vaedm_jax.runtime.setup import quiet_logs, setup
@@ -32,6 +33,7 @@ MODES = {
     "figures": figures.figures,
     "restore": restore.restore,
     "explore": explore.explore,
+    "new": new.new,
     "plan": plan.plan,
     "prepare": prepare.prepare,
     "prior": prior.fit_prior,
@@ -56,7 +58,7 @@ def run(argv: list[str]) -> None:
         rundir.refuse_inside(workdir, config)
     if mode == "train":
         return MODES[mode](config, workdir, stage or "all")
-    if not (config.sample.weights or config.eval.runs or mode in ("plan", "prepare")):
+    if not (config.sample.weights or config.eval.runs or mode in command_line.BEFORE_TRAINING):
         rundir.refuse_another(workdir, config)
     MODES[mode](config, workdir)
 
