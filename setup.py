@@ -59,9 +59,11 @@ setup(
         "avatars": ["dicebear-core==10.7.0", "dicebear-styles==10.6.0", "resvg-py==0.5.0"],
         "beam": ["apache-beam>=2.77"],
         "explore": ["gradio>=5.0"],
+        "hub": ["huggingface-hub>=1.0"],
         "prior": ["scikit-learn>=1.5.2"],
         "test": [
             "basedpyright>=1.29",
+            "huggingface-hub>=1.0",
             "hypothesis>=6.100",
             "ipykernel>=6.17",
             "nbclient>=0.10",

@@ -18,15 +18,17 @@ from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import UserError, check_choice, prefix_errors
 from vaedm_jax.reporting import to_uint8
+from vaedm_jax.runs import hub
+from vaedm_jax.runs.card import model_card, read_scores
 from vaedm_jax.runs.weights import (
     Stored,
+    encode_weights,
     model_at,
     read_prior,
     read_run,
     read_tables,
     read_weights,
     shipped,
-    write_weights,
 )
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import make_mesh
@@ -34,6 +36,7 @@ from vaedm_jax.sampling.engine import Engine, Samples
 from vaedm_jax.sampling.generation import Bound, Given, bound_terms, decode, draw_prior, encode, posterior, shown_x_hat
 from vaedm_jax.sampling.inputs import Images, as_array, check_indices, from_pil, path_between, spread
 from vaedm_jax.storage.paths import PathLike, resolve_path, shown
+from vaedm_jax.storage.writing import write_whole
 
 NORMAL = "normal"  # N(0, I), in place of the file of a prior
 
@@ -118,9 +121,16 @@ class VAEDM:
         return cls.from_run(path, best) if path.is_dir() else cls.from_checkpoint(path)
 
     @classmethod
-    def from_pretrained(cls, name: str = "avatars") -> "VAEDM":
-        """Load weights of the package, by name (docs/models.md)."""
-        return cls.from_checkpoint(shipped(name))
+    def from_pretrained(cls, name: str = "avatars", revision: str | None = None) -> "VAEDM":
+        """Load weights of the package by name (docs/models.md), or those of a repository of the Hugging Face Hub.
+
+        Args:
+          name: such as "avatars", or "user/model".
+          revision: a branch, a tag or a commit of the repository; by default its main branch.
+        """
+        if "/" not in name:
+            return cls.from_checkpoint(shipped(name))
+        return cls.open(f"{hub.PREFIX}{name.removeprefix(hub.PREFIX)}" + (f"@{revision}" if revision else ""))
 
     @classmethod
     def from_checkpoint(cls, file: PathLike) -> "VAEDM":
@@ -174,7 +184,35 @@ class VAEDM:
 
     def save(self, file: PathLike, dtype: Any = np.float32) -> None:
         """Write the whole model, parameters and configuration, as one safetensors file."""
-        write_weights(file, Stored(self.config, self.params, self.images), dtype)
+        write_whole(resolve_path(file, "file"), encode_weights(Stored(self.config, self.params, self.images), dtype))
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        evaluation: PathLike | None = None,
+        licence: str = "",
+        private: bool = False,
+        dtype: Any = np.float32,
+    ) -> str:
+        """Write the model to a repository of the Hugging Face Hub, with a model card and samples; return its address.
+
+        The repository is created if necessary. Log in before, by `hf auth login`.
+
+        Args:
+          repository: "user/model".
+          evaluation: an `evaluation.csv` of mode `evaluate`, whose figures become a table of the card.
+          licence: the licence of the weights, by the Hub's name for it, such as "cc-by-4.0".
+        """
+        rows = read_scores(evaluation) if evaluation else []
+        samples = self.sample(16, seed=0, progress=False)
+        card = model_card(repository, self.config, self.params, self.chain().describe(self.schedule), rows, licence)
+        files = {
+            hub.CARD: card.encode(),
+            hub.WEIGHTS: encode_weights(Stored(self.config, self.params, self.images), dtype),
+            "samples.png": samples.to_png(),
+        }
+        return hub.push(repository, files, private)
 
     def chain(self, chain: Chain | None = None, **settings: Unpack[ChainSettings]) -> Chain:
         """Return a chain, by default that of the configuration, with some settings changed."""

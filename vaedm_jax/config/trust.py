@@ -27,7 +27,9 @@ def find_risk(name: str, value: Any) -> str:
         return "would send work to other machines"
     if name == "explore.host" and value not in HERE:
         return "would open a page to other machines"
-    if any(PLACE.match(part) for part in value.split(",")) or (name == "data.source" and not OF_TFDS.fullmatch(value)):
+    if any(PLACE.match(part) or part.strip().startswith("hub:") for part in value.split(",")) or (
+        name == "data.source" and not OF_TFDS.fullmatch(value)
+    ):
         return "would use the network"
     return ""
 

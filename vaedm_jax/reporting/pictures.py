@@ -75,18 +75,23 @@ def tile(images, columns: int | None = None) -> list:
 
 
 def save_png(path: Path | str, image: Image.Image, caption: str = "", keep: bool = False) -> None:
-    """Write a PNG with the caption as its text chunk "Description", and create the parent folders.
+    """Write an image as `to_png` returns it, and create the parent folders.
 
     The file is written whole: a kill leaves the old file or the new one.
 
     Args:
       keep: rename an existing file of other contents instead of replacing it.
     """
+    (write_kept if keep else write_whole)(path, to_png(image, caption))
+
+
+def to_png(image: Image.Image, caption: str = "") -> bytes:
+    """Return an image as a PNG with the caption as its text chunk "Description"."""
     texts = PngImagePlugin.PngInfo()
     texts.add_text("Description", shown(caption))
     data = io.BytesIO()
     image.save(data, "PNG", pnginfo=texts, optimize=True)
-    (write_kept if keep else write_whole)(path, data.getvalue())
+    return data.getvalue()
 
 
 def read_caption(path: Path | str) -> str:

@@ -18,6 +18,7 @@ from vaedm_jax.config import BEST_BY
 from vaedm_jax.errors import UserError
 from vaedm_jax.models import build_vae
 from vaedm_jax.models.prior import FORMS, expected
+from vaedm_jax.runs.hub import fetch, is_on_hub
 from vaedm_jax.runs.identity import identity_in, trained_on
 from vaedm_jax.runs.rundir import decode_config, encode_config, read_config
 from vaedm_jax.storage import Array, Damaged, read_arrays
@@ -45,8 +46,8 @@ def read_weights(file: PathLike) -> Stored:
     return Stored(config, params, identity_in(opened))
 
 
-def write_weights(file: PathLike, model: Stored, dtype: Any) -> None:
-    """Write parameters and configuration as one safetensors file, which is the whole model."""
+def encode_weights(model: Stored, dtype: Any) -> bytes:
+    """Return parameters and configuration as the content of one safetensors file, which is the whole model."""
     flat = flatten_dict(jax.device_get(model.params), sep="/")
     arrays = {
         name: np.asarray(a, np.float32 if name.startswith("tables/") else dtype)
@@ -56,7 +57,7 @@ def write_weights(file: PathLike, model: Stored, dtype: Any) -> None:
     metadata = {"config": encode_config(model.config), "format": "vaedm_jax 1"}
     if model.images:  # without their folder, which is private
         metadata["images"] = json.dumps(model.images | {"folder": ""})
-    write_whole(resolve_path(file, "file"), safetensors.numpy.save(arrays, metadata))
+    return safetensors.numpy.save(arrays, metadata)
 
 
 def expected_shapes(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -154,7 +155,7 @@ SHIPPED = Path(__file__).parents[1] / "weights"
 
 def model_name(name: PathLike) -> str:
     """Return the name of a model or a prior: that of its directory or its file."""
-    place = os.path.realpath(resolve_path(name, "model"))
+    place = str(name) if is_on_hub(name) else os.path.realpath(resolve_path(name, "model"))
     return shown(Path(place).name).removesuffix(".safetensors").removesuffix(".npz")
 
 
@@ -168,7 +169,9 @@ def shipped(name: str) -> Path:
 
 
 def model_at(name: PathLike) -> Path:
-    """Return the run directory or the file of weights with this name: a path, or weights of the package."""
+    """Return the run directory or the file of weights with this name: a path, weights of the package, or `hub:...`."""
+    if is_on_hub(name):
+        return fetch(str(name))
     path = resolve_path(name, "weights")
     if path.is_dir():
         return path

@@ -17,7 +17,7 @@ from vaedm_jax.diffusion.chain import Chain, ChainArrays
 from vaedm_jax.diffusion.learnt import TUNED, Learnt, learnt_table, table_name
 from vaedm_jax.errors import RunError, UserError, check_range
 from vaedm_jax.models import VAE
-from vaedm_jax.reporting import grid, sample_rows, save_png, to_uint8
+from vaedm_jax.reporting import grid, sample_rows, to_png, to_uint8
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.compiling import announce_compilation
 from vaedm_jax.runtime.mesh import in_batches, replicated
@@ -25,6 +25,7 @@ from vaedm_jax.sampling.generation import NOTHING, Given, generate
 from vaedm_jax.sampling.inputs import as_images, check_indices, compute_digest, spread
 from vaedm_jax.sampling.networks import Networks, build_networks
 from vaedm_jax.storage.paths import PathLike, resolve_path
+from vaedm_jax.storage.writing import write_whole
 
 UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
 
@@ -44,10 +45,14 @@ class Samples(NamedTuple):
         """Return the images as PIL images."""
         return [Image.fromarray(image) for image in to_uint8(self.images)]
 
-    def save(self, file: PathLike) -> None:
-        """Write a grid of the images, each below its x_hat, as a PNG."""
+    def to_png(self) -> bytes:
+        """Return a grid of the images, each below its x_hat, as a PNG."""
         labels, rows = zip(*sample_rows(*self), strict=True)
-        save_png(resolve_path(file, "file"), grid(rows, labels))
+        return to_png(grid(rows, labels))
+
+    def save(self, file: PathLike) -> None:
+        """Write the grid of `to_png` to a file."""
+        write_whole(resolve_path(file, "file"), self.to_png())
 
 
 def check_finite(made: np.ndarray) -> np.ndarray:

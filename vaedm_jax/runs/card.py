@@ -1,0 +1,109 @@
+"""The card of a model on the Hub: what it is, how it was trained, and how good it is."""
+
+import csv
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vaedm_jax.conditioning.conditions import has_vae
+from vaedm_jax.errors import UserError
+from vaedm_jax.models import count
+from vaedm_jax.storage.damage import read_bytes
+from vaedm_jax.storage.paths import PathLike, shown
+
+VARIANTS = {
+    "form1": "A VAE draws an image, and a diffusion model that is shown it refines it (Formulation 1)",
+    "form2": "A VAE draws an image, and a diffusion model whose chain starts about it refines it (Formulation 2)",
+    "uncond": "A plain diffusion model",
+}
+SCORES = {"kid": "KID", "fd": "FD", "precision": "precision", "recall": "recall"}
+MOST = 2**20  # bytes of a table of scores
+TEXT = """\
+---
+{front}
+---
+
+# {name}
+
+{what}, for images of {size} x {size} pixels. Made by vaedm_jax, an implementation of
+[DiffuseVAE](https://arxiv.org/abs/2201.00308).
+
+![samples](samples.png)
+
+The first 16 samples of seed 0: {chain}.
+
+```python
+from vaedm_jax import VAEDM
+
+model = VAEDM.from_pretrained("{repository}")
+model.sample(16, seed=0).save("samples.png")
+```
+
+| | parameters | training |
+| --- | ---: | --- |
+{networks}
+
+**Data.** {data}
+
+{scores}"""
+
+
+def model_card(
+    repository: str,
+    config: ConfigDict,
+    params: dict[str, Any],
+    chain: str,
+    rows: list[dict[str, str]],
+    licence: str,
+) -> str:
+    """Return the card as Markdown.
+
+    Args:
+      chain: the description of the chain that the samples were drawn by.
+      rows: the rows of `read_scores`.
+      licence: the Hub's name of it; "" for none.
+    """
+    front = ["library_name: vaedm_jax", "pipeline_tag: unconditional-image-generation", "tags: [jax, diffusion, vae]"]
+    front += [f"license: {licence}"] if licence else []
+    stages = [("VAE", config.vae, params["vae"])] if has_vae(config.ddpm) else []
+    stages += [(f"U-Net, predicts `{config.ddpm.prediction}`", config.ddpm, params["ddpm"])]
+    networks = [f"| {name} | {count(of):,} | {budget(settings)} |" for name, settings, of in stages]
+    section = config.data
+    data = "A folder of pictures" if section.path else f"`data.source={section.source}`"  # without the private path
+    return TEXT.format(
+        front="\n".join(front), name=repository.partition("/")[2], what=VARIANTS[config.ddpm.variant],
+        size=section.image_size, chain=chain, repository=repository, networks="\n".join(networks),
+        data=data + (f", {section.held_out:.0%} held out" if section.held_out else "") + ".", scores=scores_table(rows),
+    )  # fmt: skip
+
+
+def budget(settings: ConfigDict) -> str:
+    """Return how long a stage is trained by its settings."""
+    length = f"{settings.steps:,} steps" if settings.steps else f"{settings.epochs:g} epochs"
+    return f"{length}, batches of {settings.batch_size}"
+
+
+def read_scores(file: PathLike) -> list[dict[str, str]]:
+    """Return the rows of an `evaluation.csv` of mode `evaluate`; raise UserError if it is none."""
+    rows = list(csv.DictReader(read_bytes(file, "evaluation", MOST).decode(errors="replace").splitlines()))
+    if not rows or not {"sampler", "start", "nfe", "n"} <= rows[0].keys():
+        raise UserError(f"{shown(file)} is not an evaluation.csv of --mode=evaluate")
+    return rows
+
+
+def scores_table(rows: list[dict[str, str]]) -> str:
+    """Return the scores as a Markdown table, with a column for each score and feature space; "" without rows."""
+    if not rows:
+        return ""
+    columns = [
+        name for name in rows[0] if name.partition("_")[0] in SCORES and not name.startswith(("kid_error", "fd_b"))
+    ]
+    titles = [f"{SCORES[kind]}, `{space}`" for kind, _, space in (name.partition("_") for name in columns)]
+    lines = [
+        f"| sampler | start | evaluations | samples | {' | '.join(titles)} |",
+        f"| --- | --- | ---: | ---: |{' ---: |' * len(titles)}",
+    ]
+    for row in rows:
+        values = " | ".join(f"{float(row[name]):.3g}" if row[name] else "" for name in columns)
+        lines.append(f"| `{row['sampler']}` | {row['start']} | {row['nfe']} | {row['n']} | {values} |")
+    return "\n".join(["**Scores** against the training images; lower KID and FD are better.", "", *lines, ""])
