@@ -68,7 +68,7 @@ setup(
             "ipykernel>=6.17",
             "nbclient>=0.10",
             "pytest>=8.0",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "ruff>=0.6",
             "scikit-learn>=1.5.2",
             "scipy>=1.14.1",

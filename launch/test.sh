@@ -31,4 +31,4 @@ VERSIONS
     .venv/bin/ruff format --check .
     ;;
 esac
-exec "$python" -m pytest -n auto -rs "$@"
+exec "$python" -m pytest -n auto --dist loadfile --no-loadscope-reorder -rs "$@"
