@@ -40,8 +40,8 @@ The public classes. What is not here may change without notice.
 """
 SETTINGS = """# Settings
 
-Every setting with its default, as it stands in `vaedm_jax/config/settings.py`. On the command line, `vae=VAE` and its setting `steps` are
-`--config.vae.steps`.
+Every setting with its default, as it stands in `vaedm_jax/config/settings.py`. On the command line, the setting `steps`
+of `VAE` is `--config.vae.steps`.
 
 ```python
 {text}```
