@@ -61,6 +61,7 @@ setup(
         "explore": ["gradio>=5.0"],
         "hub": ["huggingface-hub>=1.0"],
         "prior": ["scikit-learn>=1.5.2"],
+        "wandb": ["wandb>=0.17"],
         "test": [
             "basedpyright>=1.29",
             "huggingface-hub>=1.0",

@@ -3,6 +3,8 @@
 import json
 import os
 import struct
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,6 +42,41 @@ def test_a_continued_run_has_each_step_once(tmp_path):
     assert [(line["step"], line["loss"]) for line in file_lines(tmp_path)] == [
         (10, 1.0), (20, 1.0), (30, 2.0), (40, 2.0), (50, 2.0),
     ]  # fmt: skip
+
+
+def test_weights_and_biases_gets_the_same_scalars_and_a_continued_run_is_one_run(tmp_path, monkeypatch):
+    runs, logged = [], []
+
+    def init(**facts):
+        runs.append(facts)
+        return SimpleNamespace(
+            log=lambda scalars, step: logged.append((step, scalars)), finish=lambda: logged.append("end")
+        )
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for resume_step in (0, 10):
+        writer = reporting.MetricWriter(tmp_path, resume_step, "faces", {"seed": 3})
+        writer.write(resume_step + 10, {"loss": 0.5})
+        writer.close()
+    assert logged == [(10, {"loss": 0.5}), "end", (20, {"loss": 0.5}), "end"] and runs[0] == runs[1]
+    assert runs[0]["project"] == "faces" and runs[0]["config"] == {"seed": 3} and runs[0]["resume"] == "allow"
+    assert [line["step"] for line in file_lines(tmp_path)] == [10, 20]
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: 1 / 0))
+    with pytest.raises(UserError, match=r"log\.wandb = 'faces': division by zero; WANDB_MODE=offline"):
+        reporting.MetricWriter(tmp_path, 20, "faces")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        reporting.MetricWriter(tmp_path, 20, "faces")
+
+
+def test_offline_weights_and_biases_writes_beside_the_metrics(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="an extra: pip install wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    writer = reporting.MetricWriter(tmp_path, 0, "faces", {"seed": 3})
+    writer.write(10, {"loss": 0.5})
+    writer.close()
+    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
 @pytest.mark.parametrize("cut", range(1, 46, 4))

@@ -249,6 +249,7 @@ LOG = dict(
     scored=number(
         0, 0, 2**24, HELD
     ),  # samples that are scored at every picture (KID, FD), by the first of eval.features
+    wandb="",  # a project of Weights & Biases that gets the metrics too; WANDB_MODE=offline sends nothing
 )
 
 CHECKPOINT = dict(

@@ -27,6 +27,8 @@ def find_risk(name: str, value: Any) -> str:
         return "would send work to other machines"
     if name == "explore.host" and value not in HERE:
         return "would open a page to other machines"
+    if name == "log.wandb":
+        return "would send metrics to a server"
     if any(PLACE.match(part) or part.strip().startswith("hub:") for part in value.split(",")) or (
         name == "data.source" and not OF_TFDS.fullmatch(value)
     ):

@@ -1,14 +1,14 @@
-"""The metrics of a training run: a file with one JSON object per line, and files for TensorBoard."""
+"""The metrics of a training run: a file with one JSON object per line, and boards."""
 
 import json
 import math
 import os
 import time
 from pathlib import Path
-
-from tensorboardX import SummaryWriter
+from typing import Any
 
 from vaedm_jax.errors import RunError, UserError
+from vaedm_jax.reporting.boards import Board, TensorBoard, WeightsAndBiases
 from vaedm_jax.storage import parse_json
 from vaedm_jax.storage.damage import read_bytes
 from vaedm_jax.storage.writing import is_writer, write_whole
@@ -18,17 +18,19 @@ MOST = 2**30  # bytes of the file
 
 
 class MetricWriter:
-    """A writer that appends scalars to FOLDER/metrics.jsonl and to the TensorBoard files in FOLDER/tb.
+    """A writer that appends scalars to FOLDER/metrics.jsonl, to the TensorBoard files in FOLDER/tb and to other boards.
 
     Args:
       resume_step: the step of the checkpoint from which a run continues, or 0 for a new run. The lines of later steps
         are dropped, since the run will write them again.
+      wandb: the project of Weights & Biases; "" for none.
+      config: the settings that such a project shows.
 
     Raises:
-      UserError: the lines that exist cannot be read.
+      UserError: the lines that exist cannot be read, or the project cannot be opened.
     """
 
-    def __init__(self, folder: Path | str, resume_step: int = 0):
+    def __init__(self, folder: Path | str, resume_step: int = 0, wandb: str = "", config: dict[str, Any] | None = None):
         self._path, self._file = Path(folder, FILE), None
         if not is_writer():
             return
@@ -36,11 +38,9 @@ class MetricWriter:
         write_whole(self._path, b"".join(map(_encode, kept)))
         self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
 
-        board = Path(folder, "tb")
-        board.mkdir(exist_ok=True)
-        # tensorboardX names a file by the current second. With the suffix, a quick restart does not overwrite it.
-        suffix = f".{sum(1 for _ in board.iterdir())}"
-        self._board = SummaryWriter(str(board), purge_step=resume_step + 1, flush_secs=5, filename_suffix=suffix)
+        self._boards: list[Board] = [TensorBoard(Path(folder, "tb"), resume_step)]
+        if wandb:
+            self._boards.append(WeightsAndBiases(wandb, Path(folder), config or {}))
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         """Append one line, {"step", "time" in seconds since 1970, ...scalars}, which survives a kill of the process.
@@ -60,8 +60,8 @@ class MetricWriter:
             raise RunError(f"{self._path}: cannot be written ({error.strerror})") from error
         if written < len(line):
             raise RunError(f"{self._path}: cannot be written (no space is left)")
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+        for board in self._boards:
+            board.write(step, scalars)
 
     def sync(self) -> None:
         """Flush the lines to storage, so that they survive the loss of the machine. A bucket has only synced files."""
@@ -73,7 +73,8 @@ class MetricWriter:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-            self._board.close()
+            for board in self._boards:
+                board.close()
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, float]]:

@@ -12,6 +12,7 @@ from clu import parameter_overview
 from tqdm import tqdm
 
 from vaedm_jax import models
+from vaedm_jax.config import flatten
 from vaedm_jax.errors import RunError
 from vaedm_jax.reporting import MetricWriter, Progress
 from vaedm_jax.storage.writing import write_whole
@@ -28,15 +29,24 @@ class Log:
       like: the state, or its shapes.
       compiled: the compiled train step.
       flops: operations of a step on each device.
+      config: the whole configuration.
     """
 
     def __init__(
-        self, stage: Stage, like: TrainState, compiled: Any, flops: float, start: int, total: int, folder: Path
+        self,
+        stage: Stage,
+        like: TrainState,
+        compiled: Any,
+        flops: float,
+        start: int,
+        total: int,
+        folder: Path,
+        config: Any,
     ):
         self.stage, self.like, self.compiled, self.flops = stage, like, compiled, flops
         self.start, self.total, self.folder = start, total, folder
         self.progress = Progress(total, start, stage.name, stage.settings.batch_size)
-        self.writer = MetricWriter(folder, start)
+        self.writer = MetricWriter(folder, start, config.log.wandb, flatten(config))
         self.pending: list[dict[str, jax.Array]] = []
         self.seconds: list[float] = []
         self.began = time.monotonic()

@@ -86,7 +86,7 @@ def fit(
         Stop() as stop,
         closing(images),
         checkpoints,
-        closing(Log(stage, like, step, flops, start, total, folder)) as log,
+        closing(Log(stage, like, step, flops, start, total, folder, config)) as log,
         Best(folder / "best", chosen_by, like) as best,
     ):
 
