@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from vaedm_jax.models.winograd import convolve
+
 dense_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")  # as in the DDPM paper's code
 Dense = partial(nn.Dense, kernel_init=dense_init)
 zeros = nn.initializers.zeros_init()
@@ -21,6 +23,7 @@ def conv(features: int, name: str, kernel: int = 3, stride: int = 1, kernel_init
         stride,
         padding=((pad, pad), (pad, pad)),
         kernel_init=kernel_init,
+        conv_general_dilated=convolve,
         name=name,
     )
 
