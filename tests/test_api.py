@@ -96,7 +96,7 @@ def test_arrays_are_moved_to_the_devices_explicitly(model, images):
 def test_a_model_offers_what_a_user_calls_and_nothing_else(model):
     offered = {name for name in dir(model) if not name.startswith("_")}
     loading = {"open", "from_pretrained", "from_checkpoint", "from_run", "save", "with_precision", "with_prior"}
-    loading |= {"with_tables"}
+    loading |= {"with_tables", "push_to_hub"}
     drawing = {"sample", "refine", "interpolate", "chain", "sample_z", "sample_x_hat"}
     images = {"encode", "posterior", "decode", "reconstruct", "condition", "error_variance", "bound"}
     assert offered == loading | drawing | images | {"config", "params", "schedule", "images", "engine"}

@@ -180,7 +180,7 @@ def test_the_size_of_a_picture_is_checked_after_padding(tmp_path, capsys, monkey
     command = f"main --workdir={tmp_path}/out --mode=restore --config.sample.weights={tmp_path}/w.safetensors"
     files = f" --config.restore.files={tmp_path}/mine --config.restore.task=denoise --config.restore.pixels=5000"
     assert main(shlex.split(command + files)) == 2
-    assert "line.png: 4000 x 4 pixels would be restored, 16,000" in capsys.readouterr().err
+    assert "line.png: 4000 x 2 pixels would be restored, 8,000" in capsys.readouterr().err
 
 
 def test_the_configuration_of_a_run_is_read_unchanged(run):

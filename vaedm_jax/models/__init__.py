@@ -39,7 +39,7 @@ def build_unet(config: Any) -> UNet:
     factor = ddpm.patch * 2 ** (len(ddpm.multipliers) - 1)
     if size % factor:
         raise UserError(
-            f"data.image_size = {size}: a U-Net with {len(ddpm.multipliers)} levels on patches of {ddpm.patch} needs "
+            f"data.image_size = {size}: a U-Net with {len(ddpm.multipliers)} level(s) on patches of {ddpm.patch} needs "
             f"a multiple of {factor}"
         )
     for number in ddpm.attention:
