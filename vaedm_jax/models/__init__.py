@@ -39,8 +39,8 @@ def build_unet(config: Any) -> UNet:
     factor = ddpm.patch * 2 ** (len(ddpm.multipliers) - 1)
     if size % factor:
         raise UserError(
-            f"data.image_size = {size}: a U-Net with {len(ddpm.multipliers)} level(s) on patches of {ddpm.patch} needs "
-            f"a multiple of {factor}"
+            f"data.image_size = {size}: it must be a multiple of {factor}, which is ddpm.patch times 2 for each of "
+            "ddpm.multipliers but the first"
         )
     for number in ddpm.attention:
         if number & (number - 1):
