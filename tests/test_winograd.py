@@ -20,7 +20,7 @@ def drawn(B: int, H: int, W: int, C: int, F: int):
     """Return x, a kernel, and a gradient of the output."""
     keys = jax.random.split(jax.random.key(0), 3)
     shapes = (B, H, W, C), (3, 3, C, F), (B, H, W, F)
-    dtype = jnp.result_type(float)
+    dtype = jnp.zeros(()).dtype
     return [jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)]
 
 
