@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, Unpack
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from PIL import Image
 from tqdm import tqdm
 
+from vaedm_jax import models
 from vaedm_jax.config.build import Config, make_chain
 from vaedm_jax.config.checks import check_cond_noise
 from vaedm_jax.diffusion.chain import Chain, ChainSettings
@@ -32,22 +32,13 @@ from vaedm_jax.runs.weights import (
 )
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import make_mesh
-from vaedm_jax.sampling.engine import Engine, Samples
+from vaedm_jax.sampling.engine import Engine, Options, Samples
 from vaedm_jax.sampling.generation import Bound, Given, bound_terms, decode, draw_prior, encode, posterior, shown_x_hat
 from vaedm_jax.sampling.inputs import Images, as_array, check_indices, from_pil, path_between, spread
 from vaedm_jax.storage.paths import PathLike, resolve_path, shown
 from vaedm_jax.storage.writing import write_whole
 
 NORMAL = "normal"  # N(0, I), in place of the file of a prior
-
-
-class Options(ChainSettings, total=False):
-    """Those arguments of `VAEDM.sample` that other methods pass on to it."""
-
-    first: int
-    batch_size: int
-    progress: Callable[[int, int], None] | bool
-    chain: Chain | None
 
 
 class VAEDM:
@@ -87,11 +78,8 @@ class VAEDM:
     def __repr__(self) -> str:
         """Return the variant, the size of the images, and the numbers of trained parameters."""
         networks = self.engine.networks
-        counts = [
-            f"{sum(a.size for a in jax.tree.leaves(self.params[part])) / 1e6:.1f} M parameters of {name}"
-            for part, name in (("vae", "the VAE"), ("ddpm", "the U-Net"))
-            if self.params[part]
-        ]
+        trained = {name: self.params[part] for name, part in (("VAE", "vae"), ("U-Net", "ddpm")) if self.params[part]}
+        counts = [f"{models.count(params) / 1e6:.1f} M parameters of the {name}" for name, params in trained.items()]
         facts = [networks.variant, f"{networks.size} x {networks.size} pixels", *(counts or ["untrained"])]
         return f"VAEDM({', '.join(facts)})"
 
@@ -204,14 +192,10 @@ class VAEDM:
           evaluation: an `evaluation.csv` of mode `evaluate`, whose figures become a table of the card.
           licence: the licence of the weights, by the Hub's name for it, such as "cc-by-4.0".
         """
-        rows = read_scores(evaluation) if evaluation else []
-        samples = self.sample(16, seed=0, progress=False)
-        card = model_card(repository, self.config, self.params, self.chain().describe(self.schedule), rows, licence)
-        files = {
-            hub.CARD: card.encode(),
-            hub.WEIGHTS: encode_weights(Stored(self.config, self.params, self.images), dtype),
-            "samples.png": samples.to_png(),
-        }
+        rows, chain = read_scores(evaluation) if evaluation else [], self.chain().describe(self.schedule)
+        card = model_card(repository, self.config, self.params, chain, rows, licence)
+        files = {hub.CARD: card.encode(), "samples.png": self.sample(16, seed=0, progress=False).to_png()}
+        files[hub.WEIGHTS] = encode_weights(Stored(self.config, self.params, self.images), dtype)
         return hub.push(repository, files, private)
 
     def chain(self, chain: Chain | None = None, **settings: Unpack[ChainSettings]) -> Chain:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vaedm_jax.config.build import Config
 from vaedm_jax.config.checks import check_chain
-from vaedm_jax.diffusion.chain import Chain, ChainArrays
+from vaedm_jax.diffusion.chain import Chain, ChainArrays, ChainSettings
 from vaedm_jax.diffusion.learnt import TUNED, Learnt, learnt_table, table_name
 from vaedm_jax.errors import RunError, UserError, check_range
 from vaedm_jax.models import VAE
@@ -28,6 +28,15 @@ from vaedm_jax.storage.paths import PathLike, resolve_path
 from vaedm_jax.storage.writing import write_whole
 
 UNTRAINED = "this model has no trained DDPM yet; train it first (--mode=train)"
+
+
+class Options(ChainSettings, total=False):
+    """Those arguments of `VAEDM.sample` that other methods pass on to it."""
+
+    first: int
+    batch_size: int
+    progress: Callable[[int, int], None] | bool
+    chain: Chain | None
 
 
 class Samples(NamedTuple):
