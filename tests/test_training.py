@@ -117,19 +117,23 @@ def test_the_held_out_loss_uses_each_image_once_in_each_range_of_t_on_any_device
     alpha_bar = np.cumprod(1 - 1000 / 50 * np.linspace(1e-4, 0.02, 50))
 
     ranges = {"loss_t0_11": (0, 12), "loss_t12_24": (12, 25), "loss_t25_36": (25, 37), "loss_t37_49": (37, 50)}
-    expected = {name: [] for name in ranges}
+    expected = {name: [] for of in ranges for name in (of, of.replace("loss", "x_0_error"))} | {"x_hat_error": []}
     for key, image in zip(keys, IMAGES[:n], strict=True):
         of_z, of_t, of_noise = (jax.random.fold_in(key, i) for i in range(3))
         x = np.float32(image)[None] / 255
         noise = np.asarray(jax.random.normal(of_noise, x.shape))
         mu, logvar = encode(x)
         x_hat = 2 * decode(mu + np.exp(logvar / 2) * jax.random.normal(of_z, mu.shape)) - 1
+        expected["x_hat_error"].append(np.mean((x_hat - (2 * x - 1)) ** 2))
         for name, (low, high) in ranges.items():
             t = int(jax.random.randint(of_t, (), low, high))
-            x_t = np.sqrt(alpha_bar[t]) * (2 * x - 1) + np.sqrt(1 - alpha_bar[t]) * noise + x_hat
-            expected[name].append(np.mean((predict(np.float32(x_t), np.array([t]), x_hat) - noise) ** 2))
+            u = np.sqrt(alpha_bar[t]) * (2 * x - 1) + np.sqrt(1 - alpha_bar[t]) * noise
+            eps = predict(np.float32(u + x_hat), np.array([t]), x_hat)
+            x_0 = (u - np.sqrt(1 - alpha_bar[t]) * eps) / np.sqrt(alpha_bar[t])
+            expected[name].append(np.mean((eps - noise) ** 2))
+            expected[name.replace("loss", "x_0_error")].append(np.mean((x_0 - (2 * x - 1)) ** 2))
     means = {name: np.mean(values) for name, values in expected.items()}
-    means["loss"] = np.mean(list(means.values()))
+    means["loss"] = np.mean([means[name] for name in ranges])
 
     for devices in (1, 8):
         figures = held_out_metrics(stage, make_mesh(1, jax.devices()[:devices]))(params, IMAGES[:n])

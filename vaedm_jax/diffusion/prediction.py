@@ -144,11 +144,12 @@ TARGETS: dict[str, Callable[[Any], Target]] = {
 
 
 class Predictor(NamedTuple):
-    """A network as a `Predict`: `network(input, t)`, its target, and what is known of the images."""
+    """A network as a `Predict`: `network(input, t)`, its target, what is known of the images, and their x_hat."""
 
     network: Callable[[jax.Array, jax.Array], jax.Array]
     target: Target
     about: About
+    x_hat: jax.Array | None = None
 
     def output(self, u: jax.Array, level: Level) -> jax.Array:
         """Return the output of the network."""
@@ -174,4 +175,5 @@ def predictor(
       shown: shown to the network in place of x_hat; see `process.augment`.
     """
     image = (x_hat if shown is None else shown) if form.shown else None
-    return Predictor(lambda x_t, t: network(x_t, t, image, **conditions), target, target.about(form, x_hat, blank))
+    about = target.about(form, x_hat, blank)
+    return Predictor(lambda x_t, t: network(x_t, t, image, **conditions), target, about, x_hat)

@@ -22,6 +22,7 @@ from vaedm_jax.errors import UserError, brief
 from vaedm_jax.evaluation.features import width
 from vaedm_jax.evaluation.judge import checked_spaces, judges, side, too_few
 from vaedm_jax.models import COMPUTATION, VAE, UNet, build_unet, build_vae, network_settings
+from vaedm_jax.modes.shared.advice import advise
 from vaedm_jax.modes.shared.drawing import cycled
 from vaedm_jax.reporting import grid, read_metrics, renew_report, sample_rows, save_png, to_uint8
 from vaedm_jax.runs import rundir
@@ -119,6 +120,7 @@ def train_stages(
     if stage != "vae":
         measure(config, workdir, vae_params, data)
         fitted(ddpm_stage(config, vae_params))
+        advise(workdir / "ddpm", config.ddpm, picture_chain(config))
 
 
 def fitted_stages(config: ConfigDict, given: dict, stage: str) -> list[Stage]:
@@ -203,7 +205,8 @@ def check_order(config: ConfigDict, workdir: Path, stage: str, total: int) -> No
     if newest_step(workdir / "ddpm"):
         raise UserError(
             f"the DDPM in {shown(workdir)} was trained on its VAE of {done:,} steps, which would change with "
-            f"{total:,} steps; keep it (--config.vae.steps={done}), or start again in another --workdir"
+            f"{total:,} steps; keep it (--config.vae.steps={done}), or train it further in another --workdir "
+            f"(--config.vae.init={shown(workdir)})"
         )
 
 

@@ -134,7 +134,8 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
 
     The held-out loss is the squared error of eps, for all targets, weights and distributions of t. Each image has one t
     in each of BINS equal ranges, drawn by its key. `loss_t0_249` to `loss_t750_999` are the means of the ranges, and
-    `loss` is the mean of all.
+    `loss` is the mean of all. With an x_hat, `x_0_error_t0_249` and so on are the squared errors of the clean image,
+    and `x_hat_error` is that of x_hat, all for images in [-1, 1].
     """
     ddpm, refiner, vae = config.ddpm, make_refiner(config), has_vae(config.ddpm)
     schedule = make_schedule(ddpm)
@@ -167,11 +168,18 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
         def of_range(ends):
             x = to_unit(images)
             predict = refiner(params, frozen, x, keys, False)
-            return noise_loss(schedule, predict, to_symmetric(x), between(keys, *ends), draw(keys, 2, x.shape[1:]))
+            x_0, t = to_symmetric(x), between(keys, *ends)
+            losses = {"loss": noise_loss(schedule, predict, x_0, t, draw(keys, 2, x.shape[1:]))}
+            if predict.x_hat is None:
+                return losses, {}
+            errors = {"x_0_error": losses["loss"] * jnp.exp(-2 * jnp.asarray(schedule.log_snr, x.dtype)[t])}
+            return losses | errors, {"x_hat_error": jnp.mean((predict.x_hat - x_0) ** 2, axis=(1, 2, 3))}
 
-        losses = jax.lax.map(of_range, (edges[:-1], edges[1:]))  # one after the other, to save memory
-        names = [f"loss_t{low}_{high - 1}" for low, high in pairwise(edges)]
-        return {"loss": jnp.mean(losses, axis=0), **dict(zip(names, losses, strict=True))}
+        # One range after the other, to save memory.
+        found, of_x_hat = jax.lax.map(of_range, (edges[:-1], edges[1:]))
+        ranges = [f"t{low}_{high - 1}" for low, high in pairwise(edges)]
+        by_t = {f"{name}_{of}": a for name, rows in found.items() for of, a in zip(ranges, rows, strict=True)}
+        return {"loss": jnp.mean(found["loss"], axis=0), **by_t, **jax.tree.map(lambda rows: rows[0], of_x_hat)}
 
     def init(key):
         z_dim = models.build_vae(config).z_dim if ddpm.z_conditioning else 0
