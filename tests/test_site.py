@@ -23,8 +23,8 @@ def site_fixture(tmp_path_factory):
 
 def test_every_page_of_the_folder_is_in_the_menu(site):
     menu = (site / "index.html").read_text().split("md-nav--primary")[1]
-    for page in (ROOT / "docs").glob("*.md"):
-        assert f'href="{page.stem}/"' in menu, page.name
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert f'href="{page.relative_to(ROOT / "docs").with_suffix("")}/"' in menu, page.name
     assert all(f'href="{name}/"' in menu for name in ("api", "settings", "colab"))
 
 
