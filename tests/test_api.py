@@ -11,13 +11,12 @@ from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM
 from vaedm_jax.config import make_chain
 from vaedm_jax.data.images import square
-from vaedm_jax.diffusion.chain import Chain, ChainSettings
+from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.process import Level
 from vaedm_jax.errors import UserError
-from vaedm_jax.runtime.mesh import in_batches, make_mesh
+from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.sampling.engine import Engine
 from vaedm_jax.sampling.generation import generate
-from vaedm_jax.sampling.inputs import path_between
 from vaedm_jax.sampling.networks import build_networks
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
@@ -268,15 +267,6 @@ def test_an_interpolation_runs_from_one_end_to_the_other_with_one_noise(model):
     np.testing.assert_allclose(ends, model.reconstruct(images), atol=1e-6)
 
 
-def test_a_spherical_path_keeps_the_norm_and_a_linear_one_is_straight():
-    a, b = np.array([[3.0, 0.0], [0.0, 0.0]]), np.array([[0.0, 3.0], [0.0, 0.0]])
-    circle, line = (path_between(a, b, 7, path) for path in ("spherical", "linear"))
-    np.testing.assert_allclose(np.linalg.norm(circle, axis=(1, 2)), 3, rtol=1e-6)
-    np.testing.assert_allclose(circle[2], [[3 * np.cos(np.pi / 6), 3 * np.sin(np.pi / 6)], [0, 0]], rtol=1e-6)
-    np.testing.assert_allclose(line[3], (a + b) / 2)
-    np.testing.assert_array_equal(path_between(a, a, 3, "spherical"), np.float32([a, a, a]))
-
-
 def test_the_largest_seed_has_its_own_images(model):
     a, b = (model.sample(1, seed, progress=False).images for seed in (2**32 - 1, 2**31))
     assert (a != b).any()
@@ -288,17 +278,6 @@ def test_progress_is_reported_batch_by_batch(model):
     told = []
     model.sample(20, batch_size=8, progress=lambda done, n: told.append((done, n)))
     assert told == [(8, 20), (16, 20), (20, 20)]
-
-
-@pytest.mark.parametrize("devices, sizes", [(1, {1, 2, 4, 8, 16, 32, 64}), (8, {8, 16, 32, 64})])
-def test_all_numbers_of_images_need_few_sizes_of_batches(devices, sizes):
-    mesh = make_mesh(1, jax.devices()[:devices])
-    found = set()
-    for n in range(1, 201):
-        batches = list(in_batches(mesh, np.arange(n), 64))
-        assert np.concatenate([batch[:count] for count, batch in batches]).tolist() == list(range(n))
-        found |= {len(batch) for _, batch in batches}
-    assert found == sizes
 
 
 def test_large_arrays_are_computed_in_batches(model, monkeypatch):
@@ -419,7 +398,3 @@ def test_the_text_of_a_model_says_its_variant_size_and_parameters(model):
     count = sum(a.size for a in jax.tree.leaves(VAE)) / 1e6
     assert repr(model).startswith(f"VAEDM(form1, 16 x 16 pixels, {count:.1f} M parameters of the VAE, ")
     assert repr(VAEDM(CONFIG, {}, {})) == "VAEDM(form1, 16 x 16 pixels, untrained)"
-
-
-def test_the_named_arguments_of_a_chain_are_its_settings_with_their_types():
-    assert ChainSettings.__annotations__ == Chain.__annotations__

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vaedm_jax.errors import UserError
-from vaedm_jax.runtime.mesh import batch_sharding, check_memory, make_mesh, replicated
+from vaedm_jax.runtime.mesh import batch_sharding, check_memory, in_batches, make_mesh, replicated
 
 CODE = """
 import os, sys
@@ -95,3 +95,14 @@ def test_settings_of_xla_hold_in_the_whole_process():
     out = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     assert out.stdout.startswith("--xla_force_host_platform_device_count=3 --xla_gpu_deterministic_ops=true 3\n")
     assert "precision = [HIGHEST, HIGHEST]" in out.stdout
+
+
+@pytest.mark.parametrize("devices, sizes", [(1, {1, 2, 4, 8, 16, 32, 64}), (8, {8, 16, 32, 64})])
+def test_all_numbers_of_images_need_few_sizes_of_batches(devices, sizes):
+    mesh = make_mesh(1, jax.devices()[:devices])
+    found = set()
+    for n in range(1, 201):
+        batches = list(in_batches(mesh, np.arange(n), 64))
+        assert np.concatenate([batch[:count] for count, batch in batches]).tolist() == list(range(n))
+        found |= {len(batch) for _, batch in batches}
+    assert found == sizes

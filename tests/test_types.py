@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from vaedm_jax.diffusion.chain import Chain, ChainSettings
+
 ROOT = Path(__file__).parents[1]
 PUBLIC = ("__init__.py", "api.py", "errors.py", "config/__init__.py", "config/build.py", "config/settings.py")
 PUBLIC += ("diffusion/chain.py", "sampling/engine.py")
@@ -53,3 +55,7 @@ def test_a_user_of_the_model_gets_types_and_type_errors(tmp_path):
     lines = len(USE.splitlines())
     found = {int(error.split(":")[1]) for error in check(tmp_path / "use.py", folder=tmp_path)}
     assert found == {lines + 1 + i for i in range(len(WRONG))}
+
+
+def test_the_named_arguments_of_a_chain_are_its_settings_with_their_types():
+    assert ChainSettings.__annotations__ == Chain.__annotations__
