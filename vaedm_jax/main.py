@@ -40,7 +40,7 @@ MODES = {
     "tune": tune.tune,
 }
 LONGEST_WORD = 400  # characters of a message that are shown of a word, such as a value that somebody gave
-CONVERSIONS = {"import": convert.import_files, "export": convert.export_file}  # of files, with no run directory
+CONVERSIONS = {"import": convert.import_files, "export": convert.export_model}  # of files, with no run directory
 
 
 def run(argv: list[str]) -> None:
