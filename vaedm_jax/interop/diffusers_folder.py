@@ -17,11 +17,12 @@ from vaedm_jax.interop.diffusers_config import CLASS, FORM, check_known, parse_c
 from vaedm_jax.interop.diffusers_unet import OLD_NAMES, State, from_diffusers, to_diffusers
 from vaedm_jax.interop.published_file import Found, Network, check_numbers
 from vaedm_jax.storage.json_file import read_json
+from vaedm_jax.storage.paths import regular_file
 from vaedm_jax.storage.tensors import encode_tensors, read_tensors
 
 VERSION = "0.42.1"  # of diffusers, with which the folders are tested
 CODE = Path(__file__).with_name("diffusers_code")
-INDEX, SCHEDULER = "model_index.json", "scheduler/scheduler_config.json"
+CONFIG, INDEX, SCHEDULER = "config.json", "model_index.json", "scheduler/scheduler_config.json"
 WEIGHTS, OLD_WEIGHTS = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 VAE_CLASS, PIPELINE = "VAEDMVAE", ["pipeline", "VAEDMPipeline"]  # in diffusers_code/
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "residual": "sample"}  # `residual`: the pipeline computes x_0
@@ -42,48 +43,51 @@ def encode_folder(config: Any, betas: tuple[int, float, float], unet: State, vae
     Raises:
       UserError: diffusers has no such U-Net or schedule.
     """
-    if not unet:
-        raise UserError("it has no trained U-Net, which a folder of diffusers must have")
-    check_range("the last beta", betas[-1], 0.0, MOST_BETA, "diffusers does not clip betas, as training did")
     ddpm = config.ddpm
+    shown = FORMULATIONS[ddpm.variant].shown
+    for name, needed, state in (("U-Net", True, unet), ("VAE", shown, vae)):
+        if needed and not state:
+            raise UserError(f"it has no trained {name}, which a folder of diffusers needs; train it first")
     architecture, settings = unet_config(ddpm, config.data.image_size)
-    narrow = settings["_class_name"] != CLASS
-    library = {"_diffusers_version": VERSION}
-    index = {"_class_name": PIPELINE, **library}
-    index["unet"] = ["unet" if narrow else "diffusers", settings["_class_name"]]
-    index["scheduler"] = ["diffusers", "DDIMScheduler"]
-    index["vae"] = ["vae", VAE_CLASS] if vae else [None, None]
-    T, first, last = betas
-    scheduler = {
-        "_class_name": "DDIMScheduler", "num_train_timesteps": T, "beta_start": first, "beta_end": last,
-        "beta_schedule": "linear", "prediction_type": PREDICTIONS[ddpm.prediction], "clip_sample": config.sample.clip,
-        "set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "leading",
-    }  # fmt: skip
-    files = {
-        INDEX: encode_json(index | {name: ddpm[name] for name in PIPELINE_SETTINGS}),
-        "pipeline.py": code("pipeline"),
-        SCHEDULER: encode_json(scheduler | library),
-        "unet/config.json": encode_json(settings | library),
-        f"unet/{WEIGHTS}": encode_tensors(to_diffusers(unet, architecture), {"format": "pt"}),
-    }
-    if narrow:
+    files = encode_model("unet", settings, to_diffusers(unet, architecture))
+    index = {"_class_name": "DDIMPipeline", "unet": ["diffusers", CLASS], "scheduler": ["diffusers", "DDIMScheduler"]}
+    if settings["_class_name"] != CLASS:
+        index["unet"] = ["unet", settings["_class_name"]]
         files["unet/unet.py"] = code("unet")
-    if vae:
+    if shown:
         strings = {name: config.vae[name] for name in ("enc_block", "dec_block", "channels")}
-        files["vae/config.json"] = encode_json({"_class_name": VAE_CLASS, **strings, **library})
-        files["vae/vae.py"] = code("vae")
-        files[f"vae/{WEIGHTS}"] = encode_tensors(vae, {"format": "pt"})
-    return files
+        files |= encode_model("vae", {"_class_name": VAE_CLASS, **strings}, vae) | {"vae/vae.py": code("vae")}
+    if shown or ddpm.prediction == "residual" or ddpm.patch > 1:  # DDIMPipeline has nothing of these
+        index |= {"_class_name": PIPELINE, "vae": ["vae", VAE_CLASS] if shown else [None, None]}
+        index |= {name: ddpm[name] for name in PIPELINE_SETTINGS}
+        files["pipeline.py"] = code("pipeline")
+    return files | {INDEX: encode_config(index), SCHEDULER: encode_config(scheduler_config(config, *betas))}
+
+
+def scheduler_config(config: Any, T: int, beta_1: float, beta_T: float) -> dict[str, Any]:
+    """Return the configuration of a `DDIMScheduler` with the schedule and the prediction of a model."""
+    check_range("the last beta", beta_T, 0.0, MOST_BETA, "diffusers does not clip betas, as training did")
+    return {
+        "_class_name": "DDIMScheduler", "num_train_timesteps": T, "beta_start": beta_1, "beta_end": beta_T,
+        "beta_schedule": "linear", "prediction_type": PREDICTIONS[config.ddpm.prediction],
+        "clip_sample": config.sample.clip, "set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "leading",
+    }  # fmt: skip
+
+
+def encode_model(name: str, config: dict[str, Any], state: State) -> dict[str, bytes]:
+    """Return the files of a network, by their paths in the folder of the pipeline."""
+    weights = encode_tensors(state, {"format": "pt"})
+    return {f"{name}/{CONFIG}": encode_config(config), f"{name}/{WEIGHTS}": weights}
+
+
+def encode_config(config: dict[str, Any]) -> bytes:
+    """Return a configuration as the content of a JSON file."""
+    return (json.dumps(config | {"_diffusers_version": VERSION}, indent=2, sort_keys=True) + "\n").encode()
 
 
 def code(name: str) -> bytes:
     """Return a file of the code that a folder brings with it."""
     return (CODE / f"{name}.py").read_bytes()
-
-
-def encode_json(value: Any) -> bytes:
-    """Return a value as the content of a JSON file."""
-    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def networks_in(folder: Path) -> Found:
@@ -101,8 +105,9 @@ def networks_in(folder: Path) -> Found:
 
 def read_unet(folder: Path) -> tuple[Network, dict[str, Any], dict[str, int]]:
     """Return a U-Net, the settings that its configuration gives, and what is left out."""
-    config = read_json(folder / "config.json", FORM)
-    with prefix_errors(f"{folder / 'config.json'}: "):
+    path = regular_file(folder / CONFIG, "--from", "is not there; a folder of diffusers has it, alone or in unet/")
+    config = read_json(path, FORM)
+    with prefix_errors(f"{path}: "):
         architecture, settings = parse_config(config)
     state = read_state(folder)
     state = {re.sub(OLD_NAME, lambda m: OLD_NAMES[m[0]], name): array for name, array in state.items()}
@@ -119,7 +124,7 @@ def read_state(folder: Path) -> State:
     """Return the tensors in the file of weights of a folder. A file of torch.save is read without unpickling."""
     path = folder / OLD_WEIGHTS
     if (folder / WEIGHTS).exists() or not path.exists():
-        opened = read_tensors(folder / WEIGHTS)
+        opened = read_tensors(regular_file(folder / WEIGHTS, "--from"))
         return {name: opened.tensor(name) for name in opened.shapes}
     state = torch_file.read(path)
     state = {k: a for k, a in state.items() if isinstance(a, np.ndarray)} if isinstance(state, dict) else {}
@@ -130,8 +135,8 @@ def read_state(folder: Path) -> State:
 
 def read_vae(folder: Path) -> tuple[Network, dict[str, str]]:
     """Return a VAE of this package, and its block strings by the names of the hyper-parameters in published files."""
-    config = read_json(folder / "config.json", {"_class_name": str})
-    with prefix_errors(f"{folder / 'config.json'}: "):
+    config = read_json(folder / CONFIG, {"_class_name": str})
+    with prefix_errors(f"{folder / CONFIG}: "):
         check_known("_class_name", config["_class_name"], (VAE_CLASS,))
     hyper = {f"{end}_block_str": config.get(f"{end}_block") for end in ("enc", "dec")}
     hyper |= {f"{end}_channel_str": config.get("channels") for end in ("enc", "dec")}
