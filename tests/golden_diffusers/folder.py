@@ -1,4 +1,4 @@
-"""Writes the folder of the tiny model whose images make.py computes: python -m tests.golden_diffusers.folder FOLDER."""
+"""Writes folders of tiny models, whose images make.py computes: python -m tests.golden_diffusers.folder FOLDER."""
 
 import sys
 from pathlib import Path
@@ -14,13 +14,19 @@ from vaedm_jax.interop import names
 from vaedm_jax.main import main
 from vaedm_jax.training.stages import ddpm_stage, parameter_shapes, vae_stage
 
-# Attention with two heads, a first convolution that is narrower than the first level, and patches of 2 x 2 pixels.
-CHANGES = {"ddpm.prediction": "residual", "ddpm.sigma_r": 0.3, "ddpm.sigma_data": 0.6, "ddpm.scale_shift": True}
-CHANGES |= {"ddpm.multipliers": (2, 1), "ddpm.attention": (2,), "ddpm.heads": 2}
+# The changes of tiny_config, by variant. All models work on patches of 2 x 2 pixels. That of form1 has attention with
+# two heads, and its first convolution is narrower than its first level.
+RESIDUAL = {"ddpm.prediction": "residual", "ddpm.sigma_r": 0.3, "ddpm.sigma_data": 0.6}
+CHANGES = {
+    "form1": {"ddpm.multipliers": (2, 1), "ddpm.attention": (2,), "ddpm.heads": 2, "ddpm.scale_shift": True} | RESIDUAL,
+    "form2": {"ddpm.prediction": "v"},
+    "uncond": RESIDUAL,
+}
 
 
-def tiny_model(variant: str = "form1", **changes) -> VAEDM:
-    """Return a tiny model with the weights of `random_weights`."""
+def tiny_model(variant: str, **changes) -> VAEDM:
+    """Return a tiny model with the weights of `random_weights`, and further changes."""
+    changes = CHANGES[variant] | changes
     config, params = tiny_config(variant, **changes), []
     for stage, table in ((vae_stage(config), names.VAE), (ddpm_stage(config, {}), names.UNET)):
         shapes = {path: np.empty(shape) for path, shape in parameter_shapes(stage).items()}
@@ -37,4 +43,5 @@ def export(model: VAEDM, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    export(tiny_model(**CHANGES), Path(sys.argv[1]))
+    for name in CHANGES:
+        export(tiny_model(name), Path(sys.argv[1]) / name)
