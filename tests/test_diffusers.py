@@ -176,6 +176,14 @@ def test_a_missing_tensor_is_named(folder, refused, name):
     refused("--mode=import --from={tmp}/folder --out={new}.safetensors", "folder/unet", name, "is missing")
 
 
+@pytest.mark.parametrize("shape", [(0,), (2, 1, 0), (12, 2, 3, 4, 5)])
+@pytest.mark.parametrize("name", ["conv_in.weight", "conv_out.weight", "up_blocks.1.resnets.0.norm2.weight"])
+def test_a_tensor_of_another_shape_is_refused(folder, refused, name, shape):
+    state = tensors(folder / "unet") | {name: np.zeros(shape, np.float32)}
+    (folder / "unet" / WEIGHTS).write_bytes(encode_tensors(state, {}))
+    refused("--mode=import --from={tmp}/folder --out={new}.safetensors")
+
+
 def test_other_folders_that_cannot_be_imported_are_refused(folder, refused, tmp_path):
     command = "--mode=import --from={tmp}/folder --out={new}.safetensors"
     scheduler = folder / "scheduler" / "scheduler_config.json"

@@ -21,7 +21,7 @@ DEFAULTS = CONVENTIONS["published"]._asdict() | dict(
 # The form of a configuration; see `storage.json_file`.
 FORM = {"_class_name": str, "sample_size": int, "block_out_channels": [int]}
 FORM |= {"down_block_types": [str], "up_block_types": [str], "dropout?": float, "layers_per_block?": int}
-FORM |= {"attention_head_dim?": (int, None)}
+FORM |= {"attention_head_dim?": (int, None), "flip_sin_to_cos?": bool}
 DOWN, UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")  # without attention, with attention
 MOST_LEVELS, MOST_LAYERS, WHY = 16, 64, "no device holds a network so large"
 

@@ -14,7 +14,7 @@ from vaedm_jax.errors import UserError, check_range, prefix_errors
 from vaedm_jax.interop import torch_file
 from vaedm_jax.interop.architecture import unet_settings
 from vaedm_jax.interop.diffusers_config import CLASS, FORM, check_known, parse_config, unet_config
-from vaedm_jax.interop.diffusers_unet import OLD_NAMES, State, from_diffusers, to_diffusers
+from vaedm_jax.interop.diffusers_unet import OLD_NAMES, State, from_diffusers, parameters, to_diffusers
 from vaedm_jax.interop.published_file import Found, Network, check_numbers
 from vaedm_jax.storage.json_file import read_json
 from vaedm_jax.storage.paths import regular_file
@@ -114,7 +114,7 @@ def read_unet(folder: Path) -> tuple[Network, dict[str, Any], dict[str, int]]:
     with prefix_errors(f"{folder}: "):
         published = from_diffusers(state, architecture, config.get("flip_sin_to_cos", True))
         patch = unet_settings({name: a.shape for name, a in published.items()})[0]["patch"]
-    left = state.keys() - to_diffusers(published, architecture).keys()
+    left = state.keys() - {name for theirs, _ in parameters(architecture) for name in theirs}
     settings = {f"ddpm.{name}": value for name, value in settings.items()}
     settings["data.image_size"] = patch * config["sample_size"]
     return Network("", published), settings, dict(Counter(name.partition(".")[0] for name in left))
@@ -166,6 +166,7 @@ def read_scheduler(folder: Path, known: bool) -> tuple[dict[str, Any], np.ndarra
     if path is None:
         return {}, None
     form = {"num_train_timesteps": int, "beta_start": float, "beta_end": float, "beta_schedule": str}
+    form |= {"prediction_type?": str, "variance_type?": str}
     config = {"trained_betas": None, "prediction_type": "epsilon"} | read_json(path, form)
     predictions = {theirs: ours for ours, theirs in PREDICTIONS.items() if ours != "residual" or known}
     with prefix_errors(f"{path}: "):

@@ -33,9 +33,8 @@ RESNET = [
     ("conv2", "out_layers.3"),
     ("conv_shortcut", "skip_connection"),
 ]
-ATTENTION = [("group_norm", "norm"), ("", "qkv"), ("to_out.0", "proj_out")]  # the second is three layers of theirs
+ATTENTION = [("group_norm", "norm"), ("to_q,to_k,to_v", "qkv"), ("to_out.0", "proj_out")]
 PARTS = {"resnets": RESNET, "attentions": ATTENTION}
-QKV = ("to_q", "to_k", "to_v")
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # before diffusers 0.15
 
 
@@ -72,16 +71,18 @@ def blocks(architecture: Architecture) -> Iterator[tuple[str, str]]:
         yield f"{up}.upsamplers.0.conv", f"output_blocks.{first_out + n}.{1 + attention}.conv"
 
 
-def parameters(architecture: Architecture) -> Iterator[tuple[str, str, str]]:
-    """Yield (their module, our module, "weight" or "bias") for all parameters that the U-Net can have.
-
-    For our `qkv`, their module is that of the whole attention.
-    """
+def parameters(architecture: Architecture) -> Iterator[tuple[list[str], str]]:
+    """Yield (their names, our name) for all parameters that the U-Net can have: three of theirs for our q, k and v."""
     for theirs, ours in (*WHOLE, *MIDDLE, *blocks(architecture)):
         kind = next((kind for kind in PARTS if f".{kind}." in theirs), "")
-        for a, b in PARTS.get(kind, [("", "")]):
+        for parts, part in PARTS.get(kind, [("", "")]):
             for leaf in ("weight", "bias"):
-                yield ".".join(filter(None, (theirs, a))), ".".join(filter(None, (ours, b))), leaf
+                yield [dotted(theirs, name, leaf) for name in parts.split(",")], dotted(ours, part, leaf)
+
+
+def dotted(*parts: str) -> str:
+    """Return the name of a parameter from the parts that are not empty."""
+    return ".".join(filter(None, parts))
 
 
 def swap(array: np.ndarray, axis: int, first: int) -> np.ndarray:
@@ -109,16 +110,15 @@ def regroup_pixels(state: State, to_diffusers: bool) -> State:
 def to_diffusers(state: State, architecture: Architecture) -> State:
     """Return the parameters of a published U-Net with the names and the layouts of UNet2DModel."""
     converted = {}
-    for theirs, ours, leaf in parameters(architecture):
-        if (array := state.get(f"{ours}.{leaf}")) is None:
+    for theirs, ours in parameters(architecture):
+        if (array := state.get(ours)) is None:
             continue
         array = array[..., 0] if array.ndim == 3 else array  # of attention: a convolution over one position
-        if ours.endswith(".qkv"):
-            q_k_v = array.reshape(architecture.heads, 3, -1, *array.shape[1:]).swapaxes(0, 1)
-            for part, a in zip(QKV, q_k_v, strict=True):
-                converted[f"{theirs}.{part}.{leaf}"] = a.reshape(-1, *array.shape[1:])
+        if len(theirs) == 1:
+            converted[theirs[0]] = array
         else:
-            converted[f"{theirs}.{leaf}"] = array
+            q_k_v = array.reshape(architecture.heads, 3, -1, *array.shape[1:]).swapaxes(0, 1)
+            converted |= {name: a.reshape(-1, *a.shape[2:]) for name, a in zip(theirs, q_k_v, strict=True)}
     return regroup_pixels(converted, to_diffusers=True)
 
 
@@ -134,15 +134,15 @@ def from_diffusers(state: State, architecture: Architecture, flip_sin_to_cos: bo
     converted = {}
     try:
         state = regroup_pixels(state, to_diffusers=False)
-        for theirs, ours, leaf in parameters(architecture):
-            if ours.endswith(".qkv") and any(f"{theirs}.{part}.{leaf}" in state for part in QKV):
-                q_k_v = [state[f"{theirs}.{part}.{leaf}"] for part in QKV]
-                q_k_v = np.stack([a.reshape(architecture.heads, -1, *a.shape[1:]) for a in q_k_v], axis=1)
-                array = q_k_v.reshape(-1, *q_k_v.shape[3:])
-            elif (array := state.get(f"{theirs}.{leaf}")) is None:
+        for theirs, ours in parameters(architecture):
+            if not any(name in state for name in theirs):
                 continue
-            over_one_position = ours.endswith((".qkv", ".proj_out")) and leaf == "weight"
-            converted[f"{ours}.{leaf}"] = array[..., None] if over_one_position else array
+            arrays = [state[name] for name in theirs]
+            if len(arrays) > 1:
+                arrays = [a.reshape(architecture.heads, -1, *a.shape[1:]) for a in arrays]
+                arrays = [np.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[2:])]
+            over_one_position = ours.endswith((".qkv.weight", ".proj_out.weight"))
+            converted[ours] = arrays[0][..., None] if over_one_position else arrays[0]
         if not flip_sin_to_cos:
             embed = converted["time_embed.0.weight"]  # [O, I]
             converted["time_embed.0.weight"] = np.roll(embed, embed.shape[1] // 2, axis=1)
