@@ -134,6 +134,19 @@ def test_exported_weights_are_imported_bit_for_bit(tmp_path, variant, changes):
     assert own == (variant == "uncond")  # then diffusers' own pipeline suffices
 
 
+def test_the_channels_of_patches_are_ordered_by_colour_as_in_pytorch(tmp_path):
+    model = tiny_model("form1")
+    export(model, tmp_path / "folder")
+    unet, params = tensors(tmp_path / "folder" / "unet"), model.params["ddpm"]
+    pixels, colours = 4, 6  # x_t and x_hat; conv_out has 3
+    for colour, pixel in np.ndindex(colours, pixels):
+        ours = params["conv_in"]["kernel"][:, :, pixel * colours + colour]  # [3, 3, O]
+        np.testing.assert_array_equal(unet["conv_in.weight"][:, colour * pixels + pixel], ours.transpose(2, 0, 1))
+    for colour, pixel in np.ndindex(3, pixels):
+        ours = params["conv_out"]["bias"][pixel * 3 + colour]
+        np.testing.assert_array_equal(unet["conv_out.bias"][colour * pixels + pixel], ours)
+
+
 def test_a_file_of_torch_save_is_read_without_unpickling(tmp_path):
     state = write_unet(tmp_path / "given", "default")
     (tmp_path / "given" / "unet" / WEIGHTS).unlink()
