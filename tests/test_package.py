@@ -57,7 +57,7 @@ def test_the_package_has_configurations_data_and_weights_outside_the_checkout(bu
     *files, size = done.stdout.split()
     assert size == "32" and len(files) == 1 + len(named_configs()), done.stderr
     assert all(Path(file).is_relative_to(lib) for file in files)
-    for file in ("py.typed", "data/avatars_32.npz", "weights/avatars.safetensors"):
+    for file in ("py.typed", "data/avatars_32.npz", "weights/avatars.safetensors", "interop/diffusers_code/vae.py"):
         assert (lib / "vaedm_jax" / file).exists()
 
 

@@ -123,7 +123,7 @@ def test_a_model_that_the_published_network_cannot_express_is_not_exported(tmp_p
     config = tiny_config(**{"ddpm.patch": 1, f"ddpm.{name}": value})
     VAEDM(config, VAE, random_params(ddpm_stage(config, VAE))).save(tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=rf"a.safetensors: ddpm.{name} = {value!r}, .* cannot be exported"):
-        convert.export_file(config, str(tmp_path / "a.safetensors"), str(tmp_path / "a.pt"))
+        convert.export_model(config, str(tmp_path / "a.safetensors"), str(tmp_path / "a.pt"))
     assert not (tmp_path / "a.pt").exists()
 
 

@@ -68,10 +68,15 @@ def define_flags(modes: Collection[str], stages: Collection[str]) -> flags.FlagV
         flag_values=values,
     )  # fmt: skip
     flags.DEFINE_string(
-        "from", None, "What to convert: PyTorch files, separated by commas, or for export a run directory or weights.",
+        "from", None, "What to convert: PyTorch files or folders of diffusers, separated by commas; for export a run "
+        "directory or weights.",
         flag_values=values,
     )  # fmt: skip
-    flags.DEFINE_string("out", None, "The file that modes import and export write.", flag_values=values)
+    flags.DEFINE_string(
+        "out", None, "What modes import and export write: a file of weights; for PyTorch a file that ends in .pt; for "
+        "diffusers a folder, whose name has no ending.",
+        flag_values=values,
+    )  # fmt: skip
     flags.DEFINE_string("workdir", None, "Run directory. It is created if it does not exist.", flag_values=values)
     flags.DEFINE_string(
         "config", None, "Configuration: a name, such as cifar10, or a file, such as FILE.py; both may end in :VARIANT. "

@@ -12,6 +12,7 @@ python -m vaedm_jax.main --workdir=DIR --mode=tune --config.sample.start=noise -
 python -m vaedm_jax.main --config=configs/cifar10.py --workdir=DIR --mode=plan --targets=tpu-v2-8,tpu-v5e-1
 python -m vaedm_jax.main --config=configs/celebamask_hq_128.py --workdir=RECORDS --mode=prepare
 python -m vaedm_jax.main --mode=import --from=PUBLISHED.ckpt --out=WEIGHTS.safetensors
+python -m vaedm_jax.main --mode=export --from=DIR --out=FOLDER_FOR_DIFFUSERS
 """
 
 import os
@@ -40,7 +41,7 @@ MODES = {
     "tune": tune.tune,
 }
 LONGEST_WORD = 400  # characters of a message that are shown of a word, such as a value that somebody gave
-CONVERSIONS = {"import": convert.import_files, "export": convert.export_file}  # of files, with no run directory
+CONVERSIONS = {"import": convert.import_files, "export": convert.export_model}  # of files, with no run directory
 
 
 def run(argv: list[str]) -> None:

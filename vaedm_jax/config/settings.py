@@ -13,6 +13,7 @@ from vaedm_jax.diffusion.prediction import TARGETS
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.errors import Range
 from vaedm_jax.models.published import VAES
+from vaedm_jax.models.unet import CONVENTIONS
 
 
 class Number(NamedTuple):
@@ -147,6 +148,8 @@ DDPM = training(batch_size=128, epochs=1000, learning_rate=2e-4) | dict(
     cond_dropout=number(0.0, 0.0, 1.0),  # share of images whose x_hat and z are blanked; for sample.guidance
     z_conditioning=False,  # z is added to the time embedding; with `uncond` it is all the network knows of the image
     scale_shift=False,  # the embedding scales and shifts the normalisations
+    # Details in which implementations differ: "published", or "ddpm", the DDPM paper's code (models/unet.py).
+    conventions=Choice("published", tuple(CONVENTIONS)),
 )
 
 SAMPLE = dict(

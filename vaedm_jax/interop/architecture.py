@@ -1,5 +1,6 @@
 """The architecture of a published U-Net, as far as it follows from the names and shapes of its parameters."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ def unet_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any]
                 if f"input_blocks.{i}.1.qkv.weight" in shapes:
                     attention.add(2 ** (len(blocks) - 1))
             i += 1
+        image = shapes["out.2.weight"][0]
         rows = shapes["input_blocks.1.0.emb_layers.1.weight"][0]
     except (KeyError, IndexError) as error:
         raise UserError(
@@ -41,6 +43,7 @@ def unet_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any]
         "blocks": max(blocks),
         "attention": tuple(sorted(attention)),
         "z_conditioning": "proj.0.weight" in shapes,
+        "patch": max(1, math.isqrt(image // 3)),
         "scale_shift": rows == 2 * widths[0],
     }
-    return settings, first[1] == 6
+    return settings, first[1] == 2 * image

@@ -76,7 +76,8 @@ def flax_leaf(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     """Return the last part of the Flax name of a parameter, and the array in the layout of Flax.
 
     A bias and the scale of a normalisation are unchanged. A convolution [O, I, h, w] becomes [h, w, I, O]. A linear
-    layer [O, I] and a 1-D convolution with a kernel of size 1, [O, I, 1], become [I, O].
+    layer [O, I] and a 1-D convolution with a kernel of size 1, [O, I, 1], become [I, O]. No network has other shapes;
+    they are unchanged.
     """
     if name.endswith(".bias"):
         return "bias", array
@@ -84,7 +85,7 @@ def flax_leaf(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
         return "scale", array
     if array.ndim == 4:
         return "kernel", array.transpose(2, 3, 1, 0)
-    return "kernel", array.reshape(array.shape[:2]).T
+    return "kernel", array.reshape(array.shape[:2]).T if array.shape[2:] in ((), (1,)) else array
 
 
 def from_torch(state: dict[str, np.ndarray], table: Table) -> dict:

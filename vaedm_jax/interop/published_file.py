@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -41,6 +42,7 @@ class Found(NamedTuple):
       betas: [T], the schedule; None if the file does not have it.
       hyper: the hyper-parameters that Lightning saves.
       left_out: counts of the entries that are not read, by the first part of their names.
+      settings: the settings of a configuration that the file gives, by their full names.
     """
 
     unet: Network | None
@@ -48,6 +50,7 @@ class Found(NamedTuple):
     betas: np.ndarray | None
     hyper: Mapping[str, Any]
     left_out: dict[str, int]
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 def networks_in(path: str | os.PathLike) -> Found:

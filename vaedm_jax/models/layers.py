@@ -14,14 +14,21 @@ Dense = partial(nn.Dense, kernel_init=dense_init)
 zeros = nn.initializers.zeros_init()
 
 
-def conv(features: int, name: str, kernel: int = 3, stride: int = 1, kernel_init=dense_init) -> nn.Conv:
-    """Return a convolution with a kernel of `kernel` x `kernel` and padding on all sides."""
+def conv(
+    features: int, name: str, kernel: int = 3, stride: int = 1, kernel_init=dense_init, before: int | None = None
+) -> nn.Conv:
+    """Return a convolution with a kernel of `kernel` x `kernel` and padding on all sides.
+
+    Args:
+      before: the padding before the rows and the columns, if it differs from that after them.
+    """
     pad = (kernel - 1) // 2  # on both sides; with a stride, "SAME" would pad one side only
+    sides = pad if before is None else before, pad
     return nn.Conv(
         features,
         (kernel, kernel),
         stride,
-        padding=((pad, pad), (pad, pad)),
+        padding=(sides, sides),
         kernel_init=kernel_init,
         conv_general_dilated=convolve,
         name=name,

@@ -7,6 +7,7 @@ published PyTorch network. So the table of names in `interop` needs only one lin
 import math
 from functools import partial
 from itertools import repeat
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,10 +17,28 @@ from vaedm_jax.models.layers import Dense, Heads, Norm, UpConv, conv, dropout, s
 from vaedm_jax.models.patches import depth_to_space, space_to_depth
 
 
-def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
+class Conventions(NamedTuple):
+    """What implementations of the network do differently, and what no weights can make up for.
+
+    Attributes:
+      freq_shift: the frequencies of the embedding of t are 10000^(-i / (N - freq_shift)), i = 0 ... N - 1.
+      downsample_padding: zeros before the rows and the columns of a downsampling convolution. After them there is 1.
+      norm_eps: the epsilon of the normalisations.
+    """
+
+    freq_shift: int
+    downsample_padding: int
+    norm_eps: float
+
+
+# "published": the method's authors, who follow the code of arXiv 2102.09672; "ddpm": the code of the DDPM paper.
+CONVENTIONS = {"published": Conventions(0, 1, 1e-5), "ddpm": Conventions(1, 0, 1e-6)}
+
+
+def timestep_embedding(t: jax.Array, width: int, freq_shift: int = 0) -> jax.Array:
     """Return the sinusoidal embedding of the steps t [B], cosines first: [B, width]."""
     half = width // 2
-    frequency = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / half)
+    frequency = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - freq_shift))
     angle = t.astype(jnp.float32)[:, None] * frequency[None]
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
 
@@ -34,16 +53,18 @@ class ResBlock(nn.Module):
     features: int
     dropout: float
     scale_shift: bool
+    norm_eps: float
 
     @nn.compact
     def __call__(self, x: jax.Array, emb: jax.Array, words: jax.Array | None = None) -> jax.Array:
-        h = conv(self.features, "conv_0")(nn.silu(Norm(name="norm_0")(x)))
+        h = conv(self.features, "conv_0")(nn.silu(Norm(name="norm_0", epsilon=self.norm_eps)(x)))
+        norm_1 = Norm(name="norm_1", epsilon=self.norm_eps)
         emb = Dense(self.features * (2 if self.scale_shift else 1), name="emb")(nn.silu(emb))[:, None, None]
         if self.scale_shift:
             scale, shift = jnp.split(emb, 2, axis=-1)
-            h = Norm(name="norm_1")(h) * (1 + scale) + shift
+            h = norm_1(h) * (1 + scale) + shift
         else:
-            h = Norm(name="norm_1")(h + emb)
+            h = norm_1(h + emb)
         h = nn.silu(h) if words is None else dropout(nn.silu(h), self.dropout, words)
         h = conv(self.features, "conv_1", kernel_init=zeros)(h)
         skip = x if x.shape[-1] == self.features else conv(self.features, "skip", kernel=1)(x)
@@ -58,11 +79,12 @@ class Attention(nn.Module):
     """
 
     heads: int
+    norm_eps: float
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         B, H, W, C = x.shape
-        h = Norm(name="norm")(x).reshape(B, H * W, C)
+        h = Norm(name="norm", epsilon=self.norm_eps)(x).reshape(B, H * W, C)
         q, k, v = Heads(self.heads, name="qkv")(h)
         logits = jnp.einsum("bqnc,bknc->bnqk", q, k, preferred_element_type=jnp.promote_types(h.dtype, jnp.float32))
         weights = softmax(logits / math.sqrt(q.shape[-1]), h.dtype)
@@ -83,6 +105,7 @@ class UNet(nn.Module):
       dropout: the dropout rate inside the residual blocks.
       scale_shift: the embedding scales and shifts the output of the second normalisation of a residual block. If False,
         it is added to the input of that normalisation.
+      conventions: one of CONVENTIONS.
       patch: the network works on patches of this size (space to depth). The published network has 1.
       precision: the dtype of the computation; see `models.apply`.
       remat: recompute the blocks for the gradient instead of keeping their intermediate results.
@@ -95,6 +118,7 @@ class UNet(nn.Module):
     heads: int = 1
     dropout: float = 0.0
     scale_shift: bool = False
+    conventions: str = "published"
     patch: int = 1
     precision: str = "float32"
     remat: bool = False
@@ -121,21 +145,23 @@ class UNet(nn.Module):
         """
         widths = [self.channels * m for m in self.multipliers]
         image_channels = x.shape[-1]
+        freq_shift, before, norm_eps = CONVENTIONS[self.conventions]
         once = nn.remat if self.remat else lambda block: block
-        res = partial(once(ResBlock), dropout=self.dropout, scale_shift=self.scale_shift)
-        attention = partial(once(Attention), self.heads)
+        res = partial(once(ResBlock), dropout=self.dropout, scale_shift=self.scale_shift, norm_eps=norm_eps)
+        attention = partial(once(Attention), self.heads, norm_eps)
+        embed = partial(timestep_embedding, width=self.channels, freq_shift=freq_shift)
         words = repeat(None)
         if keys is not None and self.dropout:  # two words for each residual block and image, drawn at once
             n = 2 + len(widths) * (2 * self.blocks + 1)
             words = iter(jax.vmap(lambda key: jax.random.bits(key, (n, 2), jnp.uint32), out_axes=1)(keys))
 
-        emb = Dense(4 * self.channels, name="time_0")(timestep_embedding(t, self.channels).astype(self.precision))
+        emb = Dense(4 * self.channels, name="time_0")(embed(t).astype(self.precision))
         emb = Dense(4 * self.channels, name="time_1")(nn.silu(emb))
         if z is not None:
             z = Dense(4 * self.channels, name="z_0")(z.astype(self.precision))
             emb += Dense(4 * self.channels, name="z_1")(nn.silu(z))
         if k is not None:
-            k = Dense(4 * self.channels, name="k_0")(timestep_embedding(k, self.channels).astype(self.precision))
+            k = Dense(4 * self.channels, name="k_0")(embed(k).astype(self.precision))
             emb += Dense(4 * self.channels, name="k_1")(nn.silu(k))
 
         h = x if x_hat is None else jnp.concatenate([x, x_hat], axis=-1)
@@ -149,7 +175,7 @@ class UNet(nn.Module):
                 skips.append(h)
             if level < len(widths) - 1:
                 i += 1
-                h = conv(width, f"down_{i}_pool", stride=2)(h)
+                h = conv(width, f"down_{i}_pool", stride=2, before=before)(h)
                 skips.append(h)
 
         h = res(widths[-1], name="mid_0_res")(h, emb, next(words))
@@ -165,6 +191,6 @@ class UNet(nn.Module):
                     h = UpConv(width, name=f"up_{i}_unpool")(h)
                 i += 1
 
-        h = nn.silu(Norm(name="norm_out")(h))
+        h = nn.silu(Norm(name="norm_out", epsilon=norm_eps)(h))
         h = conv(image_channels * self.patch**2, "conv_out", kernel_init=zeros)(h)
         return depth_to_space(h, self.patch).astype(jnp.promote_types(h.dtype, jnp.float32))

@@ -1,6 +1,7 @@
-"""Modes `import` and `export`: conversion of published PyTorch files to weights of this package, and back."""
+"""Modes `import` and `export`: conversion of weights from and to PyTorch, as published, and the library diffusers."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +12,53 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.api import VAEDM
 from vaedm_jax.conditioning.conditions import has_vae
-from vaedm_jax.config import base_config
+from vaedm_jax.config import base_config, flatten
 from vaedm_jax.config.checks import check
 from vaedm_jax.diffusion.process import FORMULATIONS
 from vaedm_jax.diffusion.schedule import compute_betas
 from vaedm_jax.errors import UserError, prefix_errors
-from vaedm_jax.interop import names, torch_writer
+from vaedm_jax.interop import diffusers_folder, names, published_file, torch_writer
 from vaedm_jax.interop.architecture import unet_settings
-from vaedm_jax.interop.published_file import Network, networks_in
+from vaedm_jax.interop.published_file import Found, Network
 from vaedm_jax.models.blocks import parse_blocks
 from vaedm_jax.models.published import VAES
 from vaedm_jax.storage.paths import regular_file, resolve_path
-from vaedm_jax.storage.writing import write_whole
+from vaedm_jax.storage.writing import write_folder, write_whole
 from vaedm_jax.training.stages import Stage, ddpm_stage, parameter_shapes, vae_stage
 
 # The hyper-parameters that give the architecture of a VAE.
 HYPER = ("enc_block_str", "dec_block_str", "enc_channel_str", "dec_channel_str")
+# What the section `ddpm` of a model must say, so that it can be exported as a file or as a folder.
+LIMITS = {
+    "file": (
+        "the published U-Net",
+        {"patch": 1, "prediction": "eps", "cond_noise": 0, "conventions": "published"},
+    ),
+    "folder": (
+        "the pipeline for diffusers",
+        {"z_conditioning": False, "cond_noise": 0, "condition": "vae", "objective": "diffusion"},
+    ),
+}
 
 
 def import_files(config: ConfigDict, source: str, out: str) -> None:
-    """Write the networks in some files (separated by commas) as one file of weights, with their configuration."""
-    sources, target = [name.strip() for name in source.split(",")], new_file(out, ".safetensors")
-    missing = "is not there; --from takes files that torch.save wrote"
-    found = [networks_in(regular_file(source, "--from", missing)) for source in sources]
-    unet = next((f.unet for f in found if f.unet), None)
+    """Write the networks in some files or folders (separated by commas) as one file of weights with a configuration."""
+    sources, target = [name.strip() for name in source.split(",")], new_path(out, ".safetensors")
+    found = [networks_in(source) for source in sources]
+    unet, known = next(((f.unet, f.settings) for f in found if f.unet), (None, {}))
     vae, hyper = next(((f.vae, f.hyper) for f in found if f.vae), (None, {}))
     betas = next((f.betas for f in found if f.betas is not None), None)
     config, notes = config.copy_and_resolve_references().unlock(), []
     if vae:
         notes.append(set_vae(config, vae, hyper))
     if unet:
-        notes += [set_unet(config, unet), set_schedule(config, betas)]
+        notes += [set_unet(config, unet, known), set_schedule(config, betas)]
         if has_vae(config.ddpm) and not vae:
             raise UserError(
                 f"{sources[0]}: its U-Net is shown x_hat or z, but there is no VAE; give --from={sources[0]},VAE.ckpt, "
                 "or --config.ddpm.condition=NAME if it is shown a condition"
             )
-        if not vae:
+        if not (vae or "data.image_size" in known):
             size = config.data.image_size
             notes.append(
                 f"not in the file: the image size, {size} pixels a side; set --config.data.image_size if it differs"
@@ -63,57 +74,75 @@ def import_files(config: ConfigDict, source: str, out: str) -> None:
     print(f"wrote {target}; use it in any mode with --config.sample.weights={target}", flush=True)
 
 
-def export_file(config: ConfigDict, source: str, out: str) -> None:
-    """Write a model as a state dict for torch.load, with the names in the published files."""
-    target = new_file(out, ".pt", ".pth", ".ckpt")
+def networks_in(source: str) -> Found:
+    """Return the networks in a file of torch.save, or in a folder of diffusers."""
+    path = resolve_path(source, "--from")
+    if path.is_dir():
+        return diffusers_folder.networks_in(path)
+    missing = "is not there; --from takes files that torch.save wrote, and folders of diffusers"
+    return published_file.networks_in(regular_file(path, "--from", missing))
+
+
+def export_model(config: ConfigDict, source: str, out: str) -> None:
+    """Write a model as a state dict for torch.load, with the names in the published files, or as a diffusers folder."""
+    target = new_path(out, ".pt", ".pth", ".ckpt", "")
     model = VAEDM.open(source, config.sample.best)
-    if model.config.ddpm.patch > 1:
-        raise UserError(
-            f"{source}: ddpm.patch = {model.config.ddpm.patch}, but the published U-Net has no patches; only a model "
-            "that was trained with --config.ddpm.patch=1 can be exported"
-        )
-    for name, published in (("prediction", "eps"), ("cond_noise", 0)):
-        if model.config.ddpm[name] != published:
+    ddpm, params = model.config.ddpm, jax.device_get(model.params)
+    with prefix_errors(f"{source}: "):
+        check_limits(ddpm, *(LIMITS["file"] if target.suffix else LIMITS["folder"]))
+        unet, vae = (names.to_torch(params[part], table) for part, table in (("ddpm", names.UNET), ("vae", names.VAE)))
+        if target.suffix:
+            state = {f"target_network.decoder.{name}": array for name, array in unet.items()}
+            write_whole(target, torch_writer.encode(state | {f"vae.{name}": array for name, array in vae.items()}))
+        else:
+            write_folder(target, diffusers_folder.encode_folder(model.config, compute_betas(ddpm), unet, vae))
+            if params["prior"]:
+                print("left out: the prior of z; the pipeline draws z from N(0, I)")
+    arrays = [*unet.values(), *vae.values()]
+    print(f"wrote {target}: {len(arrays)} tensors, {sum(a.size for a in arrays):,} numbers", flush=True)
+
+
+def check_limits(ddpm: ConfigDict, reader: str, limits: Mapping[str, Any]) -> None:
+    """Raise UserError for the first setting of a section `ddpm` that `reader` does not support."""
+    for name, value in limits.items():
+        if ddpm[name] != value:
             raise UserError(
-                f"{source}: ddpm.{name} = {model.config.ddpm[name]!r}, but the published U-Net supports only "
-                f"{published!r}; other models cannot be exported"
+                f"ddpm.{name} = {ddpm[name]!r}, but {reader} supports only {value!r}; models that were trained without "
+                f"--config.ddpm.{name}={value} cannot be exported"
             )
-    state = {}
-    for prefix, table, params in (
-        ("target_network.decoder.", names.UNET, model.params["ddpm"]),
-        ("vae.", names.VAE, model.params["vae"]),
-    ):
-        state |= {prefix + name: array for name, array in names.to_torch(jax.device_get(params), table).items()}
-    write_whole(target, torch_writer.encode(state))
-    print(f"wrote {target}: {len(state)} tensors, {sum(a.size for a in state.values()):,} numbers", flush=True)
 
 
-def new_file(out: str, *suffixes: str) -> Path:
-    """Return the path of a new file; raise UserError if something is there, or the name has none of the suffixes."""
+def new_path(out: str, *suffixes: str) -> Path:
+    """Return the path of a new file or folder; UserError if it exists, or its name has none of the suffixes."""
     target = resolve_path(out, "--out")
     if os.path.lexists(target):
         raise UserError(f"--out={target} is there already; give another name, or remove it")
-    if not target.name.endswith(suffixes):
-        raise UserError(f"--out={target}: its name must end in {' or '.join(suffixes)}")
+    if target.suffix not in suffixes:
+        folder = ", or have no ending for a folder of diffusers" if "" in suffixes else ""
+        raise UserError(f"--out={target}: its name must end in {' or '.join(filter(None, suffixes))}{folder}")
     return target
 
 
-def set_unet(config: ConfigDict, unet: Network) -> str:
-    """Set the architecture of a U-Net in the configuration; return what is set, and what the file does not say."""
+def set_unet(config: ConfigDict, unet: Network, known: Mapping[str, Any]) -> str:
+    """Set the architecture of a U-Net in the configuration; return what is set, and what the file does not say.
+
+    Args:
+      known: the settings that the file gives.
+    """
     settings, shown = unet_settings({name: a.shape for name, a in unet.state.items()})
     ddpm = config.ddpm
+    known = known if shown else {**known, "ddpm.variant": "uncond"}
     ddpm.update(settings)
-    ddpm.patch = 1
-    if not shown:
-        ddpm.variant = "uncond"
-    elif not FORMULATIONS[ddpm.variant].shown:
+    config.update_from_flattened_dict(known)
+    if shown and not FORMULATIONS[ddpm.variant].shown:
         raise UserError("--config.ddpm.variant=uncond: this U-Net is shown x_hat; give form1 or form2")
-    variance = config.sample.variance
-    return (
-        f"U-Net of {unet.prefix or 'the file'}: {settings}\n"
-        f"not in the file, and taken from the configuration: variant {ddpm.variant}, heads {ddpm.heads}, variance "
-        f"{variance}; set --config.ddpm.variant, --config.ddpm.heads or --config.sample.variance if they differ"
-    )
+    values = flatten(config)
+    given = "".join(f", {name} = {values[name]}" for name in known)
+    asked = [name for name in ("ddpm.variant", "ddpm.heads", "sample.variance") if name not in known]
+    taken = ", ".join(f"{name} = {values[name]}" for name in asked)
+    flags = ", ".join(f"--config.{name}" for name in asked)
+    told = f"\nnot in the file, and taken from the configuration: {taken}; set {flags} if they differ" if asked else ""
+    return f"U-Net of {unet.prefix or 'the file'}: {settings}{given}{told}"
 
 
 def set_schedule(config: ConfigDict, betas: np.ndarray | None) -> str:

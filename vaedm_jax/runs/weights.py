@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -25,7 +24,7 @@ from vaedm_jax.storage import Array, Damaged, read_arrays
 from vaedm_jax.storage.damage import reading
 from vaedm_jax.storage.json_file import parse_json
 from vaedm_jax.storage.paths import PathLike, regular_file, resolve_path, shown
-from vaedm_jax.storage.tensors import Tensors, read_tensors
+from vaedm_jax.storage.tensors import Tensors, encode_tensors, read_tensors
 from vaedm_jax.storage.writing import write_whole
 from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.stages import ddpm_stage, parameter_shapes, vae_stage
@@ -57,7 +56,7 @@ def encode_weights(model: Stored, dtype: Any) -> bytes:
     metadata = {"config": encode_config(model.config), "format": "vaedm_jax 1"}
     if model.images:  # without their folder, which is private
         metadata["images"] = json.dumps(model.images | {"folder": ""})
-    return safetensors.numpy.save(arrays, metadata)
+    return encode_tensors(arrays, metadata)
 
 
 def expected_shapes(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -147,7 +146,7 @@ def read_tables(file: PathLike, refiner_digest: str) -> dict[str, dict[str, np.n
 def write_tables(file: PathLike, tables: Any, refiner_digest: str) -> None:
     """Write learnt tables, by name, as one safetensors file."""
     arrays = {name: np.float32(a) for name, a in flatten_dict(tables, sep="/").items()}
-    write_whole(file, safetensors.numpy.save(arrays, {"refiner": refiner_digest}))
+    write_whole(file, encode_tensors(arrays, {"refiner": refiner_digest}))
 
 
 SHIPPED = Path(__file__).parents[1] / "weights"

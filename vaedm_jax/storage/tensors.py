@@ -1,4 +1,4 @@
-"""A reader for `.safetensors` files of unknown origin: it checks names and shapes before it reads any tensor."""
+"""A writer of `.safetensors` files, and a reader for those of unknown origin, which checks before it reads a tensor."""
 
 import os
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import safetensors
+import safetensors.numpy
 
 from vaedm_jax.storage.damage import Damaged, reading
 from vaedm_jax.storage.paths import regular_file, shown
@@ -61,3 +62,8 @@ def read_tensors(path: str | os.PathLike) -> Tensors:
     """Open a `.safetensors` file; raise `Damaged` if it is not valid."""
     with reading(path, WHAT):
         return Tensors(path, safetensors.safe_open(regular_file(path, WHAT), "numpy"))
+
+
+def encode_tensors(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """Return tensors and strings as the content of a `.safetensors` file."""
+    return safetensors.numpy.save({n: np.asarray(a, order="C") for n, a in tensors.items()}, dict(metadata))

@@ -7,7 +7,7 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,20 @@ def write_whole(path: Path | str, data: bytes) -> None:
     with writing(path, beside):
         beside.write_bytes(data)
         os.replace(beside, path)
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a new folder of files, given by their paths in it, so that a kill leaves either nothing or all of it."""
+    if not is_writer():
+        return
+    beside = path.with_name(f".{path.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        for name, data in files.items():
+            write_whole(beside / name, data)
+        os.replace(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write_kept(path: Path | str, data: bytes) -> None:
