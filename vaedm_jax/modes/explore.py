@@ -34,7 +34,7 @@ def explore(config: ConfigDict, workdir: Path) -> None:
     explorer.compile()
     page = build_page(explorer, f"VAEDM explorer: {name}", noun)
     try:
-        launch(page, server_name=settings.host, server_port=settings.port)
+        launch(page, explorer, server_name=settings.host, server_port=settings.port)
     except Exception as error:  # Gradio and its server raise many kinds
         place = f"explore.host = {settings.host}, explore.port = {settings.port}"
         raise UserError(f"{place}: the page cannot be served there ({reason(error)}); give another port or host") from error

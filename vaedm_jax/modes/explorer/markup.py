@@ -1,53 +1,51 @@
-"""The HTML of images on the page. All texts in it are the page's own, or escaped."""
+"""The HTML of images on the page. The browser asks for most images by the query of their state."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable
 from html import escape
 
-from vaedm_jax.modes.explorer.history import History
-
-SMALL = 128  # an image with fewer pixels a side is enlarged with visible pixels
+SMALL = 128  # the pixels of a smaller image are shown as squares
 
 
-def image(png: bytes, alt: str, size: int) -> str:
+def image(source: str, alt: str, size: int) -> str:
     """Return an image.
 
     Args:
-      png: the file.
+      source: its address; "" for one that a script fills in.
       alt: what it shows, for those who cannot see it; "" if a text beside it says so.
       size: its height in pixels.
     """
-    kind = "pixels" if size < SMALL else "smooth"
-    return f'<img class="{kind}" alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    given = f' src="{escape(source)}"' if source else ""
+    return f'<img class="{"pixels" if size < SMALL else "smooth"}" alt="{escape(alt)}"{given}>'
 
 
-def titled(picture: str, title: str, symbol: str) -> str:
-    """Return an image below its title, and the paper's symbol for it."""
+def inline(png: bytes) -> str:
+    """Return a PNG as the source of an image."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def titled(picture: str, title: str, symbol: str = "") -> str:
+    """Return an image with its title, and the paper's symbol for it."""
     return f"<figure><figcaption>{escape(title)} <i>{escape(symbol)}</i></figcaption>{picture}</figure>"
 
 
-def strip(history: History) -> str:
-    """Return the strip of former pictures as a list of buttons. `data-index` is the place of each in the history."""
+def row(pictures: Iterable[str]) -> str:
+    """Return images side by side."""
+    return f'<div class="images">{"".join(pictures)}</div>'
+
+
+def strip(pictures: list[str], current: int) -> str:
+    """Return images as a list of buttons. `data-index` is the place of each.
+
+    Args:
+      current: the place of the present one.
+    """
     items = []
-    for i, (state, shown) in enumerate(history.strip):
-        current = ' aria-current="true"' if state == history.now else ""
-        label = f"Go back to picture {i + 1} of {len(history.strip)}"
-        items.append(
-            f'<li><button type="button" data-index="{i}" title="{label}" aria-label="{label}"{current}>{shown}'
-            "</button></li>"
-        )
+    for i, picture in enumerate(pictures):
+        label, mark = f"Go back to picture {i + 1}", ' aria-current="true"' if i == current else ""
+        button = f'<button type="button" data-index="{i}" title="{label}" aria-label="{label}"{mark}>'
+        items.append(f"<li>{button}{picture}</button></li>")
     return f'<ol aria-label="Former pictures">{"".join(items)}</ol>'
-
-
-def labelled(images: Sequence[str], labels: Sequence[str]) -> str:
-    """Return images side by side, each above its label."""
-    figures = (f"<figure>{one}<figcaption>{escape(n)}</figcaption></figure>" for one, n in zip(images, labels, strict=True))
-    return f'<div class="labelled">{"".join(figures)}</div>'
-
-
-def rows(*images: Sequence[str]) -> str:
-    """Return rows of images."""
-    return "".join(f'<div class="row">{"".join(row)}</div>' for row in images)
 
 
 def note(text: str) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vaedm_jax.errors import RunError, UserError
-from vaedm_jax.modes.explorer.actions import Actions
+from vaedm_jax.modes.explorer import markup
+from vaedm_jax.modes.explorer.actions import PLACE, SLOTS, Actions
 from vaedm_jax.modes.explorer.drawing import Explorer
 from vaedm_jax.modes.explorer.history import History
 from vaedm_jax.modes.explorer.state import LIMIT
@@ -48,7 +49,7 @@ watch("value", () => {
   last = undefined;
 });
 """
-SHOW_ADDRESS = "query => { history.replaceState(null, '', '?' + query) }"
+ARRIVE, DRAW = "query => explorer.arrive(query)", "query => explorer.draw(query)"
 READ_ADDRESS = "() => [location.search.slice(1)]"
 COPY_ADDRESS = """() => {
   const copied = navigator.clipboard?.writeText(location.href) ?? Promise.reject();
@@ -72,12 +73,29 @@ def build_page(explorer: Explorer, title: str, noun: str = "image") -> Any:
     import gradio as gr
 
     with gr.Blocks(title=title, analytics_enabled=False) as page:
-        parts = lay_out(explorer, title, noun)
-        connect(page, Actions(explorer), **parts)
+        connect(page, Actions(explorer), **lay_out(explorer, title, noun))
     return page
 
 
-def launch(page: Any, **place: Any) -> tuple[Any, str, str]:
+def picture_route(actions: Actions) -> Any:
+    """Return the route of the images, at which the browser asks for them by the query of a state."""
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse, Response
+    from starlette.routing import Route
+
+    def answer(request: Request) -> Response:
+        if (name := request.path_params["name"]) not in ("x_hat", "refined"):
+            return PlainTextResponse("there is no such image", 404)
+        try:
+            png = actions.draw(name, request.url.query)
+        except (UserError, RunError) as error:
+            return PlainTextResponse(str(error), 422)
+        return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+    return Route(f"/{PLACE}/{{name}}", answer)
+
+
+def launch(page: Any, explorer: Explorer, **place: Any) -> tuple[Any, str, str]:
     """Serve the page. The process goes on.
 
     Args:
@@ -94,6 +112,7 @@ def launch(page: Any, **place: Any) -> tuple[Any, str, str]:
         share=False,
         footer_links=[],
         prevent_thread_lock=True,
+        app_kwargs={"routes": [picture_route(Actions(explorer))]},
         theme=gr.themes.Default(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", text_size="sm", spacing_size="sm", font=font, font_mono=font),
         css=(HERE / "page.css").read_text("utf-8"),
         js=(HERE / "page.js").read_text("utf-8").replace("HELP", json.dumps(HELP)),
@@ -105,21 +124,23 @@ def lay_out(explorer: Explorer, title: str, noun: str) -> dict[str, Any]:
     import gradio as gr
 
     p: dict[str, Any] = {"history": gr.State(History()), "rest": gr.State(()), "slots": gr.State(())}
-    for name in ("address", "file_text"):  # what the server gives to a script of the page
+    for name in ("address", "file"):  # what the server gives to a script of the page
         p[name] = gr.Textbox(visible=False)
-    p["settle"] = gr.Button(elem_id="settle", visible="hidden")
+    p["resting"] = gr.Button(elem_id="rest", visible="hidden")  # the script of the page presses it
     with gr.Row(elem_id="head"):
         gr.Markdown(f"# {title}")
         p["random"] = gr.Button(f"Random {noun}", elem_id="random", variant="primary", size="sm")
         p["undo"] = gr.Button("Undo", elem_id="undo", size="sm")
         p["copy"] = gr.Button("Copy link", elem_id="copy", size="sm")
         p["save"] = gr.Button("Save", elem_id="save", size="sm")
-        p["open_file"] = gr.UploadButton("Open", elem_id="open", file_types=[".json"], type="filepath", size="sm")
+        p["load"] = gr.UploadButton("Open", elem_id="load", file_types=[".json"], type="filepath", size="sm")
     with gr.Row(elem_id="panes"):
         with gr.Column(elem_id="pictures"):
             with gr.Row():
-                p["x_hat"], p["refined"] = gr.HTML(elem_id="x_hat"), gr.HTML(elem_id="refined")
-            p["waiting"], p["note"] = gr.HTML(elem_id="waiting"), gr.HTML(elem_id="note")
+                for name, label, symbol in (("x_hat", "Image of the VAE", "x̂"), ("refined", "Refined image", "x₀")):
+                    empty = markup.image("", label, explorer.model.engine.networks.size)
+                    gr.HTML(markup.titled(empty, label, symbol), elem_id=name)
+            p["note"] = gr.HTML(elem_id="note")
         with gr.Column(elem_id="controls"):
             lay_out_tabs(explorer, noun, p)
         with gr.Column(elem_id="settings"):
@@ -133,7 +154,7 @@ def lay_out_settings(explorer: Explorer, p: dict[str, Any]) -> None:
     import gradio as gr
 
     own, allowed = explorer.own, explorer.allowed
-    with gr.Row(elem_id="chain", elem_classes="live"):
+    with gr.Row(elem_id="chain"):
         p["preset"] = gr.Radio(list(explorer.presets), label="Preset", elem_id="preset")
         p["steps"] = gr.Number(
             own.steps, label="Steps", precision=0, minimum=1, maximum=allowed.steps, elem_id="steps"
@@ -157,7 +178,7 @@ def lay_out_tabs(explorer: Explorer, noun: str, p: dict[str, Any]) -> None:
         return image
 
     shares = explorer.directions.shares[: explorer.directions.sliders]
-    with gr.Tab("Sliders", elem_classes="live"):
+    with gr.Tab("Sliders"):
         with gr.Column(elem_id="sliders"):
             p["sliders"] = [
                 gr.Slider(
@@ -166,10 +187,10 @@ def lay_out_tabs(explorer: Explorer, noun: str, p: dict[str, Any]) -> None:
                 for k, share in enumerate(shares)
             ]
         p["dropped"] = drop("Or start from a picture", "dropped")
-    with gr.Tab("Mix", elem_classes="live"):
+    with gr.Tab("Mix"):
         p["slot_images"] = gr.HTML(elem_id="slots")
         with gr.Row():
-            p["keep"] = [gr.Button(f"Keep as {name}", elem_id=f"keep{name}", size="sm") for name in "ABC"]
+            p["keep"] = [gr.Button(f"Keep as {name}", elem_id=f"keep{name}", size="sm") for name in SLOTS]
         p["share"] = gr.Slider(0, 1, 0, step=0.01, label="From A to B", elem_id="share", buttons=[])
         p["path"] = gr.Radio(list(PATHS), value=PATHS[0], label="Path", elem_id="path")
         with gr.Row():
@@ -206,44 +227,36 @@ def connect(page: Any, actions: Actions, **p: Any) -> None:
         return call
 
     controls = [p["rest"], *p["sliders"], p["seed"], p["steps"], p["sampler"], p["start"]]
-    history, address = p["history"], p["address"]
-    arrival = [history, p["preset"], p["x_hat"], p["note"], p["waiting"], *controls]
-    quiet, latest = dict(show_progress="hidden"), dict(show_progress="hidden", trigger_mode="always_last")
+    history, address, kept = p["history"], p["address"], [p["slots"], p["slot_images"]]
+    shown = [history, p["strip"], address, p["preset"], p["note"]]
+    arrival, here, quiet = [*shown, *controls], [history, *controls], dict(show_progress="hidden")
 
-    def act(event: Callable, action: Callable, inputs: list, *more: Any, **how: Any) -> None:
-        """Do an action at an event, and then draw the refined image."""
-        first = event(told(action), inputs, [*arrival, *more], **(quiet | how))
-        drawn = [history, p["refined"], p["strip"], address, p["waiting"]]
-        last = first.success(told(actions.finish), [history, *controls], drawn, **quiet)
-        last.success(None, address, js=SHOW_ADDRESS, **quiet)
+    def act(event: Callable, action: Callable, inputs: list, outputs: list = arrival, script: str = ARRIVE, **how: Any):
+        """Do an action at an event, and then draw the images of the address."""
+        event(told(action), inputs, outputs, **quiet, **how).success(None, address, js=script, **quiet)
 
-    act(page.load, actions.open, [address], p["slots"], p["slot_images"], js=READ_ADDRESS)
-    for slider in p["sliders"]:
-        slider.input(told(actions.sketch), controls, [p["x_hat"], p["note"]], **latest)
-        slider.input(told(actions.refine), controls, p["refined"], **latest)
-    moving = dict(inputs=[p["share"], p["path"], p["slots"], history, *controls], outputs=arrival, **latest)
-    mixed = p["share"].input(told(actions.mix), **moving)
-    mixed.success(told(actions.refine), controls, p["refined"], **latest)
-
-    act(p["settle"].click, actions.rest, [history, *controls], **latest)
+    act(page.load, actions.open, [address], [*arrival, *kept], js=READ_ADDRESS)
+    act(p["resting"].click, actions.rest, here, shown, trigger_mode="always_last")
     for name in ("sampler", "start"):
-        act(p[name].input, actions.rest, [history, *controls])
+        act(p[name].input, actions.rest, here, shown)
     for name in ("random", "renew", "undo"):
-        act(p[name].click, getattr(actions, name), [history, *controls])
-    act(p["preset"].input, actions.choose, [p["preset"], history, *controls])
-    act(p["dropped"].upload, actions.find, [p["dropped"], history, *controls])
-    act(p["open_file"].upload, actions.open_file, [p["open_file"], history])
-    act(p["combine"].click, actions.combine, [p["slots"], history, *controls])
+        act(p[name].click, getattr(actions, name), here)
+    act(p["preset"].input, actions.choose, [p["preset"], *here])
+    act(p["dropped"].upload, actions.find, [p["dropped"], *here])
+    act(p["load"].upload, actions.load, [p["load"], history])
 
     def visit(history: History, event: gr.EventData) -> Any:
         return actions.visit(history, int(event.index))
 
     act(p["strip"].select, visit, [history])
-    for i, button in enumerate(p["keep"]):
-        button.click(partial(actions.keep, i), [p["slots"], *controls], [p["slots"], p["slot_images"]], **quiet)
-    p["interpolate"].click(told(actions.interpolate), [p["path"], p["slots"], *controls], p["way"])
+    for slot, button in enumerate(p["keep"]):
+        button.click(told(partial(actions.keep, slot)), [p["slots"], *controls], kept, **quiet)
+    path = [p["path"], p["slots"]]
+    moved = [address, *controls]
+    act(p["share"].input, actions.mix, [p["share"], *path, *controls], moved, DRAW, trigger_mode="always_last")
+    act(p["combine"].click, actions.combine, [p["slots"], *here])
+    p["interpolate"].click(told(actions.interpolate), [*path, *controls], p["way"], **quiet)
     damage = [p["damaged"], p["task"], p["factor"], p["sigma"]]
     p["restore"].click(told(actions.restore), damage, p["restored"])
     p["copy"].click(None, js=COPY_ADDRESS)
-    saved = p["save"].click(told(actions.save), controls, p["file_text"], **quiet)
-    saved.success(None, p["file_text"], js=DOWNLOAD, **quiet)
+    p["save"].click(told(actions.save), controls, p["file"], **quiet).success(None, p["file"], js=DOWNLOAD, **quiet)
