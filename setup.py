@@ -32,7 +32,10 @@ setup(
     # The configurations of the checkout become a part of the installed package.
     packages=[*find_packages(include=["vaedm_jax", "vaedm_jax.*"]), "vaedm_jax.configs"],
     package_dir={"vaedm_jax.configs": "configs"},
-    package_data={"vaedm_jax": ["py.typed", "data/*.npz", "evaluation/*.safetensors", "weights/*.safetensors"]},
+    package_data={
+        "vaedm_jax": ["py.typed", "data/*.npz", "evaluation/*.safetensors", "weights/*.safetensors"],
+        "vaedm_jax.modes.explorer": ["page.css", "page.js"],
+    },
     entry_points={"console_scripts": ["vaedm = vaedm_jax.main:run_process"]},
     python_requires=">=3.11",
     # launch/test.sh --oldest tests these lower bounds. They are the versions of Colab's TPU image, or old versions that

@@ -24,7 +24,9 @@ def explore(config: ConfigDict, workdir: Path) -> None:
     """Serve the page until Ctrl-C."""
     check(config, to_train=False)
     if not find_spec("gradio"):
-        raise UserError("--mode=explore needs Gradio; install it with launch/env.sh explore, or pip install '.[explore]'")
+        raise UserError(
+            "--mode=explore needs Gradio; install it with launch/env.sh explore, or pip install '.[explore]'"
+        )
     model, settings = open_model(config, workdir), config.explore
     model.engine.check_vae()
     model.engine.check_trained()
@@ -37,7 +39,9 @@ def explore(config: ConfigDict, workdir: Path) -> None:
         launch(page, explorer, server_name=settings.host, server_port=settings.port)
     except Exception as error:  # Gradio and its server raise many kinds
         place = f"explore.host = {settings.host}, explore.port = {settings.port}"
-        raise UserError(f"{place}: the page cannot be served there ({reason(error)}); give another port or host") from error
+        raise UserError(
+            f"{place}: the page cannot be served there ({reason(error)}); give another port or host"
+        ) from error
     print(f"http://{settings.host}:{settings.port}; press Ctrl-C to stop", flush=True)
     page.block_thread()
 
@@ -57,5 +61,7 @@ def known_images(config: ConfigDict, model: VAEDM) -> np.ndarray:
     except UserError as error:
         if config.data.path != model.config.data.path:
             raise
-        print(f"note: {error}\nnote: {STAND_INS} samples of the model take the place of its training images", flush=True)
+        print(
+            f"note: {error}\nnote: {STAND_INS} samples of the model take the place of its training images", flush=True
+        )
         return model.sample(STAND_INS, chain=make_chain(config.sample)).images

@@ -7,7 +7,9 @@ import numpy as np
 from vaedm_jax.modes.explorer.state import rounded
 
 SLIDERS, LEAST = 8, 0.01  # most sliders; least share of the variance along a direction with a slider
-SHORTEST = 0.1  # a direction is left out if its deviation is less than this, relative to the first: the decoder ignores it
+SHORTEST = (
+    0.1  # a direction is left out if its deviation is less than this, relative to the first: the decoder ignores it
+)
 USUAL = 0.99  # the quantile of the training images up to which a picture is usual
 FLAT = 1e-3  # variance of a picture that counts as none: a hundredth of that of a usual picture
 
@@ -72,6 +74,6 @@ def describe_loss(loss: float, usual: np.ndarray) -> str:
     if loss <= (most := float(np.quantile(usual, USUAL))):
         return ""
     return (
-        f"This picture is unlike the training images. Its x̂ is off by {loss:.0%} of the picture's contrast; of "
-        f"{USUAL:.0%} of the training images it is off by at most {most:.0%}. So expect little of it in the result."
+        f"This picture is unlike the training images. x̂ misses it by {loss:.0%} of its contrast; it misses "
+        f"{USUAL:.0%} of those by {most:.0%} or less."
     )

@@ -23,7 +23,7 @@ from vaedm_jax.modes.explorer.directions import describe_loss, find_directions, 
 from vaedm_jax.modes.explorer.state import Allowed, State, from_file, from_query, to_file, to_query
 from vaedm_jax.modes.shared.restoration import restore_images
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.sampling.inputs import check_indices, path_between
+from vaedm_jax.sampling.inputs import path_between
 
 MOST_PIXELS = 16 * 10**6  # limit of a picture that is dropped onto the page
 MOST_RESTORED = 256 * 256  # pixels of a restored picture

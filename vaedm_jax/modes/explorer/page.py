@@ -113,7 +113,15 @@ def launch(page: Any, explorer: Explorer, **place: Any) -> tuple[Any, str, str]:
         footer_links=[],
         prevent_thread_lock=True,
         app_kwargs={"routes": [picture_route(Actions(explorer))]},
-        theme=gr.themes.Default(primary_hue="indigo", secondary_hue="indigo", neutral_hue="slate", text_size="sm", spacing_size="sm", font=font, font_mono=font),
+        theme=gr.themes.Default(
+            primary_hue="indigo",
+            secondary_hue="indigo",
+            neutral_hue="slate",
+            text_size="sm",
+            spacing_size="sm",
+            font=font,
+            font_mono=font,
+        ),
         css=(HERE / "page.css").read_text("utf-8"),
         js=(HERE / "page.js").read_text("utf-8").replace("HELP", json.dumps(HELP)),
     )
@@ -156,9 +164,7 @@ def lay_out_settings(explorer: Explorer, p: dict[str, Any]) -> None:
     own, allowed = explorer.own, explorer.allowed
     with gr.Row(elem_id="chain"):
         p["preset"] = gr.Radio(list(explorer.presets), label="Preset", elem_id="preset")
-        p["steps"] = gr.Number(
-            own.steps, label="Steps", precision=0, minimum=1, maximum=allowed.steps, elem_id="steps"
-        )
+        p["steps"] = gr.Number(own.steps, label="Steps", precision=0, minimum=1, maximum=allowed.steps, elem_id="steps")
         p["sampler"] = gr.Dropdown(list(allowed.samplers), value=own.sampler, label="Sampler", elem_id="sampler")
         p["start"] = gr.Dropdown(list(allowed.starts), value=own.start, label="Start", elem_id="start")
         p["seed"] = gr.Number(0, label="Noise seed", precision=0, minimum=0, maximum=2**32 - 1, elem_id="seed")
@@ -189,7 +195,7 @@ def lay_out_tabs(explorer: Explorer, noun: str, p: dict[str, Any]) -> None:
         p["dropped"] = drop("Or start from a picture", "dropped")
     with gr.Tab("Mix"):
         p["slot_images"] = gr.HTML(elem_id="slots")
-        with gr.Row():
+        with gr.Row(elem_id="keep"):
             p["keep"] = [gr.Button(f"Keep as {name}", elem_id=f"keep{name}", size="sm") for name in SLOTS]
         p["share"] = gr.Slider(0, 1, 0, step=0.01, label="From A to B", elem_id="share", buttons=[])
         p["path"] = gr.Radio(list(PATHS), value=PATHS[0], label="Path", elem_id="path")

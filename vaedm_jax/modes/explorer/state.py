@@ -75,7 +75,7 @@ def to_query(state: State, model: str) -> str:
       model: identifies the model.
     """
     position = ",".join(f"{p:g}" for p in state.position)
-    return urlencode(asdict(state) | {"position": position, "model": model}, safe=",+")
+    return urlencode(asdict(state) | {"position": position, "model": model}, safe=",")
 
 
 def from_query(query: str, allowed: Allowed, default: State) -> tuple[State, str]:
