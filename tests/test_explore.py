@@ -202,7 +202,14 @@ def test_a_saved_file_gives_the_same_picture(explorer, tmp_path):
     png = base64.b64decode(json.loads(text)["image"].removeprefix("data:image/png;base64,"))
     assert png == explorer.refined(saved)
     (tmp_path / "a.json").write_text(json.dumps(json.loads(text) | {"model": "another"}))
-    assert explorer.from_file(tmp_path / "a.json") == (saved, drawing.OTHER_MODEL)
+    assert explorer.from_file(tmp_path / "a.json") == (saved, drawing.OTHER)
+
+
+def test_an_address_of_another_model_or_of_other_images_is_named(explorer):
+    query = explorer.to_query(explorer.own)
+    assert explorer.from_query(query, explorer.own) == (explorer.own, "")
+    other = drawing.Explorer(explorer.model, explorer.images[::-1], explorer.chain(explorer.own))
+    assert other.from_query(query, other.own)[1] == drawing.OTHER
 
 
 def test_a_picture_is_found_among_the_directions(explorer, tmp_path):

@@ -10,7 +10,7 @@ from vaedm_jax.api import VAEDM
 from vaedm_jax.config import make_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import some
-from vaedm_jax.errors import UserError, reason
+from vaedm_jax.errors import UserError
 from vaedm_jax.modes.explorer.drawing import Explorer
 from vaedm_jax.modes.explorer.page import build_page, launch
 from vaedm_jax.modes.shared.models import load_training_images, open_model
@@ -40,7 +40,7 @@ def explore(config: ConfigDict, workdir: Path) -> None:
     except Exception as error:  # Gradio and its server raise many kinds
         place = f"explore.host = {settings.host}, explore.port = {settings.port}"
         raise UserError(
-            f"{place}: the page cannot be served there ({reason(error)}); give another port or host"
+            f"{place}: the page cannot be served there ({type(error).__name__}); give another port or host"
         ) from error
     print(f"http://{settings.host}:{settings.port}; press Ctrl-C to stop", flush=True)
     page.block_thread()

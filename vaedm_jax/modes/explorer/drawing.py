@@ -23,7 +23,7 @@ from vaedm_jax.modes.explorer.directions import describe_loss, find_directions, 
 from vaedm_jax.modes.explorer.state import Allowed, State, from_file, from_query, to_file, to_query
 from vaedm_jax.modes.shared.restoration import restore_images
 from vaedm_jax.reporting import to_uint8
-from vaedm_jax.sampling.inputs import path_between
+from vaedm_jax.sampling.inputs import compute_digest, path_between
 
 MOST_PIXELS = 16 * 10**6  # limit of a picture that is dropped onto the page
 MOST_RESTORED = 256 * 256  # pixels of a restored picture
@@ -38,7 +38,7 @@ TUNED_PRESETS = {
     "From noise": (CONSISTENCY, 2, "noise"),
 }
 PRESETS = {"Fast": ("unipc2", 3, "warm"), "Good": ("unipc2", 5, "warm"), "From noise": ("unipc2", 10, "noise")}
-OTHER_MODEL = "This was made with another model. So the picture differs from the one that was saved."
+OTHER = "This was made with another model. So the picture differs from the one that was shown there."
 
 
 class Explorer:
@@ -50,6 +50,7 @@ class Explorer:
       allowed: the states that the model allows.
       own: the settings of the configuration, at the mean z.
       presets: states with the mean z, by the name of their settings; `own` is one of them.
+      identity: identifies the model and the images, which together give a position its meaning.
     """
 
     def __init__(self, model: VAEDM, images: np.ndarray, chain: Chain):
@@ -62,6 +63,7 @@ class Explorer:
         model.engine.check_vae()
         model.engine.check_chain(chain)
         self.model, self.images = model, images
+        self.identity = compute_digest(to_uint8(images), model.engine.fingerprint)
         # The t_start of a configuration that does not start at x_hat is only a default.
         self._chain = chain if chain.start == "warm" else replace(chain, t_start=0)
         self._variance = cache(lambda: model.error_variance(images[:RULE_OF]))
@@ -185,12 +187,12 @@ class Explorer:
 
     def to_query(self, state: State) -> str:
         """Return a state as the query of an address."""
-        return to_query(state, self.model.engine.fingerprint)
+        return to_query(state, self.identity)
 
     def from_query(self, query: str, default: State) -> tuple[State, str]:
         """Return the state of a query, which the default completes, and a sentence if it is of another model."""
-        state, model = from_query(query, self.allowed, default)
-        return state, self._compare(model or self.model.engine.fingerprint)
+        state, made_with = from_query(query, self.allowed, default)
+        return state, OTHER if made_with not in ("", self.identity) else ""
 
     def to_file(self, state: State) -> str:
         """Return a state as the text of a JSON file."""
@@ -201,11 +203,7 @@ class Explorer:
         """Return the state in a file, and a sentence if it is of another model."""
         loaded = from_file(path, self.model.engine.check_vae().z_dim)
         state = State(self.directions.position(loaded.z), **loaded.settings)
-        return self.allowed.check(state), self._compare(loaded.model)
-
-    def _compare(self, model: str) -> str:
-        """Return a sentence if a model is another than that of the page."""
-        return "" if model == self.model.engine.fingerprint else OTHER_MODEL
+        return self.allowed.check(state), OTHER if loaded.model != self.model.engine.fingerprint else ""
 
 
 def require_picture(path: str | None) -> str:
