@@ -258,12 +258,7 @@ def test_every_action_arrives_at_a_state_that_the_controls_show(explorer, tmp_pa
         "file": actions.load(str(tmp_path / "a.json"), history),
         "combine": actions.combine(slots, history, *controls),
     }
-    for name, (
-        after,
-        strip,
-        query,
-        *_,
-    ) in arrived.items():
+    for name, (after, strip, query, *_) in arrived.items():
         assert explorer.from_query(query, explorer.own)[0] == after.now != history.now, name
         assert strip.count("<li>") == 2 and strip.count("aria-current") == 1, name
     assert arrived["preset"][3] == "Fast" and arrived["renew"][0].now.seed == 1
@@ -275,10 +270,7 @@ def test_every_action_arrives_at_a_state_that_the_controls_show(explorer, tmp_pa
 
 
 def test_a_wrong_address_opens_a_random_picture_and_says_why(explorer):
-    (
-        history,
-        *_,
-    ) = shown = Actions(explorer).open("seed=x")
+    history, *_ = shown = Actions(explorer).open("seed=x")
     assert "the address: seed = &#x27;x&#x27;" in shown[4] and any(history.now.position)
 
 
