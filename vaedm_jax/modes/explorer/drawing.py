@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
@@ -75,8 +76,7 @@ class Explorer:
         self.allowed = Allowed(len(self.directions.axes), most, samplers, tuple(starts))
         self.own = State((0.0,) * len(self.directions.axes), 0, chain.steps, chain.sampler, chain.start)
         self.presets = self._presets()
-        self._compiled: set[Any] = set()
-        self.refined = lru_cache(256)(self._refined)
+        self._cached, self._one_at_a_time = lru_cache(256)(self._draw), threading.Lock()
 
     def _samplers(self) -> tuple[str, ...]:
         """Return the samplers that suit the model, that of the configuration first."""
@@ -114,30 +114,29 @@ class Explorer:
         """Return what the compiled program of a state depends on."""
         return jax.tree.map(np.shape, self.model.engine.arrays(self.chain(state)))
 
-    def is_compiled(self, state: State) -> bool:
-        """Return whether a state can be drawn without compiling a program."""
-        return self._program(state) in self._compiled
-
     def compile(self) -> None:
         """Compile the programs that the page needs at first."""
         self.draw_z(0)
         self.model.reconstruct(self.images[:1])
-        for state in self.presets.values():
-            if not self.is_compiled(state):
-                self.refined(state)
+        for state in {self._program(state): state for state in self.presets.values()}.values():
+            self.refined(state)
 
     def x_hat(self, state: State) -> bytes:
         """Return the PNG of the image that the VAE decodes from z."""
         z = self.directions.z(self.allowed.check(state).position)
         return as_png(self.model.decode(z[None], batch_size=1)[0])
 
-    def _refined(self, state: State) -> bytes:
-        """Return the PNG of the image that the refiner makes of x_hat."""
-        z, program = self.directions.z(self.allowed.check(state).position), self._program(state)
-        how = dict(z=z, chain=self.chain(state), batch_size=1, progress=False)
-        image = self.model.sample(1, state.seed, **how).images[0]
-        self._compiled.add(program)
-        return as_png(image)
+    def refined(self, state: State) -> bytes:
+        """Return the PNG of the image that the refiner makes of x_hat.
+
+        The page asks for the same image in two places at once. It is drawn once.
+        """
+        with self._one_at_a_time:
+            return self._cached(state)
+
+    def _draw(self, state: State) -> bytes:
+        how = dict(z=self.directions.z(state.position), chain=self.chain(state), batch_size=1, progress=False)
+        return as_png(self.model.sample(1, state.seed, **how).images[0])
 
     def draw_z(self, seed: int, typical: bool = False) -> tuple[float, ...]:
         """Return the position of a z from the prior.

@@ -44,8 +44,10 @@ element.addEventListener("click", (event) => {
   if (button) trigger("select", { index: (last = Number(button.dataset.index)) });
 });
 watch("value", () => {
+  const list = element.querySelector("ol"), now = element.querySelector("[aria-current]");
+  const right = (item) => item.getBoundingClientRect().right;
+  if (now) list.scrollLeft = right(now) - right(list);
   if (last !== undefined) element.querySelector(`[data-index="${last}"]`)?.focus();
-  else element.scrollLeft = element.scrollWidth;
   last = undefined;
 });
 """
