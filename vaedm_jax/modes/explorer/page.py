@@ -46,8 +46,8 @@ element.addEventListener("click", (event) => {
 watch("value", () => {
   const list = element.querySelector("ol"), now = element.querySelector("[aria-current]");
   const right = (item) => item.getBoundingClientRect().right;
-  if (now) list.scrollLeft = right(now) - right(list);
   if (last !== undefined) element.querySelector(`[data-index="${last}"]`)?.focus();
+  else if (now) list.scrollLeft += right(now) - right(list);
   last = undefined;
 });
 """
