@@ -38,6 +38,8 @@ setup(
             "data/*.npz",
             "evaluation/*.safetensors",
             "interop/diffusers_code/*.py",
+            "modes/explorer/page.css",
+            "modes/explorer/page.js",
             "weights/*.safetensors",
         ]
     },
@@ -66,7 +68,7 @@ setup(
         # Other versions may draw other pixels, so these are exact (vaedm_jax/data/faces.py).
         "avatars": ["dicebear-core==10.7.0", "dicebear-styles==10.6.0", "resvg-py==0.5.0"],
         "beam": ["apache-beam>=2.77"],
-        "explore": ["gradio>=5.0"],
+        "explore": ["gradio>=6.31"],
         "hub": ["huggingface-hub>=1.0"],
         "prior": ["scikit-learn>=1.5.2"],
         "wandb": ["wandb>=0.17"],

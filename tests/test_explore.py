@@ -1,64 +1,230 @@
-"""The explorer: the functions behind its page, and the page in a headless browser, if one is installed."""
+"""The explorer: its states in every written form, its history, its drawings, and the actions of the page."""
 
-import shutil
+import base64
+import io
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.explorer_fixtures import explorer_fixture  # noqa: F401
 from tests.pictures import noise
-from tests.tiny import random_params, tiny_config
-from vaedm_jax import VAEDM
+from tests.tiny import tiny_config
 from vaedm_jax.config import make_chain
 from vaedm_jax.errors import UserError
 from vaedm_jax.modes import explore
-from vaedm_jax.training.stages import ddpm_stage, vae_stage
+from vaedm_jax.modes.explorer import drawing, state
+from vaedm_jax.modes.explorer.actions import Actions
+from vaedm_jax.modes.explorer.directions import describe_loss, find_directions, lost
+from vaedm_jax.modes.explorer.history import MOST_SHOWN, History
+from vaedm_jax.modes.explorer.state import Allowed, State
+
+ALLOWED = Allowed(3, 100, ("ddim", "unipc2"), ("warm", "noise"))
+START = State((0.0, 0.0, 0.0), 0, 5, "ddim", "warm")
+FULL = State((0.52, -1.2, 4.0), 2**32 - 1, 100, "unipc2", "noise")
 
 
-@pytest.fixture(scope="module")
-def explorer():
-    config = tiny_config(**{"sample.start": "warm"})
-    vae = random_params(vae_stage(config), 1)
-    model = VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2))
-    images = np.random.default_rng(0).random((40, 16, 16, 3), np.float32)
-    return explore.Explorer(model, images, make_chain(config.sample))
+def pixels(png: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(png)))
 
 
-def test_the_axes_are_principal_components_as_long_as_a_standard_deviation(explorer):
-    z = explorer.model.encode(explorer.images)
+def test_a_state_comes_back_from_its_query():
+    query = state.to_query(FULL, "abc")
+    assert query == "position=0.52,-1.2,4&seed=4294967295&steps=100&sampler=unipc2&start=noise&model=abc"
+    assert state.from_query(query, ALLOWED, START) == (FULL, "abc")
+    dpm = replace(START, sampler="dpm++2m")
+    assert state.from_query(state.to_query(dpm, ""), ALLOWED._replace(samplers=("dpm++2m",)), START) == (dpm, "")
+
+
+def test_a_query_may_name_some_of_the_settings_and_positions_and_other_things():
+    found, model = state.from_query("seed=7&position=1,-2&__theme=dark", ALLOWED, FULL)
+    assert found == replace(FULL, seed=7, position=(1.0, -2.0, 0.0)) and model == ""
+    assert state.from_query("", ALLOWED, FULL) == (FULL, "")
+
+
+@pytest.mark.parametrize(
+    "query, words",
+    [
+        ("position=nan", "position = .* a number, from -4.0 to 4.0"),
+        ("position=1,4.01", "4.01 should be"),
+        ("position=1,,2", "must be a number"),
+        ("position=1,2,3,4", "4 positions: this model has 3"),
+        ("seed=-1", "seed = -1"),
+        ("seed=1e3", "a whole number"),
+        ("seed=" + "9" * 5000, "seed"),
+        ("steps=0", "steps = 0"),
+        ("steps=101", "steps = 101"),
+        ("sampler=<b>", "sampler = '<b>'"),
+        ("start=hot", "start = 'hot'"),
+        ("&".join(f"a{i}=1" for i in range(200)), "too many fields"),
+        ("position=" + "1" * 2**17, "characters"),
+    ],
+)
+def test_an_invalid_query_is_refused_in_one_line(query, words):
+    with pytest.raises(UserError, match=rf"^the address: .*{words}") as error:
+        state.from_query(query, ALLOWED, START)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_a_file_that_is_not_of_the_explorer_is_refused_in_one_line(tmp_path):
+    good = state.to_file(START, "abc", np.zeros(2), b"png")
+    settings = good["settings"]
+    bad = {
+        "no JSON": (b"\x80\x04pickle", "not a valid JSON"),
+        "of another kind": (good | {"kind": "other"}, "its kind is another"),
+        "without z": ({k: v for k, v in good.items() if k != "z"}, "z is missing"),
+        "z of text": (good | {"z": ["1"]}, "should be a number"),
+        "infinite": (b'{"z": [1e999]}', "not a finite number"),
+        "of another size": (good | {"z": [0.0] * 3}, "a z of 3 numbers, but this model has 2"),
+        "seed of text": (good | {"settings": settings | {"seed": "0"}}, "seed should be a whole number"),
+        "too large": (b" " * (2**24 + 1), "too many"),
+    }
+    for name, (content, words) in bad.items():
+        file = tmp_path / "file.json"
+        file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        with pytest.raises(UserError, match=words) as error:
+            state.from_file(file, 2)
+        assert "\n" not in str(error.value) and str(tmp_path) not in str(error.value), name
+
+
+def test_undo_goes_back_to_what_was_shown_before():
+    a, b, c = (replace(START, seed=seed) for seed in range(3))
+    history = History().visit(a).visit(b).visit(b).visit(c).visit(a)
+    assert history.strip == (a, b, c) and history.now == a
+    seen = []
+    for _ in range(5):
+        history = history.undo()
+        seen.append(history.now)
+    assert seen == [c, b, a, a, a] and history.strip == (a, b, c)
+    assert History().undo().now is None
+
+
+def test_the_strip_keeps_the_last_pictures():
+    history = History()
+    for seed in range(MOST_SHOWN + 5):
+        history = history.visit(replace(START, seed=seed))
+    assert [old.seed for old in history.strip] == list(range(5, MOST_SHOWN + 5))
+
+
+def test_directions_are_principal_components_as_long_as_a_standard_deviation(explorer):
+    z, found = explorer.model.encode(explorer.images), explorer.directions
     values, vectors = np.linalg.eigh(np.cov(z.T, bias=True))
-    lengths = np.linalg.norm(explorer.axes, axis=1)
+    lengths = np.linalg.norm(found.axes, axis=1)
     np.testing.assert_allclose(lengths**2, values[::-1][: len(lengths)], rtol=1e-4)
-    np.testing.assert_allclose(np.abs(explorer.axes[0] @ vectors[:, -1]) / lengths[0], 1, rtol=1e-4)
-    np.testing.assert_allclose(explorer.shares, values[::-1][: len(lengths)] / values.sum(), rtol=1e-4)
+    np.testing.assert_allclose(np.abs(found.axes[0] @ vectors[:, -1]) / lengths[0], 1, rtol=1e-4)
+    np.testing.assert_allclose(found.shares, values[::-1][: len(lengths)] / values.sum(), rtol=1e-4)
 
 
-def test_sliders_change_x_hat_and_the_seed_changes_only_the_refined_image(explorer):
-    middle = [0.0] * len(explorer.axes)
-    a, b, c = (
-        explorer.draw(seed, 2, "ddim", "warm", *z) for seed, z in ((0, middle), (1, middle), (0, [2.0, *middle[1:]]))
-    )
-    assert a[0].shape == a[1].shape == (256, 256, 3) and a[0].dtype == np.uint8
-    np.testing.assert_array_equal(a[0], b[0])
-    assert (a[1] != b[1]).any() and (a[0] != c[0]).any()
+def test_the_signs_of_directions_do_not_depend_on_the_decomposition():
+    z = np.random.default_rng(0).standard_normal((50, 3)) * [3, 2, 1]
+    axes = find_directions(z).axes
+    np.testing.assert_allclose(find_directions(z[:, ::-1]).axes[:, ::-1], axes, atol=1e-9)
+    assert all(axis[np.argmax(np.abs(axis))] > 0 for axis in axes)
 
 
-def test_a_picture_moves_the_sliders_to_its_position(explorer, tmp_path):
+def test_directions_that_the_decoder_ignores_are_left_out():
+    z = np.random.default_rng(0).standard_normal((500, 4)) * [1, 0.8, 0.02, 0.01]
+    found = find_directions(z)
+    assert len(found.axes) == 2
+    np.testing.assert_allclose(found.position(found.z((1.5, -2.0))), (1.5, -2.0), atol=0.005)
+    assert len(find_directions(np.zeros((5, 2))).axes) == 1
+
+
+def test_a_picture_that_the_vae_hardly_knows_is_named():
+    image = np.random.default_rng(0).random((1, 8, 8, 3))
+    flat = np.full_like(image, image.mean())
+    np.testing.assert_allclose(lost(image, image), 0)
+    np.testing.assert_allclose(lost(image, flat), 1, rtol=0.01)  # the floor of the variance
+    usual = np.linspace(0.1, 0.5, 101)
+    assert describe_loss(0.49, usual) == ""
+    assert "unlike the training images" in describe_loss(0.6, usual) and "60%" in describe_loss(0.6, usual)
+
+
+def test_a_position_changes_x_hat_and_the_seed_changes_only_the_refined_image(explorer):
+    a = explorer.own
+    b, c = replace(a, seed=1), replace(a, position=(2.0, *a.position[1:]))
+    assert pixels(explorer.refined(a)).shape == (16, 16, 3)
+    assert explorer.x_hat(a) == explorer.x_hat(b) != explorer.x_hat(c)
+    assert len({explorer.refined(state) for state in (a, b, c)}) == 3
+
+
+def test_a_picture_is_that_of_the_model(explorer):
+    shown = replace(explorer.own, seed=3, position=(0.5,) * len(explorer.own.position), steps=2, sampler="ddim")
+    z = explorer.directions.mean + 0.5 * explorer.directions.axes.sum(axis=0)
+    samples = explorer.model.sample(1, 3, z=z, chain=explorer.chain(shown))
+    for png, image in ((explorer.refined(shown), samples.images[0]), (explorer.x_hat(shown), samples.x_hat[0])):
+        assert np.abs(pixels(png) / 255 - image).max() < 0.51 / 255 + 1e-4
+
+
+def test_a_warm_start_begins_at_the_step_of_the_configuration_or_of_the_rule(explorer):
+    config = tiny_config(**{"sample.start": "noise", "sample.t_start": 500})
+    rule = drawing.Explorer(explorer.model, explorer.images, make_chain(config.sample))
+    warm = replace(rule.own, start="warm")
+    expected = explorer.model.chain(make_chain(config.sample), start="warm", t_start=0)
+    variance = explorer.model.error_variance(explorer.images)
+    assert rule.chain(warm).t_start == expected.with_t_start(explorer.model.schedule, lambda: variance).t_start
+    assert explorer.chain(replace(explorer.own, steps=3)).t_start == 700
+
+
+def test_presets_are_what_the_weights_allow(explorer):
+    assert list(explorer.presets) == ["As configured", "Fast", "Good", "From noise"]
+    assert explorer.presets["As configured"] == explorer.own
+    assert "consistency" not in explorer.allowed.samplers and "tuned" not in explorer.allowed.samplers
+    late = replace(explorer.chain(explorer.own), t_start=3)  # has four steps
+    assert list(drawing.Explorer(explorer.model, explorer.images, late).presets) == [
+        "As configured",
+        "Fast",
+        "From noise",
+    ]
+
+
+def test_mixing_and_arithmetic_are_those_of_z(explorer):
+    k = len(explorer.own.position)
+    positions = np.random.default_rng(0).uniform(-1, 1, (3, k)).round(2).tolist()
+    a, b, c = (replace(explorer.own, position=tuple(position)) for position in positions)
+    za, zb, zc = (explorer.directions.z(s.position) for s in (a, b, c))
+    assert explorer.between(a, b, 0.0, "linear") == a.position and explorer.between(a, b, 1.0, "linear") == b.position
+    np.testing.assert_allclose(explorer.combine(a, b, c), explorer.directions.position(za - zb + zc), atol=1e-9)
+    cosine = za @ zb / np.linalg.norm(za) / np.linalg.norm(zb)
+    middle = explorer.directions.position((za + zb) / np.sqrt(2 + 2 * cosine))
+    np.testing.assert_allclose(explorer.between(a, b, 0.5, "spherical"), middle, atol=0.011)
+    with pytest.raises(UserError, match="place = 2"):
+        explorer.between(a, b, 2.0, "linear")
+
+
+def test_a_saved_file_gives_the_same_picture(explorer, tmp_path):
+    saved = replace(explorer.own, seed=5, position=explorer.draw_z(1))
+    text = explorer.to_file(saved)
+    (tmp_path / "a.json").write_text(text)
+    assert explorer.from_file(tmp_path / "a.json") == (saved, "")
+    png = base64.b64decode(json.loads(text)["image"].removeprefix("data:image/png;base64,"))
+    assert png == explorer.refined(saved)
+    (tmp_path / "a.json").write_text(json.dumps(json.loads(text) | {"model": "another"}))
+    assert explorer.from_file(tmp_path / "a.json") == (saved, drawing.OTHER)
+
+
+def test_an_address_of_another_model_or_of_other_images_is_named(explorer):
+    query = explorer.to_query(explorer.own)
+    assert explorer.from_query(query, explorer.own) == (explorer.own, "")
+    other = drawing.Explorer(explorer.model, explorer.images[::-1], explorer.chain(explorer.own))
+    assert other.from_query(query, other.own)[1] == drawing.OTHER
+
+
+def test_a_picture_is_found_among_the_directions(explorer, tmp_path):
     noise(16).save(tmp_path / "a.png")
-    positions = explorer.positions(str(tmp_path / "a.png"))
-    z = explorer.model.encode(np.asarray(noise(16))[None])[0] - explorer.mean
-    rest = z - np.array(positions) @ explorer.axes
-    np.testing.assert_allclose(explorer.axes @ rest, 0, atol=0.006 * np.max(np.sum(explorer.axes**2, axis=1)))
+    position, _ = explorer.find(str(tmp_path / "a.png"))
+    z = explorer.model.encode(np.asarray(noise(16))[None])[0] - explorer.directions.mean
+    axes = explorer.directions.axes
+    expected = np.clip(axes @ z / np.sum(axes**2, axis=1), -state.LIMIT, state.LIMIT)
+    np.testing.assert_allclose(position, expected, atol=0.0051)
 
 
-def test_pictures_are_restored_and_interpolated(explorer, tmp_path):
-    for i, name in enumerate("ab"):
-        noise(8, i).save(tmp_path / f"{name}.png")
-    a, b = (str(tmp_path / f"{name}.png") for name in "ab")
-    assert explorer.restore(a, "super", 2, 0.1).shape == (256, 256, 3)
-    assert explorer.restore(a, "denoise", 2, 0.1).shape == (256, 256, 3)
-    way = explorer.interpolate(a, b, "spherical", 0)
-    assert len(way) == 7 and (way[0] != way[-1]).any()
+def test_pictures_are_restored(explorer, tmp_path):
+    noise(8).save(tmp_path / "a.png")
+    assert pixels(explorer.restore(str(tmp_path / "a.png"), "super", 2, 0.1)).shape == (16, 16, 3)
+    assert pixels(explorer.restore(str(tmp_path / "a.png"), "denoise", 2, 0.1)).shape == (8, 8, 3)
 
 
 def test_a_file_that_is_no_picture_or_too_large_is_refused_before_it_is_decoded(explorer, tmp_path):
@@ -71,52 +237,56 @@ def test_a_file_that_is_no_picture_or_too_large_is_refused_before_it_is_decoded(
             explorer.restore(str(tmp_path / name), "super", 2, 0.1)
     for name, words in (("bomb.png", "20000 x 20000"), ("huge.png", "5000 x 5000")):
         with pytest.raises(UserError, match=words):
-            explorer.positions(str(tmp_path / name))
+            explorer.find(str(tmp_path / name))
     with pytest.raises(UserError, match="drop a picture"):
-        explorer.positions(None)
+        explorer.find(None)
+
+
+def test_every_action_arrives_at_a_state_that_the_controls_show(explorer, tmp_path):
+    actions = Actions(explorer)
+    controls = actions.controls(explorer.own)
+    *shown, slots, _ = actions.open("")
+    history = shown[0]
+    assert actions.state(shown[5:]) == slots[0] == history.now and any(slots[0].position)
+    noise(16).save(tmp_path / "a.png")
+    (tmp_path / "a.json").write_text(actions.save(*controls))
+    arrived = {
+        "random": actions.random(history, *controls),
+        "renew": actions.renew(history, *controls),
+        "preset": actions.choose("Fast", history, *controls),
+        "picture": actions.find(str(tmp_path / "a.png"), history, *controls),
+        "file": actions.load(str(tmp_path / "a.json"), history),
+        "combine": actions.combine(slots, history, *controls),
+    }
+    for name, (after, strip, query, *_) in arrived.items():
+        assert explorer.from_query(query, explorer.own)[0] == after.now != history.now, name
+        assert strip.count("<li>") == 2 and strip.count("aria-current") == 1, name
+    assert arrived["preset"][3] == "Fast" and arrived["renew"][0].now.seed == 1
+    undone = actions.undo(arrived["random"][0], *controls)
+    assert actions.state(undone[5:]) == history.now
+    assert actions.visit(undone[0], 1)[0].now == arrived["random"][0].now
+    with pytest.raises(UserError, match="picture 3"):
+        actions.visit(undone[0], 2)
+
+
+def test_a_wrong_address_opens_a_random_picture_and_says_why(explorer):
+    history, *_ = shown = Actions(explorer).open("seed=x")
+    assert "the address: seed = &#x27;x&#x27;" in shown[4] and any(history.now.position)
+
+
+def test_texts_of_others_are_escaped_on_the_page(explorer):
+    shown = Actions(explorer).open("sampler=<script>")
+    assert "<script>" not in "".join(text for text in shown if isinstance(text, str))
 
 
 def test_the_page_is_served_only_to_this_machine_by_default():
     assert tiny_config().explore.host == "127.0.0.1"
 
 
-@pytest.fixture
-def page(explorer):
-    """Serve the page and return it, opened in Chromium."""
-    pytest.importorskip("gradio", reason="Gradio is not installed: launch/env.sh explore")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: launch/env.sh explore")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
-        pytest.skip("no Chromium is installed")
-    served = explore.build_page(explorer, "test")
-    _, address, _ = served.launch(**explore.LAUNCH, server_name="127.0.0.1", prevent_thread_lock=True)
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        opened = browser.new_page()
-        opened.goto(address)
-        yield opened
-        browser.close()
-    served.close()
-
-
-def test_the_page_opens_and_a_slider_changes_the_image(page, tmp_path):
-    image = page.locator("#refined img")
-    image.wait_for(timeout=120_000)
-
-    def changes(act):
-        before = image.get_attribute("src")
-        act()
-        changed = "before => document.querySelector('#refined img').src != before"
-        page.wait_for_function(changed, arg=before, timeout=60_000)
-
-    def move():
-        page.locator("#z0 input[type=range]").focus()
-        for _ in range(5):
-            page.keyboard.press("ArrowRight")
-
-    changes(move)
-    changes(page.get_by_role("button", name="another x_T").click)
-    (tmp_path / "text.png").write_text("no picture")
-    with page.expect_response(lambda response: "/upload" in response.url):
-        page.locator("input[type=file]").first.set_input_files(tmp_path / "text.png")
-    changes(move)
+def test_samples_take_the_place_of_training_images_that_are_elsewhere(explorer, capsys):
+    config, model = tiny_config(**{"data.path": "/not/here"}), explorer.model.with_precision("float32", "float32")
+    model.config.data.path = "/not/here"
+    assert explore.known_images(config, model).shape == (explore.STAND_INS, 16, 16, 3)
+    assert "take the place" in capsys.readouterr().out
+    with pytest.raises(UserError, match="elsewhere"):
+        explore.known_images(tiny_config(**{"data.path": "/elsewhere"}), model)
