@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import t as student
 
 SCORES = ("kid_avatars", "fd_avatars", "fd_random", "precision_avatars", "recall_avatars")
@@ -98,20 +99,27 @@ def claims(found: dict[Point, Scores], variant: str, kind: str, sampler: str) ->
 
 
 def plot(found: dict[Point, Scores], kinds: list[str], file: Path) -> None:
-    """Plot KID, FD-avatars and FD-random over the evaluations of `unipc2`, with a column for each `kind`."""
-    figure, axes = plt.subplots(3, len(kinds), figsize=(5 * len(kinds), 10), squeeze=False, sharex=True, sharey="row")
-    for column, kind in zip(axes.T, kinds, strict=True):
+    """Plot KID, FD-avatars and FD-random over the evaluations of `unipc2`, with a row for each `kind`."""
+    figure, axes = plt.subplots(len(kinds), 3, figsize=(13, 4 * len(kinds)), squeeze=False, sharey="col")
+    for row, kind in zip(axes, kinds, strict=True):
         lines = sorted({p[:4] for p in found if p.kind == kind and p.sampler == "unipc2"})
-        for axis, name, title in zip(column, SCORES, TITLES, strict=False):
+        for axis, name, title in zip(row, SCORES, TITLES, strict=False):
+            axis.set(xscale="log", title=f"{title}, predicts {kind}", xlabel="evaluations of the network")
+            # The KID of good samples can be below 0.
+            axis.set_yscale(**{"value": "symlog", "linthresh": 0.1} if name.startswith("kid") else {"value": "log"})
+            ticks = sorted({p.nfe for p in found if p[:4] in lines})
+            axis.set_xticks(ticks, map(str, ticks))
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.yaxis.set_major_formatter("{x:g}")
+            if not name.startswith("kid"):
+                axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+                axis.yaxis.set_minor_formatter("{x:.2g}")
             for line in lines:
                 nfe = sorted(p.nfe for p in found if p[:4] == line)
                 values = [found[Point(*line, n)][name] for n in nfe]
                 label = f"{line[0]}, from {line[2]}"
                 axis.errorbar(nfe, [v.mean() for v in values], [interval(v) for v in values], label=label, capsize=2)
-            axis.set(xscale="log", yscale="symlog" if name.startswith("kid") else "log", ylabel=title)
-        column[0].set_title(f"predicts {kind}")
-        column[0].legend(fontsize=8)
-        column[-1].set_xlabel("evaluations of the network")
+        row[0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(file, dpi=100)
 
