@@ -21,10 +21,8 @@ from vaedm_jax.diffusion.spacing import STARTS
 from vaedm_jax.errors import UserError, brief, check_choice, prefix_errors
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.modes.shared.drawing import originals, stored, with_t_start
-from vaedm_jax.modes.shared.likelihood import bits_per_dimension
 from vaedm_jax.modes.shared.models import configured, load_training_images
 from vaedm_jax.reporting import Progress, counted, renew_report, to_uint8
-from vaedm_jax.reporting.comparison import write_comparison
 from vaedm_jax.reporting.rows import Row
 from vaedm_jax.runs.weights import model_name
 from vaedm_jax.runtime import hosts
@@ -70,6 +68,10 @@ class Cell:
 
 def evaluate(config: ConfigDict, workdir: Path) -> None:
     """Write tables of the scores and plots to `evaluation/`. Earlier results are not computed again."""
+    # Here, since Matplotlib takes a third of a second.
+    from vaedm_jax.modes.shared.likelihood import bits_per_dimension
+    from vaedm_jax.reporting.comparison import write_comparison
+
     check(config, to_train=False)
     models = open_models(config, workdir)
     data = load_training_images(config, *models.values())

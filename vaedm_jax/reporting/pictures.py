@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
@@ -16,8 +15,6 @@ from vaedm_jax.storage.writing import write_kept, write_whole
 
 GAP = 2  # pixels of white between tiles
 SMALLEST_TILE = 64  # pixels; smaller images are enlarged to at least this width
-# The font of Pillow has no Greek letters and no combining hat, so "x̂" and "η" would be boxes.
-FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 def grid(rows: Sequence, labels: Sequence[str] | None = None, scale: int | None = None) -> Image.Image:
@@ -41,7 +38,7 @@ def grid(rows: Sequence, labels: Sequence[str] | None = None, scale: int | None 
     rows = [row.repeat(scale, axis=1).repeat(scale, axis=2) for row in rows]
     height, width = (n * scale + GAP for n in shapes[0][1:3])
 
-    font = ImageFont.truetype(str(FONT), min(20, max(12, height // 4)))
+    font = load_font(min(20, max(12, height // 4)))
     margin = max((math.ceil(font.getlength(label)) + 12 for label in labels), default=0) if labels else 0
     columns = max(len(row) for row in rows)
     canvas = np.full((GAP + len(rows) * height, margin + GAP + columns * width, 3), 255, np.uint8)
@@ -55,6 +52,13 @@ def grid(rows: Sequence, labels: Sequence[str] | None = None, scale: int | None 
         middle = GAP + i * height + (height - GAP) / 2
         ImageDraw.Draw(picture).text((margin - 6, middle), label, "black", font, anchor="rm")
     return picture
+
+
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font of Matplotlib. That of Pillow has no Greek letters and no combining hat, as in "x̂"."""
+    import matplotlib  # here, since it takes a tenth of a second
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
 
 
 def sample_rows(images, x_hat=None, columns: int = 8, **below) -> list[tuple[str, np.ndarray]]:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from vaedm_jax.errors import UserError
-from vaedm_jax.reporting.curves import curve_svg
 from vaedm_jax.reporting.metrics import read_metrics
 from vaedm_jax.reporting.page import PAGE
 from vaedm_jax.reporting.rows import column
@@ -135,6 +134,8 @@ def _figures(workdir: Path, pattern: str) -> str:
 
 def _training(folder: Path) -> str:
     """Return the charts of all scalars (the loss first), grids in the order of steps, and the summary of a stage."""
+    from vaedm_jax.reporting.curves import curve_svg  # here, since it takes a third of a second
+
     lines = read_metrics(folder)
     names = {name: None for line in lines for name in line} | {"loss": None}  # a dict, for its order
     names = ["loss", *(name for name in names if name not in ("loss", "step", "time"))]
