@@ -72,4 +72,6 @@ if [ "$venv" = .venv-newest ]; then requirements=(--upgrade --upgrade-strategy e
 "$venv"/bin/python -m pip install --quiet --disable-pip-version-check "${requirements[@]}"
 # Link the checkout instead of copying it, so that edits take effect at once.
 echo "$PWD" > "$("$venv"/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vaedm_jax.pth"
+printf '#!/bin/sh\nexec "%s/bin/python" -m vaedm_jax.main "$@"\n' "$PWD/$venv" > "$venv/bin/vaedm"
+chmod +x "$venv/bin/vaedm"
 echo "$want" > "$stamp"

@@ -17,11 +17,11 @@ NOISE, WARM = Chain("unipc2", 10), Chain("unipc2", 10, start="warm", t_start=499
 def said_fixture(tmp_path, capsys):
     """Return a function (errors by range, chain, prediction) -> what is printed; x_hat has the error 0.1."""
 
-    def said(errors: tuple[float, ...], chain: Chain = NOISE, prediction: str = "residual") -> str:
+    def said(errors: tuple[float, ...], chain: Chain = NOISE, prediction: str = "residual", **changes) -> str:
         by_t = {f"held_out_x_0_error_{of}": error for of, error in zip(RANGES, errors, strict=False)}
         lines = [{"step": 1, "held_out_x_hat_error": 0.1, **by_t}, {"step": 2, "loss": 1.0}] if errors else []
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        advise(tmp_path, tiny_config(**{"ddpm.prediction": prediction}).ddpm, chain)
+        advise(tmp_path, tiny_config(**{"ddpm.prediction": prediction, **changes}).ddpm, chain)
         return capsys.readouterr().out
 
     return said
@@ -39,6 +39,7 @@ def test_the_note_proposes_a_start_below_the_noise_at_which_the_refiner_fails(sa
 
 def test_the_note_is_only_about_the_noise_that_the_chain_passes(said):
     assert said((0.01, 0.05, 0.2, 0.3), WARM) == ""
+    assert said((0.01, 0.05, 0.2, 0.3), Chain("ddpm", 100, start="truncated")) == ""
     assert "t from 250 to 499" in said((0.01, 0.5, 0.2, 0.3), WARM)
 
 
@@ -50,6 +51,14 @@ def test_a_refiner_that_fails_at_little_noise_has_no_better_start(said):
 def test_at_much_noise_errors_of_eps_are_expected(said):
     assert said((0.01, 0.05, 2.0, 90.0), prediction="eps") == ""
     assert "t from 250 to 499" in said((0.01, 0.2, 2.0, 90.0), prediction="eps")
+
+
+def test_a_tuned_refiner_gets_no_note_since_its_clean_images_are_samples(said):
+    assert said((0.2, 0.2, 0.2, 0.2), **{"ddpm.objective": "consistency"}) == ""
+
+
+def test_a_warm_start_without_a_step_gets_no_note(said):
+    assert said((0.2, 0.2, 0.2, 0.2), Chain("unipc2", 10, start="warm")) == ""
 
 
 def test_runs_without_the_errors_get_no_note(said):

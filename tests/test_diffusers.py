@@ -18,6 +18,7 @@ from vaedm_jax import models
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import flatten
 from vaedm_jax.interop import torch_writer
+from vaedm_jax.interop.diffusers_folder import networks_in
 from vaedm_jax.main import main
 from vaedm_jax.storage.tensors import encode_tensors, read_tensors
 
@@ -132,6 +133,11 @@ def test_exported_weights_are_imported_bit_for_bit(tmp_path, variant, changes):
     np.testing.assert_allclose(back.schedule.beta, model.schedule.beta)
     own = not (tmp_path / "folder" / "pipeline.py").exists()
     assert own == (variant == "uncond")  # then diffusers' own pipeline suffices
+    if not own:  # diffusers itself writes the name of the class alone
+        index = tmp_path / "folder" / "model_index.json"
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": "VAEDMPipeline"}))
+        settings = networks_in(tmp_path / "folder").settings
+        assert settings["ddpm.variant"] == variant and settings["ddpm.prediction"] == model.config.ddpm.prediction
 
 
 def test_the_channels_of_patches_are_ordered_by_colour_as_in_pytorch(tmp_path):
@@ -169,6 +175,8 @@ def folder_fixture(tmp_path) -> Path:
         ({"act_fn": "gelu"}, "act_fn = 'gelu'"),
         ({"class_embed_type": "timestep"}, "class_embed_type"),
         ({"attention_head_dim": 48}, "attention_head_dim = 48"),
+        ({"attention_head_dim": 0}, "attention_head_dim = 0"),
+        ({"attn_norm_num_groups": 8}, "attn_norm_num_groups = 8"),
         ({"up_block_types": ["UpBlock2D"] * 3}, "up_block_types"),
         ({"layers_per_block": 10**9}, "layers_per_block"),
         ({"block_out_channels": [32]}, "block_out_channels"),
@@ -200,7 +208,12 @@ def test_a_tensor_of_another_shape_is_refused(folder, refused, name, shape):
 def test_other_folders_that_cannot_be_imported_are_refused(folder, refused, tmp_path):
     command = "--mode=import --from={tmp}/folder --out={new}.safetensors"
     scheduler = folder / "scheduler" / "scheduler_config.json"
-    for change in ({"beta_schedule": "squaredcos_cap_v2"}, {"prediction_type": "sample"}, {"num_train_timesteps": -1}):
+    for change in (
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"prediction_type": "sample"},
+        {"num_train_timesteps": -1},
+        {"rescale_betas_zero_snr": True},
+    ):
         scheduler.write_text(json.dumps(SCHEDULER | change))
         refused(command, "scheduler_config.json", next(iter(change)))
     scheduler.write_text(json.dumps(SCHEDULER))

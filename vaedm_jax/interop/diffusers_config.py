@@ -65,9 +65,11 @@ def parse_config(config: Mapping[str, Any]) -> tuple[Architecture, dict[str, Any
     Raises:
       UserError: the U-Net of this package cannot have this architecture.
     """
-    check_known("_class_name", config["_class_name"], (CLASS, NARROW))
     for name, value in FIXED.items():
         check_known(name, config.get(name, value), (value,))
+    groups = FIXED["norm_num_groups"]  # diffusers takes them for null, unless the embedding scales and shifts
+    scaled = config.get("resnet_time_scale_shift", "default") != "default"
+    check_known("attn_norm_num_groups", config.get("attn_norm_num_groups"), (groups,) if scaled else (groups, None))
     config = DEFAULTS | config
     widths, layers = config["block_out_channels"], config["layers_per_block"]
     check_range("number of block_out_channels", len(widths), 1, MOST_LEVELS, WHY)
@@ -97,11 +99,11 @@ def check_known(name: str, value: Any, allowed: Collection[Any]) -> None:
 
 def find_heads(width: int | None, attended: list[int]) -> int:
     """Return the number of heads of a width (None: one head) in attention at some widths; UserError if it varies."""
-    heads = {w / width if width else 1 for w in attended}
-    if len(heads) > 1 or heads != {int(h) for h in heads}:
+    heads = {1 if width is None else w / width if width > 0 else 0 for w in attended}
+    if len(heads) > 1 or 0 in heads or heads != {int(h) for h in heads}:
         raise UserError(
-            f"attention_head_dim = {width}: attention at the widths {attended} would have different numbers of heads; "
-            "only one number for all, or null, can be imported"
+            f"attention_head_dim = {width}: it does not divide attention at the widths {attended} into one number of "
+            "heads; only one number for all, or null, can be imported"
         )
     return int(heads.pop())
 

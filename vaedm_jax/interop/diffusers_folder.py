@@ -13,7 +13,7 @@ from vaedm_jax.diffusion.schedule import MOST_BETA, MOST_STEPS, WHY_STEPS
 from vaedm_jax.errors import UserError, check_range, prefix_errors
 from vaedm_jax.interop import torch_file
 from vaedm_jax.interop.architecture import unet_settings
-from vaedm_jax.interop.diffusers_config import CLASS, FORM, check_known, parse_config, unet_config
+from vaedm_jax.interop.diffusers_config import CLASS, FORM, NARROW, check_known, parse_config, unet_config
 from vaedm_jax.interop.diffusers_unet import OLD_NAMES, State, from_diffusers, parameters, to_diffusers
 from vaedm_jax.interop.published_file import Found, Network, check_numbers
 from vaedm_jax.storage.json_file import read_json
@@ -106,6 +106,8 @@ def networks_in(folder: Path) -> Found:
 def read_unet(folder: Path) -> tuple[Network, dict[str, Any], dict[str, int]]:
     """Return a U-Net, the settings that its configuration gives, and what is left out."""
     path = regular_file(folder / CONFIG, "--from", "is not there; a folder of diffusers has it, alone or in unet/")
+    with prefix_errors(f"{path}: "):
+        check_known("_class_name", read_json(path, {"_class_name": str})["_class_name"], (CLASS, NARROW))
     config = read_json(path, FORM)
     with prefix_errors(f"{path}: "):
         architecture, settings = parse_config(config)
@@ -146,7 +148,8 @@ def read_vae(folder: Path) -> tuple[Network, dict[str, str]]:
 def read_pipeline(folder: Path) -> dict[str, Any]:
     """Return the settings that the index of a folder gives, if its pipeline is that of this package."""
     path = folder / INDEX
-    if not path.exists() or read_json(path, dict).get("_class_name") != PIPELINE:
+    # diffusers itself writes the name of the class alone.
+    if not path.exists() or read_json(path, dict).get("_class_name") not in (PIPELINE, PIPELINE[1]):
         return {}
     index = read_json(path, {"variant": str, "prediction": str, "sigma_r": float, "sigma_data": float})
     with prefix_errors(f"{path}: "):
@@ -172,6 +175,7 @@ def read_scheduler(folder: Path, known: bool) -> tuple[dict[str, Any], np.ndarra
     with prefix_errors(f"{path}: "):
         check_known("beta_schedule", config["beta_schedule"], ("linear",))
         check_known("trained_betas", config["trained_betas"], (None,))
+        check_known("rescale_betas_zero_snr", config.get("rescale_betas_zero_snr", False), (False,))
         check_known("prediction_type", config["prediction_type"], predictions)
         check_range("num_train_timesteps", config["num_train_timesteps"], 1, MOST_STEPS, WHY_STEPS)
     settings = {"ddpm.prediction": predictions[config["prediction_type"]]}

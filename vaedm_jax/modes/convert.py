@@ -55,8 +55,8 @@ def import_files(config: ConfigDict, source: str, out: str) -> None:
         notes += [set_unet(config, unet, known), set_schedule(config, betas)]
         if has_vae(config.ddpm) and not vae:
             raise UserError(
-                f"{sources[0]}: its U-Net is shown x_hat or z, but there is no VAE; give --from={sources[0]},VAE.ckpt, "
-                "or --config.ddpm.condition=NAME if it is shown a condition"
+                f"{sources[0]}: its U-Net is shown x_hat or z, but there is no VAE; give --from={sources[0]},VAE.ckpt "
+                "or the folder of the whole pipeline, or --config.ddpm.condition=NAME if it is shown a condition"
             )
         if not (vae or "data.image_size" in known):
             size = config.data.image_size
@@ -89,7 +89,7 @@ def export_model(config: ConfigDict, source: str, out: str) -> None:
     model = VAEDM.open(source, config.sample.best)
     ddpm, params = model.config.ddpm, jax.device_get(model.params)
     with prefix_errors(f"{source}: "):
-        check_limits(ddpm, *(LIMITS["file"] if target.suffix else LIMITS["folder"]))
+        check_limits(ddpm, "file" if target.suffix else "folder")
         unet, vae = (names.to_torch(params[part], table) for part, table in (("ddpm", names.UNET), ("vae", names.VAE)))
         if target.suffix:
             state = {f"target_network.decoder.{name}": array for name, array in unet.items()}
@@ -102,14 +102,18 @@ def export_model(config: ConfigDict, source: str, out: str) -> None:
     print(f"wrote {target}: {len(arrays)} tensors, {sum(a.size for a in arrays):,} numbers", flush=True)
 
 
-def check_limits(ddpm: ConfigDict, reader: str, limits: Mapping[str, Any]) -> None:
-    """Raise UserError for the first setting of a section `ddpm` that `reader` does not support."""
-    for name, value in limits.items():
-        if ddpm[name] != value:
-            raise UserError(
-                f"ddpm.{name} = {ddpm[name]!r}, but {reader} supports only {value!r}; models that were trained without "
-                f"--config.ddpm.{name}={value} cannot be exported"
-            )
+def check_limits(ddpm: ConfigDict, form: str) -> None:
+    """Raise UserError for the first setting of a section `ddpm` that a form of LIMITS does not support."""
+    reader, limits = LIMITS[form]
+    unsupported = [name for name, value in limits.items() if ddpm[name] != value]
+    if unsupported:
+        name = unsupported[0]
+        fits = form == "file" and all(ddpm[other] == value for other, value in LIMITS["folder"][1].items())
+        instead = "; a folder for diffusers takes it (--out=NAME without an ending)" if fits else ""
+        raise UserError(
+            f"ddpm.{name} = {ddpm[name]!r}, but {reader} supports only {limits[name]!r}, so this model cannot be "
+            f"exported as a {form}{instead}"
+        )
 
 
 def new_path(out: str, *suffixes: str) -> Path:

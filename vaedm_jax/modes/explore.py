@@ -23,13 +23,13 @@ STAND_INS = 64  # samples of the model that take their place
 def explore(config: ConfigDict, workdir: Path) -> None:
     """Serve the page until Ctrl-C."""
     check(config, to_train=False)
+    model, settings = open_model(config, workdir), config.explore
+    model.engine.check_vae()
+    model.engine.check_trained()
     if not find_spec("gradio"):
         raise UserError(
             "--mode=explore needs Gradio; install it with launch/env.sh explore, or pip install '.[explore]'"
         )
-    model, settings = open_model(config, workdir), config.explore
-    model.engine.check_vae()
-    model.engine.check_trained()
     name, noun = model_name(config.sample.weights or workdir), noun_of(model)
     print("compiling the programs of the page ...", flush=True)
     explorer = Explorer(model, known_images(config, model), make_chain(config.sample))

@@ -62,7 +62,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     target = workdir / "export" / name if as_files else workdir / "samples" / f"{name}.npz"
     if new := drawing.must_write(target, shown_in, settings.n, parts):
         drawing.write_pngs(target, parts) if as_files else drawing.write_npz(target, settings.n, parts)
-    if not settings.weights:
+    if not (settings.weights or settings.best):
         advise(workdir / "ddpm", model.config.ddpm, chain)
     if new or settings.nearest or not shown_in.exists():
         save_png(shown_in, picture, caption)

@@ -38,7 +38,8 @@ class VAEDMPipeline(DiffusionPipeline):
     def __call__(
         self, batch_size=1, num_inference_steps=50, eta=0.0, generator=None, z=None, x_T=None, output_type="pil"
     ):
-        """Return images. z [B, D] and the noise x_T [B, 3, H, W] are drawn unless they are given."""
+        """Return images. z [B, D] and the noise x_T [B, 3, H, W] are drawn unless they are given, as tensors."""
+        batch_size = next((len(given) for given in (z, x_T) if given is not None), batch_size)
 
         def draw(*shape):
             device = generator.device if generator else self.device

@@ -43,7 +43,7 @@ class Actions:
     def state(self, controls: Sequence[Any]) -> State:
         """Return the state that the controls show."""
         rest, *sliders, seed, steps, sampler, start = controls
-        state = State((*map(float, sliders), *rest), int(seed or 0), int(steps or 1), sampler, start)
+        state = State((*(float(s or 0) for s in sliders), *rest), int(seed or 0), int(steps or 1), sampler, start)
         return self.explorer.allowed.check(state)
 
     def controls(self, state: State) -> Values:

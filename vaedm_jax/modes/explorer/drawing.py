@@ -21,7 +21,7 @@ from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError, check_range
 from vaedm_jax.modes.explorer.directions import describe_loss, find_directions, lost
-from vaedm_jax.modes.explorer.state import Allowed, State, from_file, from_query, to_file, to_query
+from vaedm_jax.modes.explorer.state import LIMIT, Allowed, State, from_file, from_query, to_file, to_query
 from vaedm_jax.modes.shared.restoration import restore_images
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.sampling.inputs import compute_digest, path_between
@@ -32,13 +32,16 @@ MOST_STEPS = 100  # unless the configuration has more
 DRAWN = 16  # z that are drawn at a time
 PLACES = 100  # places on the path between two pictures
 CONSISTENCY = "consistency"
-# Settings with a name: (sampler, steps, start). docs/few_steps.md and docs/study.md have the scores of such chains.
+# Settings with a name: (sampler, steps, start). docs/few_steps.md and docs/study.md have the scores of many of them.
 TUNED_PRESETS = {
     "Fastest": (CONSISTENCY, 1, "warm"),
     "Best": (CONSISTENCY, 2, "warm"),
     "From noise": (CONSISTENCY, 2, "noise"),
 }
 PRESETS = {"Fast": ("unipc2", 3, "warm"), "Good": ("unipc2", 5, "warm"), "From noise": ("unipc2", 10, "noise")}
+# The chain of a tuned refiner whose configuration does not have one that suits it (docs/few_steps.md).
+TUNED_CHAIN = {"sampler": CONSISTENCY, "steps": 2, "start": "warm", "spacing": "open", "t_start": 900}
+BEYOND = "z lies beyond the ends of the sliders. The nearest place is shown."
 OTHER = "This was made with another model. So the picture differs from the one that was shown there."
 
 
@@ -62,8 +65,10 @@ class Explorer:
           chain: how to sample, as the configuration says.
         """
         model.engine.check_vae()
-        model.engine.check_chain(chain)
         self.model, self.images = model, images
+        if self.is_tuned and chain.sampler != CONSISTENCY:
+            chain = replace(chain, **TUNED_CHAIN)
+        model.engine.check_chain(chain)
         self.identity = compute_digest(to_uint8(images), model.engine.fingerprint)
         # The t_start of a configuration that does not start at x_hat is only a default.
         self._chain = chain if chain.start == "warm" else replace(chain, t_start=0)
@@ -81,7 +86,7 @@ class Explorer:
     def _samplers(self) -> tuple[str, ...]:
         """Return the samplers that suit the model, that of the configuration first."""
         if self.is_tuned:
-            return tuple(dict.fromkeys((self._chain.sampler, CONSISTENCY)))
+            return (CONSISTENCY,)
         unfit = {CONSISTENCY} if self.model.params["tables"] else {CONSISTENCY, TUNED}
         return tuple(dict.fromkeys((self._chain.sampler, *(name for name in SAMPLERS if name not in unfit))))
 
@@ -171,7 +176,8 @@ class Explorer:
         image = picture(require_picture(path), self.model.engine.networks.size, MOST_PIXELS)[None]
         z = self.model.encode(image)
         loss = lost(image / np.float32(255), self.model.decode(z, batch_size=1))[0]
-        return self.directions.position(z[0]), describe_loss(loss, self.usual)
+        position = self.directions.position(z[0])
+        return position, describe_loss(loss, self.usual) or beyond(position)
 
     def restore(self, path: str | None, task: str, factor: float, sigma: float) -> bytes:
         """Restore a picture that was reduced by `factor`, or that has noise of deviation `sigma`; return the PNG.
@@ -202,7 +208,13 @@ class Explorer:
         """Return the state in a file, and a sentence if it is of another model."""
         loaded = from_file(path, self.model.engine.check_vae().z_dim)
         state = State(self.directions.position(loaded.z), **loaded.settings)
-        return self.allowed.check(state), OTHER if loaded.model != self.model.engine.fingerprint else ""
+        same = loaded.model == self.model.engine.fingerprint
+        return self.allowed.check(state), beyond(state.position) if same else OTHER
+
+
+def beyond(position: tuple[float, ...]) -> str:
+    """Return a sentence if a position was moved to the end of a slider, or lies there."""
+    return BEYOND if max(map(abs, position), default=0.0) >= LIMIT else ""
 
 
 def require_picture(path: str | None) -> str:

@@ -9,7 +9,7 @@
   };
   const pane = (name) => {
     let shown, wanted;
-    let busy = false;
+    let [busy, failed] = [false, false];
     return async (query) => {
       wanted = query;
       if (busy) return;
@@ -17,6 +17,7 @@
       byId(name).classList.add("drawing");
       while (wanted !== shown) {
         shown = wanted;
+        failed = false;
         try {
           const answer = await fetch(`picture/${name}?${shown}`);
           if (!answer.ok) throw new Error(await answer.text());
@@ -26,8 +27,10 @@
           image.dataset.query = shown;
         } catch (error) {
           say(error.message);
+          failed = true;
         }
       }
+      if (failed) shown = undefined; // so that it is asked for again
       byId(name).classList.remove("drawing");
       busy = false;
     };

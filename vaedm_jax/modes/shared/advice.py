@@ -16,20 +16,25 @@ OF_X_HAT, BY_T = "held_out_x_hat_error", re.compile(r"held_out_x_0_error_t(\d+)_
 def advise(folder: Path, ddpm: ConfigDict, chain: Chain) -> None:
     """Print a note if the refiner's clean images are no better than what x_hat gives without a network.
 
-    They are compared with a linear filter: x_hat plus a share of what u_t has beside it, the best share for errors of
-    x_hat that are independent from pixel to pixel. It is x_hat itself where there is much noise. Nothing is said of
-    ranges of t that the chain does not pass, and nothing if training has not written the errors.
+    They are compared with a linear filter: x_hat plus a fixed share of u_t / a - x_hat, the best share for errors of
+    x_hat that are independent from pixel to pixel. Where there is much noise, this is x_hat itself.
+
+    Nothing is said of ranges of t that the chain does not pass, of a warm start whose t_start is not known yet, of
+    refiners that are tuned for consistency, whose clean images are samples, and if training has not written the errors.
 
     Args:
       folder: the folder of the stage, with the metrics of training.
       ddpm: the settings of the stage.
     """
+    if ddpm.objective == "consistency" or (chain.start == "warm" and not chain.t_start):
+        return
     figures = next((line for line in reversed(read_metrics(folder)) if OF_X_HAT in line), {})
-    first = chain.t_start if chain.start == "warm" and chain.t_start else ddpm.T - 1
+    schedule = make_schedule(ddpm)
+    first = chain.schedule(schedule).t[-1]
     if ddpm.prediction == "eps":
         # Above, an error of eps is many times as large in the clean image, also of a refiner that has learnt enough.
         first = min(first, ddpm.T // 2 - 1)
-    sigma = np.exp(-make_schedule(ddpm).log_snr)
+    sigma = np.exp(-schedule.log_snr)
     matched = (BY_T.fullmatch(name) for name in figures)
     for low, high, error in sorted((*map(int, of.groups()), figures[of[0]]) for of in matched if of):
         noise = sigma[low : high + 1] ** 2
