@@ -12,6 +12,7 @@ from PIL import Image
 from tests.explorer_fixtures import explorer_fixture  # noqa: F401
 from tests.pictures import noise
 from tests.tiny import tiny_config
+from vaedm_jax import VAEDM
 from vaedm_jax.config import make_chain
 from vaedm_jax.errors import UserError
 from vaedm_jax.modes import explore
@@ -178,6 +179,18 @@ def test_presets_are_what_the_weights_allow(explorer):
         "Fast",
         "From noise",
     ]
+
+
+def test_a_tuned_refiner_is_offered_only_what_suits_it(explorer):
+    """Its configuration may have the chain of the refiner that it began from."""
+    changes = {"objective": "consistency", "prediction": "residual", "sigma_r": 0.3, "sigma_data": 0.6}
+    config = tiny_config(**{f"ddpm.{name}": value for name, value in changes.items()})
+    params = explorer.model.params
+    tuned = drawing.Explorer(VAEDM(config, params["vae"], params["ddpm"]), explorer.images, make_chain(config.sample))
+    assert tuned.allowed.samplers == ("consistency",)
+    assert {state.sampler for state in tuned.presets.values()} == {"consistency"}
+    chain = tuned.chain(tuned.own)
+    assert (chain.spacing, chain.start, chain.t_start) == ("open", "warm", 900)
 
 
 def test_mixing_and_arithmetic_are_those_of_z(explorer):
