@@ -195,7 +195,9 @@ def test_files_that_cannot_be_imported_or_exported_are_refused(tmp_path, refused
     refused(f"--mode=import --from={whole}", "--out=FILE is missing")
     refused(f"--mode=export --from={tmp_path / 'none'} --out={tmp_path / 'b.pt'}", "no such file")
     refused(
-        f"--mode=export --from=avatars --out={tmp_path / 'b.pt'}", "avatars: ddpm.patch = 2", "a folder for diffusers takes it"
+        f"--mode=export --from=avatars --out={tmp_path / 'b.pt'}",
+        "avatars: ddpm.patch = 2",
+        "a folder for diffusers takes it",
     )
     refused(f"--mode=export --from=avatars --out={tmp_path / 'b.safetensors'}", "must end in .pt or .pth or .ckpt")
     assert not (tmp_path / out).exists() and not (tmp_path / "b.pt").exists()
