@@ -1,6 +1,7 @@
 """The flags of the command line: every form is understood, and every error is one line."""
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -84,6 +85,15 @@ def test_the_process_exits_with_the_status_and_one_line(tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("vaedm: --config.ddpm.batch: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_a_reader_that_goes_ends_the_process_without_a_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "vaedm_jax.main", "--help"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_ctrl_c_before_training_leaves_no_traceback_and_no_directory(refused, monkeypatch):

@@ -16,6 +16,8 @@ python -m vaedm_jax.main --mode=export --from=DIR --out=FOLDER_FOR_DIFFUSERS
 """
 
 import os
+import select
+import signal
 import sys
 import traceback
 
@@ -84,11 +86,21 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def reader_is_gone() -> bool:
+    """Return whether nobody reads the output any more, as after `| head`."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are always told
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 def run_process() -> None:
     """Run the command line of this process, and end the process with its exit status."""
     try:
         status = main(sys.argv)
-    except Exception:  # a defect; of several processes, perhaps only in what follows the end of another
+        sys.stdout.flush()
+    except Exception as error:  # a defect; of several processes, perhaps only in what follows the end of another
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            os._exit(128 + signal.SIGPIPE)  # at once, since the end of the interpreter would flush again
         traceback.print_exc()
         status = 1 if hosts.is_single() else os.EX_SOFTWARE
     hosts.exit_process(status)
