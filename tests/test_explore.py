@@ -20,7 +20,7 @@ from vaedm_jax.modes.explorer import drawing, state
 from vaedm_jax.modes.explorer.actions import Actions
 from vaedm_jax.modes.explorer.directions import describe_loss, find_directions, lost
 from vaedm_jax.modes.explorer.history import MOST_SHOWN, History
-from vaedm_jax.modes.explorer.state import Allowed, State
+from vaedm_jax.modes.explorer.state import LIMIT, Allowed, State
 
 ALLOWED = Allowed(3, 100, ("ddim", "unipc2"), ("warm", "noise"))
 START = State((0.0, 0.0, 0.0), 0, 5, "ddim", "warm")
@@ -179,6 +179,14 @@ def test_presets_are_what_the_weights_allow(explorer):
         "Fast",
         "From noise",
     ]
+
+
+def test_a_z_beyond_the_sliders_is_named_and_one_at_their_ends_is_not():
+    directions = find_directions(np.random.default_rng(0).normal(size=(200, 3)))
+    end = directions.z((LIMIT, -LIMIT, 0.0))
+    beyond = directions.z((LIMIT + 1, 0.0, 0.0))
+    assert directions.describe_place(end) == "" and "beyond" in directions.describe_place(beyond)
+    assert directions.position(beyond)[0] == LIMIT
 
 
 def test_a_tuned_refiner_is_offered_only_what_suits_it(explorer):

@@ -1,6 +1,6 @@
 """Run the code of the pages in docs/tutorials, block by block.
 
-python -m tests.tutorials PAGE FOLDER    runs docs/tutorials/PAGE.md in a folder, with the sizes that it names
+python -m tests.tutorials PAGE FOLDER    runs the code of docs/tutorials/PAGE.md in a folder
 """
 
 import os

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vaedm_jax.modes.explorer.state import rounded
+from vaedm_jax.modes.explorer.state import LIMIT, rounded
 
 SLIDERS, LEAST = 8, 0.01  # most sliders; least share of the variance along a direction with a slider
 # A direction is left out if its deviation is less than this, relative to the first: the decoder ignores it.
@@ -36,9 +36,18 @@ class Directions:
         """Return z [D] of the positions along all directions."""
         return np.float32(self.mean + np.asarray(position) @ self.axes)
 
+    def coordinates(self, z: np.ndarray) -> np.ndarray:
+        """Return the positions of z [D] along all directions, [K]."""
+        return self.axes @ (z - self.mean) / np.maximum(np.sum(self.axes**2, axis=1), 1e-12)
+
     def position(self, z: np.ndarray) -> tuple[float, ...]:
         """Return the nearest positions of z [D] that a state can have."""
-        return rounded(self.axes @ (z - self.mean) / np.maximum(np.sum(self.axes**2, axis=1), 1e-12))
+        return rounded(self.coordinates(z))
+
+    def describe_place(self, z: np.ndarray) -> str:
+        """Return a sentence if z [D] lies farther out than the positions that a state can have."""
+        beyond = np.max(np.abs(self.coordinates(z))) > LIMIT + 0.01  # positions are rounded
+        return "z lies beyond the ends of the sliders. The nearest place is shown." if beyond else ""
 
 
 def find_directions(z: np.ndarray) -> Directions:

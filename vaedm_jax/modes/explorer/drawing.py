@@ -21,7 +21,7 @@ from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError, check_range
 from vaedm_jax.modes.explorer.directions import describe_loss, find_directions, lost
-from vaedm_jax.modes.explorer.state import LIMIT, Allowed, State, from_file, from_query, to_file, to_query
+from vaedm_jax.modes.explorer.state import Allowed, State, from_file, from_query, to_file, to_query
 from vaedm_jax.modes.shared.restoration import restore_images
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.sampling.inputs import compute_digest, path_between
@@ -40,8 +40,8 @@ TUNED_PRESETS = {
 }
 PRESETS = {"Fast": ("unipc2", 3, "warm"), "Good": ("unipc2", 5, "warm"), "From noise": ("unipc2", 10, "noise")}
 # The chain of a tuned refiner whose configuration does not have one that suits it (docs/few_steps.md).
-TUNED_CHAIN = {"sampler": CONSISTENCY, "steps": 2, "start": "warm", "spacing": "open", "t_start": 900}
-BEYOND = "z lies beyond the ends of the sliders. The nearest place is shown."
+TUNED_CHAIN = {"sampler": CONSISTENCY, "steps": 2, "start": "warm", "spacing": "open"}
+TUNED_START = 0.9  # its t_start, as a share of T
 OTHER = "This was made with another model. So the picture differs from the one that was shown there."
 
 
@@ -67,7 +67,7 @@ class Explorer:
         model.engine.check_vae()
         self.model, self.images = model, images
         if self.is_tuned and chain.sampler != CONSISTENCY:
-            chain = replace(chain, **TUNED_CHAIN)
+            chain = replace(chain, **TUNED_CHAIN, t_start=round(TUNED_START * model.config.ddpm.T))
         model.engine.check_chain(chain)
         self.identity = compute_digest(to_uint8(images), model.engine.fingerprint)
         # The t_start of a configuration that does not start at x_hat is only a default.
@@ -176,8 +176,8 @@ class Explorer:
         image = picture(require_picture(path), self.model.engine.networks.size, MOST_PIXELS)[None]
         z = self.model.encode(image)
         loss = lost(image / np.float32(255), self.model.decode(z, batch_size=1))[0]
-        position = self.directions.position(z[0])
-        return position, describe_loss(loss, self.usual) or beyond(position)
+        note = describe_loss(loss, self.usual) or self.directions.describe_place(z[0])
+        return self.directions.position(z[0]), note
 
     def restore(self, path: str | None, task: str, factor: float, sigma: float) -> bytes:
         """Restore a picture that was reduced by `factor`, or that has noise of deviation `sigma`; return the PNG.
@@ -209,12 +209,7 @@ class Explorer:
         loaded = from_file(path, self.model.engine.check_vae().z_dim)
         state = State(self.directions.position(loaded.z), **loaded.settings)
         same = loaded.model == self.model.engine.fingerprint
-        return self.allowed.check(state), beyond(state.position) if same else OTHER
-
-
-def beyond(position: tuple[float, ...]) -> str:
-    """Return a sentence if a position was moved to the end of a slider, or lies there."""
-    return BEYOND if max(map(abs, position), default=0.0) >= LIMIT else ""
+        return self.allowed.check(state), self.directions.describe_place(loaded.z) if same else OTHER
 
 
 def require_picture(path: str | None) -> str:
