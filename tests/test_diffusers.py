@@ -181,6 +181,8 @@ def folder_fixture(tmp_path) -> Path:
         ({"layers_per_block": 10**9}, "layers_per_block"),
         ({"block_out_channels": [32]}, "block_out_channels"),
         ({"sample_size": "big"}, "sample_size"),
+        ({"sample_size": [8, 16]}, "only square images"),
+        ({"sample_size": []}, "only square images"),
     ],
 )
 def test_an_architecture_that_this_package_lacks_is_refused(folder, refused, change, word):
@@ -217,6 +219,7 @@ def test_other_folders_that_cannot_be_imported_are_refused(folder, refused, tmp_
         scheduler.write_text(json.dumps(SCHEDULER | change))
         refused(command, "scheduler_config.json", next(iter(change)))
     scheduler.write_text(json.dumps(SCHEDULER))
+    refused("--mode=sample --workdir={new} --config.sample.weights={tmp}/folder", "--mode=import --from={tmp}/folder")
     (folder / "unet" / WEIGHTS).write_bytes(b"torn")
     refused(command, WEIGHTS, "not a valid")
     (folder / "unet" / WEIGHTS).unlink()

@@ -14,6 +14,7 @@ from tests.pictures import noise
 from tests.tiny import tiny_config
 from vaedm_jax import VAEDM
 from vaedm_jax.config import make_chain
+from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError
 from vaedm_jax.modes import explore
 from vaedm_jax.modes.explorer import drawing, state
@@ -70,7 +71,7 @@ def test_an_invalid_query_is_refused_in_one_line(query, words):
 
 
 def test_a_file_that_is_not_of_the_explorer_is_refused_in_one_line(tmp_path):
-    good = state.to_file(START, "abc", np.zeros(2), b"png")
+    good = state.to_file(START, "abc", np.zeros(2), Chain(), b"png")
     settings = good["settings"]
     bad = {
         "no JSON": (b"\x80\x04pickle", "not a valid JSON"),
@@ -224,6 +225,12 @@ def test_a_saved_file_gives_the_same_picture(explorer, tmp_path):
     assert png == explorer.refined(saved)
     (tmp_path / "a.json").write_text(json.dumps(json.loads(text) | {"model": "another"}))
     assert explorer.from_file(tmp_path / "a.json") == (saved, drawing.OTHER)
+    chain = json.loads(text)["chain"]
+    assert Chain(**chain) == explorer.chain(saved)
+    (tmp_path / "a.json").write_text(json.dumps(json.loads(text) | {"chain": chain | {"spacing": "karras", "b": 1}}))
+    assert explorer.from_file(tmp_path / "a.json") == (saved, drawing.OTHER_CHAIN.format("spacing"))
+    (tmp_path / "a.json").write_text(json.dumps({k: v for k, v in json.loads(text).items() if k != "chain"}))
+    assert explorer.from_file(tmp_path / "a.json") == (saved, "")
 
 
 def test_an_address_of_another_model_or_of_other_images_is_named(explorer):

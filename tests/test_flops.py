@@ -13,6 +13,7 @@ from vaedm_jax import models
 from vaedm_jax.config import base_config
 from vaedm_jax.models.layers import Heads, UpConv
 from vaedm_jax.models.unet import Attention
+from vaedm_jax.models.winograd import convolve_3x3
 from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.flops import count_flops
 
@@ -60,6 +61,17 @@ def test_each_of_the_two_gradients_of_a_convolution_takes_what_the_convolution_t
 
     shapes = (2, 9, 9, 4), (3, 3, 4 // groups, 6)
     assert counted(jax.grad(loss, argnums=(0, 1)), *shapes) == 3 * counted(loss, *shapes)
+
+
+def test_the_convolutions_of_the_networks_count_as_direct_ones():
+    """On a CPU they are computed with fewer products. Their gradients do not compute the convolution again."""
+
+    def loss(x, kernel):
+        return jnp.sum(convolve_3x3(x, kernel) ** 2)
+
+    shapes = (2, 8, 8, 64), (3, 3, 64, 128)
+    assert counted(loss, *shapes) == counted(conv, *shapes)
+    assert counted(jax.grad(loss, argnums=(0, 1)), *shapes) == 3 * counted(conv, *shapes)
 
 
 def test_xla_counts_the_same_for_a_convolution():

@@ -19,7 +19,7 @@ DEFAULTS = CONVENTIONS["published"]._asdict() | dict(
     flip_sin_to_cos=True, layers_per_block=2, dropout=0.0, attention_head_dim=8
 )
 # The form of a configuration; see `storage.json_file`.
-FORM = {"_class_name": str, "sample_size": int, "block_out_channels": [int]}
+FORM = {"_class_name": str, "sample_size": (int, [int]), "block_out_channels": [int]}
 FORM |= {"down_block_types": [str], "up_block_types": [str], "dropout?": float, "layers_per_block?": int}
 FORM |= {"attention_head_dim?": (int, None), "flip_sin_to_cos?": bool}
 DOWN, UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")  # without attention, with attention
@@ -88,6 +88,15 @@ def parse_config(config: Mapping[str, Any]) -> tuple[Architecture, dict[str, Any
         "dropout": float(config["dropout"]),
     }
     return Architecture(attends, layers, settings["heads"]), settings
+
+
+def side_of(config: Mapping[str, Any]) -> int:
+    """Return the side of the images of a configuration of FORM; raise UserError if they are not square."""
+    size = config["sample_size"]
+    sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or sides[0] != sides[1]:
+        raise UserError(f"sample_size = {brief(repr(size))}: only square images can be imported")
+    return sides[0]
 
 
 def check_known(name: str, value: Any, allowed: Collection[Any]) -> None:

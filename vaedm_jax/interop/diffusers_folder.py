@@ -13,7 +13,7 @@ from vaedm_jax.diffusion.schedule import MOST_BETA, MOST_STEPS, WHY_STEPS
 from vaedm_jax.errors import UserError, check_range, prefix_errors
 from vaedm_jax.interop import torch_file
 from vaedm_jax.interop.architecture import unet_settings
-from vaedm_jax.interop.diffusers_config import CLASS, FORM, NARROW, check_known, parse_config, unet_config
+from vaedm_jax.interop.diffusers_config import CLASS, FORM, NARROW, check_known, parse_config, side_of, unet_config
 from vaedm_jax.interop.diffusers_unet import OLD_NAMES, State, from_diffusers, parameters, to_diffusers
 from vaedm_jax.interop.published_file import Found, Network, check_numbers
 from vaedm_jax.storage.json_file import read_json
@@ -90,6 +90,11 @@ def code(name: str) -> bytes:
     return (CODE / f"{name}.py").read_bytes()
 
 
+def is_diffusers(folder: Path) -> bool:
+    """Return whether a folder looks like one that diffusers wrote."""
+    return any((folder / name).is_file() for name in (INDEX, WEIGHTS, OLD_WEIGHTS, f"unet/{CONFIG}"))
+
+
 def networks_in(folder: Path) -> Found:
     """Return the content of a folder: a `UNet2DModel`, alone or in `unet/`, its scheduler, and a VAE of this package.
 
@@ -111,6 +116,7 @@ def read_unet(folder: Path) -> tuple[Network, dict[str, Any], dict[str, int]]:
     config = read_json(path, FORM)
     with prefix_errors(f"{path}: "):
         architecture, settings = parse_config(config)
+        side = side_of(config)
     state = read_state(folder)
     state = {re.sub(OLD_NAME, lambda m: OLD_NAMES[m[0]], name): array for name, array in state.items()}
     with prefix_errors(f"{folder}: "):
@@ -118,7 +124,7 @@ def read_unet(folder: Path) -> tuple[Network, dict[str, Any], dict[str, int]]:
         patch = unet_settings({name: a.shape for name, a in published.items()})[0]["patch"]
     left = state.keys() - {name for theirs, _ in parameters(architecture) for name in theirs}
     settings = {f"ddpm.{name}": value for name, value in settings.items()}
-    settings["data.image_size"] = patch * config["sample_size"]
+    settings["data.image_size"] = patch * side
     return Network("", published), settings, dict(Counter(name.partition(".")[0] for name in left))
 
 

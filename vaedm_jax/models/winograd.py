@@ -48,15 +48,20 @@ def backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Arr
     def on_cpu(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
         of_x = forward(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3))
         suits = min(kernel.shape[2:]) >= NARROW_GRADIENT
-        return of_x, of_kernel(x, dy) if suits else jax.vjp(partial(direct, x), kernel)[1](dy)[0]
+        return of_x, of_kernel(x, dy) if suits else transposed(partial(direct, x), kernel, dy)
 
     def elsewhere(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jax.vjp(direct, x, kernel)[1](dy)
+        return transposed(partial(direct, kernel=kernel), x, dy), transposed(partial(direct, x), kernel, dy)
 
     return jax.lax.platform_dependent(*saved, dy, cpu=on_cpu, default=elsewhere)
 
 
 convolve_3x3.defvjp(lambda x, kernel: (convolve_3x3(x, kernel), (x, kernel)), backward)
+
+
+def transposed(linear: Callable[[jax.Array], jax.Array], of: jax.Array, dy: jax.Array) -> jax.Array:
+    """Return the gradient of a linear function. Unlike `jax.vjp`, this does not compute the function too."""
+    return jax.linear_transpose(linear, of)(dy)[0]
 
 
 def direct(x: jax.Array, kernel: jax.Array) -> jax.Array:

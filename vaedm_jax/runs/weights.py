@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from vaedm_jax.conditioning.conditions import has_vae
 from vaedm_jax.config import BEST_BY
 from vaedm_jax.errors import UserError
+from vaedm_jax.interop.diffusers_folder import is_diffusers
 from vaedm_jax.models import build_vae
 from vaedm_jax.models.prior import FORMS, expected
 from vaedm_jax.runs.hub import fetch, is_on_hub
@@ -173,6 +174,10 @@ def model_at(name: PathLike) -> Path:
         return fetch(str(name))
     path = resolve_path(name, "weights")
     if path.is_dir():
+        if is_diffusers(path):
+            raise UserError(
+                f"{path} is a folder of diffusers; convert it first: --mode=import --from={path} --out=FILE"
+            )
         return path
     if not set("/.~") & set(str(name)):
         return shipped(str(name))

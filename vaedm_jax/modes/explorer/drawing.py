@@ -3,7 +3,7 @@
 import io
 import json
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -43,6 +43,7 @@ PRESETS = {"Fast": ("unipc2", 3, "warm"), "Good": ("unipc2", 5, "warm"), "From n
 TUNED_CHAIN = {"sampler": CONSISTENCY, "steps": 2, "start": "warm", "spacing": "open"}
 TUNED_START = 0.9  # its t_start, as a share of T
 OTHER = "This was made with another model. So the picture differs from the one that was shown there."
+OTHER_CHAIN = "This was made with other settings ({}). So the picture differs from the one that was shown there."
 
 
 class Explorer:
@@ -202,14 +203,18 @@ class Explorer:
     def to_file(self, state: State) -> str:
         """Return a state as the text of a JSON file."""
         z = self.directions.z(state.position)
-        return json.dumps(to_file(state, self.model.engine.fingerprint, z, self.refined(state)), indent=1)
+        found = to_file(state, self.model.engine.fingerprint, z, self.chain(state), self.refined(state))
+        return json.dumps(found, indent=1)
 
     def from_file(self, path: str) -> tuple[State, str]:
-        """Return the state in a file, and a sentence if it is of another model."""
+        """Return the state in a file, and a sentence if it is of another model, or of another chain."""
         loaded = from_file(path, self.model.engine.check_vae().z_dim)
-        state = State(self.directions.position(loaded.z), **loaded.settings)
-        same = loaded.model == self.model.engine.fingerprint
-        return self.allowed.check(state), self.directions.describe_place(loaded.z) if same else OTHER
+        state = self.allowed.check(State(self.directions.position(loaded.z), **loaded.settings))
+        if loaded.model != self.model.engine.fingerprint:
+            return state, OTHER
+        chain = asdict(self.chain(state))
+        others = [name for name, value in (loaded.chain or {}).items() if chain.get(name, value) != value]
+        return state, OTHER_CHAIN.format(", ".join(others)) if others else self.directions.describe_place(loaded.z)
 
 
 def require_picture(path: str | None) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlencode
 
 import numpy as np
 
+from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError, check_choice, check_range, prefix_errors
 from vaedm_jax.sampling.inputs import check_indices
 from vaedm_jax.storage import Damaged
@@ -17,7 +18,7 @@ LIMIT = 4.0  # standard deviations: the ends of a slider
 KIND = "vaedm explorer"  # marks the files
 MOST_QUERY, MOST_FILE = 2**16, 2**24  # characters of a query, bytes of a file
 SETTINGS = {"seed": int, "steps": int, "sampler": str, "start": str}
-FORM = {"kind": str, "model": str, "z": [float], "settings": SETTINGS, "image": str}
+FORM = {"kind": str, "model": str, "z": [float], "settings": SETTINGS, "chain?": dict, "image": str}
 
 
 @dataclass(frozen=True)
@@ -111,17 +112,19 @@ def parse_number(name: str, text: str, kind: type) -> Any:
         raise UserError(f"{name} = {text[:40]!r}: it must be {what}") from error
 
 
-def to_file(state: State, model: str, z: np.ndarray, png: bytes) -> dict[str, Any]:
+def to_file(state: State, model: str, z: np.ndarray, chain: Chain, png: bytes) -> dict[str, Any]:
     """Return a state as the value of a JSON file.
 
     Args:
       model: identifies the model.
       z: [D], which the model decodes.
+      chain: the chain of the state, with the settings that the page does not show.
       png: the refined image.
     """
     settings = {name: value for name, value in asdict(state).items() if name in SETTINGS}
     image = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return {"kind": KIND, "model": model, "z": [round(float(v), 6) for v in z], "settings": settings, "image": image}
+    numbers = [round(float(v), 6) for v in z]
+    return {"kind": KIND, "model": model, "z": numbers, "settings": settings, "chain": asdict(chain), "image": image}
 
 
 class Loaded(NamedTuple):
@@ -131,11 +134,13 @@ class Loaded(NamedTuple):
       model: identifies the model that made the file.
       z: [D].
       settings: the seed, steps, sampler and start.
+      chain: all settings of the chain; None in older files.
     """
 
     model: str
     z: np.ndarray
     settings: dict[str, Any]
+    chain: dict[str, Any] | None
 
 
 def from_file(path: str | os.PathLike, z_dim: int) -> Loaded:
@@ -153,4 +158,4 @@ def from_file(path: str | os.PathLike, z_dim: int) -> Loaded:
     if len(found["z"]) != z_dim:
         raise UserError(f"the file has a z of {len(found['z'])} numbers, but this model has {z_dim}: it is another's")
     settings = {name: found["settings"][name] for name in SETTINGS}
-    return Loaded(found["model"], np.array(found["z"], np.float64), settings)
+    return Loaded(found["model"], np.array(found["z"], np.float64), settings, found.get("chain"))
