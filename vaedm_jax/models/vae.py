@@ -7,7 +7,6 @@ code that decodes z need not know the number of layers.
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from itertools import accumulate
 from types import MappingProxyType
 
@@ -21,9 +20,13 @@ from vaedm_jax.models.patches import Conv, depth_to_space, space_to_depth
 # PyTorch's default for convolutions. Since there is no normalisation, the small initial weights matter: with variance
 # 1 / fan_in the activations would explode in the sixty residual blocks of the CIFAR-10 network.
 init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-gelu = partial(nn.gelu, approximate=False)
 Drawn = tuple[jax.Array, jax.Array, jax.Array]  # z, its mean and its log-variance
 NARROW = 64  # channels, and half of them inside a block; a TPU works on 128 at once
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Return x Phi(x). On a CPU a train step takes a tenth less time with erf than with erfc, as in `nn.gelu`."""
+    return 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 def conv(features: int, kernel: int, name: str | None, use_bias: bool = True, patch: int = 1) -> Conv:
