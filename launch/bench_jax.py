@@ -1,4 +1,4 @@
-"""Worker of launch/benchmark.py: programs of this package."""
+"""Worker of launch/benchmark.py: programs of this package, as they are or with plain Flax modules."""
 
 import sys
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench_plain import use_plain_modules
 from bench_protocol import BATCH_OF_SAMPLES, STEPS_OF_SAMPLES, serve
 from gpu_bench import drawn
 
@@ -30,6 +31,8 @@ def prepare(spec: dict[str, Any]) -> tuple[Callable[[], Any], int]:
     """Return a program, which waits until it is done, and the number of the network's parameters."""
     what, batch = spec["what"], spec.get("batch", 1)
     setup(False, "default", [BATCH_OF_SAMPLES if what == "sample" else batch], None)
+    if spec["backend"] == "flax":
+        use_plain_modules()
     if what in ("product", "convolution"):
         return peak(spec), 0
     config = load(f"{CONFIGS[spec['network']]}:{'form1' if what == 'vae' else 'uncond'}")

@@ -22,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = {
     "jax": (ROOT / ".venv" / "bin" / "python", ROOT / "launch" / "bench_jax.py"),
+    "flax": (ROOT / ".venv" / "bin" / "python", ROOT / "launch" / "bench_jax.py"),
     "torch": (ROOT / ".venv-torch" / "bin" / "python", ROOT / "launch" / "bench_torch.py"),
     "torch.compile": (ROOT / ".venv-torch" / "bin" / "python", ROOT / "launch" / "bench_torch.py"),
 }
@@ -47,7 +48,10 @@ def name(cell: dict[str, Any]) -> str:
 
 
 def backends(cell: dict[str, Any]) -> list[str]:
-    """Return the backends that have the program of a cell. Only this package has its VAE."""
+    """Return the backends that have the program of a cell. Only this package has its VAE.
+
+    "flax" is the U-Net of this package from plain Flax modules (bench_plain.py).
+    """
     if cell["what"] == "vae":
         return ["jax"]
     return ["jax", "torch"] if "network" not in cell else list(WORKERS)
@@ -118,17 +122,17 @@ def measure(cell: dict[str, Any], rounds: int) -> dict[str, Any]:
 def table(lines: list[dict[str, Any]]) -> str:
     """Return the figures as Markdown."""
     first = next(iter(lines))["backends"]
-    versions = ", ".join(f"{n} {f.get(n.partition('.')[0])}" for n, f in first.items())
+    versions = ", ".join(f"{n} {f.get(n.partition('.')[0])}" for n, f in first.items() if n != "flax")
     text = [
         f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, {versions}", "",
-        "| program | batch | precision | ours, s | PyTorch, s | compiled, s | best of them / ours "
-        "| start of ours: cold, cached, s | of compiled: cold, cached, s | memory, MB: ours, PyTorch, compiled |",
-        "| --- | ---: | --- |" + " ---: |" * 7,
+        "| program | batch | precision | ours, s | plain Flax, s | PyTorch, s | compiled, s | best of PyTorch / ours "
+        "| start of ours: cold, cached, s | of compiled: cold, cached, s | memory, MB: ours, Flax, PyTorch, compiled |",
+        "| --- | ---: | --- |" + " ---: |" * 8,
     ]  # fmt: skip
     for line in lines:
         f = line["backends"]
         seconds = {n: f[n]["seconds"] for n in WORKERS if n in f}
-        others = [s for n, s in seconds.items() if n != "jax"]
+        others = [s for n, s in seconds.items() if n.startswith("torch")]
         cells = [f"{seconds[n]:.4g}" if n in seconds else "" for n in WORKERS]
         cells.append(f"**{min(others) / seconds['jax']:.2f}**" if others else "")
         starts = [f[n] if n in f else None for n in ("jax", "torch.compile")]
