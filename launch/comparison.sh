@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the tables, plots and bounds of docs/samplers.md with the models that launch/emoji.sh trains. This takes some four
+# Make the tables, plots and bounds of docs/emoji.md with the models that launch/emoji.sh trains. This takes some four
 # hours on two cores with AVX-512.
 #   launch/comparison.sh [WORKDIR]    run it again to continue after a stop. WORKDIR is runs/comparison by default
 # The tables and plots are in WORKDIR/noise/evaluation, WORKDIR/starts/evaluation and WORKDIR/t_start/evaluation.

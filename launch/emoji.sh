@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the three models of docs/samplers.md on the emoji, into runs/emoji (form1), runs/emoji-form2 and runs/emoji-uncond.
+# Train the three models of docs/emoji.md on the emoji, into runs/emoji (form1), runs/emoji-form2 and runs/emoji-uncond.
 #   launch/emoji.sh [VARIANT...]    by default form1 form2 uncond; each takes three hours on two cores
 # Run it again to continue after a stop.
 set -euo pipefail

@@ -116,7 +116,7 @@ def warm_step(full: Schedule, variance: float, n: int) -> int:
     snr_t = alpha_bar_t / (1 - alpha_bar_t). The noise at t_start hides the error of x_hat from the network, which must
     then find what x_hat lacks. Two errors are balanced. (1) In a direction in which x_0 varies by `variance` about
     x_hat, the exact chain from q(u_t | x_0 = x_hat) loses a share of about snr_t variance of that variance. (2) n steps
-    of DDIM have an error of the order 1 / n, which grows with t. docs/samplers.md compares the rule with a sweep.
+    of DDIM have an error of the order 1 / n, which grows with t. docs/emoji.md compares the rule with a sweep.
 
     Args:
       variance: the mean of the variances of the principal directions of x_0 - x_hat, images in [-1, 1], each weighted
