@@ -1,6 +1,7 @@
 """Checkpoints are restored exactly, damaged ones are skipped, and a failed write keeps the existing ones."""
 
 import errno
+import json
 import logging
 import os
 import resource
@@ -111,6 +112,14 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, cap
         assert f"{folder}/2 is damaged" in caplog.text
         checkpoints.save(state_at(2))  # the run reaches that step again
     assert_same(restored(folder), state_at(2))
+
+
+def test_a_checkpoint_of_an_older_version_has_neither_metrics_nor_a_digest(tmp_path):
+    folder = written(tmp_path / "c", 1)
+    proof = folder / "1" / "proof" / "metadata"
+    found = json.loads(proof.read_text())
+    proof.write_text(json.dumps({name: found[name] for name in ("shapes", "checksums")}))
+    assert_same(restored(folder), state_at(1))
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path):

@@ -20,7 +20,7 @@ from vaedm_jax.runtime import hosts
 from vaedm_jax.storage import Damaged, check_form
 from vaedm_jax.storage.paths import shown
 
-# The file beside each state. Older versions wrote neither metrics ("figures") nor the digest.
+# The file beside each state. Older versions wrote no digest, and the oldest no metrics ("figures") either.
 PROOF = {"shapes": {str: [int]}, "checksums": [int], "figures?": {str: float}, "digest?": str}
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def check_listing(folder: Path) -> None:
 
 
 def digest_proof(proof: dict[str, Any]) -> str:
-    """Return a digest that shows damage of the checksums."""
+    """Return a digest of the other entries of a proof, which shows damage of these."""
     text = json.dumps([proof[name] for name in ("shapes", "checksums", "figures")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -159,7 +159,7 @@ class Checkpoints:
     def _read(self, step: int, like: Any) -> Any:
         proof = self.manager.restore(step, args=ocp.args.Composite(proof=ocp.args.JsonRestore()))["proof"]
         check_form(proof, PROOF, "")
-        if proof.get("digest") not in (None, digest_proof(proof)):  # older versions wrote none
+        if "digest" in proof and proof["digest"] != digest_proof(proof):
             raise ValueError("its checksums are damaged")
         if proof["shapes"] != shapes(like):
             raise UserError(
