@@ -100,6 +100,8 @@ def fit(
             looked = look(start)
             stop.check(stop.asked if looked is None else 0, stage.name, start, total)
             log.write(start, looked)
+            if start >= total:  # no later checkpoint will say that they are drawn
+                checkpoints.save(state)
         for n in range(start + 1, total + 1):
             state, metrics = step(state, stage.frozen, batch, key)
             log.add(n, metrics)
