@@ -16,12 +16,14 @@ from tests.tiny_features import means
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import make_chain, picture_chain
 from vaedm_jax.data import load
+from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.features import space
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.evaluation.moments import Moments
 from vaedm_jax.evaluation.scores import frechet_distance, kernel_distance, precision_recall
 from vaedm_jax.main import main
+from vaedm_jax.modes.evaluate import Cell
 from vaedm_jax.modes.train import Pictures, check_scored
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.runtime.mesh import make_mesh
@@ -93,6 +95,12 @@ def test_samples_of_the_vae_are_scored_on_their_own(weights, tmp_path, capsys):
     assert evaluate(tmp_path, *own, "--config.eval.samplers=vae") == 0 and len(table(tmp_path)) == 2
     assert evaluate(tmp_path / "new", "--config.sample.weights=avatars-uncond", "--config.eval.samplers=vae") == 2
     assert "no model here has a VAE" in capsys.readouterr().err
+
+
+def test_samples_of_the_vae_have_a_name_also_where_T_is_below_the_default_number_of_steps():
+    model = VAEDM(tiny_config(**{"ddpm.T": 100}), {}, {})
+    alone = Cell("run", model, Chain(z_temperature=0.5), 3, alone=True)
+    assert (alone.label, alone.nfe) == ("run_vae_z_0_ztemperature0.5_seed3", 0)
 
 
 def test_a_spacing_that_gives_fewer_steps_is_listed_with_the_steps_that_are_run(fresh):

@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +46,10 @@ class Cell:
     @property
     def name(self) -> ChainName:
         """The name of the chain."""
-        name = self.chain.name(self.model.schedule)
-        return ChainName(VAE, "z", 0, name.options) if self.alone else name
+        if not self.alone:
+            return self.chain.name(self.model.schedule)
+        one = replace(self.chain, steps=1)  # the number of steps does not matter, and may be more than T
+        return ChainName(VAE, "z", 0, one.name(self.model.schedule).options)
 
     @property
     def label(self) -> str:
