@@ -168,6 +168,8 @@ def test_a_warm_start_begins_at_the_step_of_the_configuration_or_of_the_rule(exp
     variance = explorer.model.error_variance(explorer.images)
     assert rule.chain(warm).t_start == expected.with_t_start(explorer.model.schedule, lambda: variance).t_start
     assert explorer.chain(replace(explorer.own, steps=3)).t_start == 700
+    asked = drawing.Explorer(explorer.model, explorer.images, replace(expected, steps=3))
+    assert asked.chain(asked.own).t_start == rule.chain(replace(warm, steps=3)).t_start
 
 
 def test_presets_are_what_the_weights_allow(explorer):

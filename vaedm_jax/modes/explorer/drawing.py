@@ -69,11 +69,11 @@ class Explorer:
         self.model, self.images = model, images
         if self.is_tuned and chain.sampler != CONSISTENCY:
             chain = replace(chain, **TUNED_CHAIN, t_start=round(TUNED_START * model.config.ddpm.T))
-        model.engine.check_chain(chain)
-        self.identity = compute_digest(to_uint8(images), model.engine.fingerprint)
         # The t_start of a configuration that does not start at x_hat is only a default.
         self._chain = chain if chain.start == "warm" else replace(chain, t_start=0)
         self._variance = cache(lambda: model.error_variance(images[:RULE_OF]))
+        model.engine.check_chain(self._chain.with_t_start(model.schedule, self._variance))
+        self.identity = compute_digest(to_uint8(images), model.engine.fingerprint)
         z = model.encode(images)
         self.directions, self.usual = find_directions(z), lost(images, model.decode(z))
         self._known = np.array([self.directions.position(one) for one in z])
