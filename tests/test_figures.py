@@ -8,8 +8,12 @@ import pytest
 
 from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM
+from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.learnt import unrolled
+from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.evaluation.explained import shares, shares_and_errors
 from vaedm_jax.main import main
+from vaedm_jax.modes.figures import applies
 from vaedm_jax.reporting import read_caption
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
@@ -76,6 +80,24 @@ def test_a_refiner_has_all_figures_with_captions_in_the_report(tmp_path):
 def test_a_plain_ddpm_has_the_figures_that_need_no_vae(tmp_path):
     assert draw(tmp_path, ["uncond"]) == 0
     assert captions(tmp_path / "out" / "figures").keys() == {"steps", "x_T", "temperature"}
+
+
+@pytest.mark.parametrize("objective", ["diffusion", "consistency"])
+def test_only_a_refiner_that_can_be_guided_has_the_figure_of_guidance(objective):
+    changes = {"ddpm.cond_dropout": 0.1, "ddpm.prediction": "v", "ddpm.objective": objective}
+    assert applies("guidance", VAEDM(tiny_config(**changes), {}, {})) == (objective == "diffusion")
+
+
+def test_a_number_of_steps_without_a_learnt_table_is_refused_before_anything_is_drawn(tmp_path, capsys):
+    config = tiny_config("uncond")
+    table = unrolled(Chain("unipc2", 2).table(linear_schedule()))._asdict()
+    model = VAEDM(config, {}, random_params(ddpm_stage(config, {})), tables={"noise_2": table})
+    model.save(tmp_path / "tuned.safetensors")
+    command = ["main", f"--workdir={tmp_path / 'out'}", "--mode=figures", "--config.sample.sampler=tuned"]
+    command += [f"--config.sample.weights={tmp_path / 'tuned.safetensors'}", "--config.sample.steps=2"]
+    assert main([*command, "--config.figures.steps=(2,3)"]) == 2
+    assert "figures.steps: " in (told := capsys.readouterr().err) and "noise_3" in told
+    assert not (tmp_path / "out" / "figures").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from vaedm_jax.conditioning.tasks import Denoising, SuperResolution, Task, make_
 from vaedm_jax.config import make_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset, some
-from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.chain import Chain, ChainName
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import prefix_errors
 from vaedm_jax.evaluation.explained import shares_and_errors
@@ -55,7 +55,7 @@ class Album:
         return self.config.figures.columns
 
     @property
-    def chain_name(self) -> str:
+    def chain_name(self) -> ChainName:
         """The name of the chain."""
         return self.chain.name(self.model.schedule)
 
@@ -86,7 +86,7 @@ def figures(config: ConfigDict, workdir: Path) -> None:
     model.engine.check_chain(chain)
     for n in config.figures.steps:
         with prefix_errors("figures.steps: "):
-            replace(chain, steps=n).schedule(model.schedule)
+            model.engine.check_chain(replace(chain, steps=n))
     album = Album(model, models, config, chain, workdir / "figures")
     drawn = {name: draw for name, draw in FIGURES.items() if applies(name, model)}
     check_album(album, drawn)
@@ -116,7 +116,8 @@ def applies(name: str, model: VAEDM) -> bool:
     """Return whether a model has what a figure shows."""
     networks = model.engine.networks
     if name == "guidance":
-        return bool(networks.has_x_hat and model.config.ddpm.cond_dropout)
+        ddpm = model.config.ddpm
+        return bool(networks.has_x_hat and ddpm.cond_dropout and ddpm.objective == "diffusion")
     if name in ("z", "variance"):
         return networks.vae is not None
     return name in ("steps", "x_T", "temperature") or networks.has_x_hat
@@ -219,7 +220,7 @@ def restoration_tasks(album: Album) -> list[Task]:
 
 
 def restoration(album: Album) -> tuple[str, Rows]:
-    """Draw figure 3b of the paper: damaged images take the place of x_hat; see `restoring.ways`."""
+    """Draw figure 3b of the paper: damaged images take the place of x_hat; see `restoration.ways`."""
     rows, descriptions = [], []
     truth, train = some(album.data.test, album.columns), some(album.data.train, RULE_OF)
     for task in restoration_tasks(album):
