@@ -59,9 +59,15 @@ def test_a_roofline_is_the_work_over_the_peaks():
 
 
 def test_the_largest_batch_fills_the_memory_in_proportion():
-    program = Program("step", 16, 8, 1, lambda batch: None, 1, "")
+    program = Program("step", 16, "float32", 8, 1, lambda batch: None, 1, "")
     cost = Cost(0, 0, 100, 16 * 10, 0, 0, None)
     assert largest(program, cost, 1100) == 96  # (1100 - 100 held) / 10 an image: 100, cut to a multiple of 8
+
+
+def test_each_program_is_planned_with_the_precision_of_its_network():
+    config = tiny_config(**{"vae.precision": "bfloat16"})
+    found = {program.label: program.precision for program in programs("cpu", make_mesh(), config, 64)}
+    assert found == {"reverse step": "float32", "vae step": "bfloat16", "ddpm step": "float32"}
 
 
 def test_the_cost_on_a_tpu_is_kept_for_the_same_program_and_versions(monkeypatch, tmp_path):

@@ -43,7 +43,7 @@ def plan(config: ConfigDict, workdir: Path) -> None:
         for name, found in asked.items():
             for program in found:
                 progress.label = f"plan, {name}, {program.label}"
-                rows.append(row(name, program, config.ddpm.precision))
+                rows.append(row(name, program))
                 progress.update(len(rows))
                 write_csv(workdir / "plan.csv", rows)  # as they come: the largest program takes minutes
     print(table(rows))
@@ -77,6 +77,7 @@ class Program(NamedTuple):
 
     Attributes:
       batch: the number of images in a batch.
+      precision: that of the network.
       parts: the batch must be a multiple of this, the number of data-parallel devices times the microbatches.
       microbatches: the number of iterations of the loop over microbatches, of which the compiler counts only one.
       lower: lowers the program for a batch of this number of images.
@@ -86,6 +87,7 @@ class Program(NamedTuple):
 
     label: str
     batch: int
+    precision: str
     parts: int
     microbatches: int
     lower: Callable[[int], Any]
@@ -102,7 +104,8 @@ def programs(name: str, mesh: Mesh, config: ConfigDict, images: int) -> list[Pro
     share, fsdp = mesh.shape["data"], config.mesh.fsdp
     runs, batch = make_chain(config.sample).nfe(build_networks(config).full_schedule), config.sample.batch_size
     lower = partial(lower_reverse_step, mesh, config)
-    found = [Program("reverse step", whole_batch(mesh, batch), share, 1, lower, runs, "a batch of samples")]
+    batch, precision = whole_batch(mesh, batch), config.ddpm.precision
+    found = [Program("reverse step", batch, precision, share, 1, lower, runs, "a batch of samples")]
     stages = [vae_stage(config)] if has_vae(config.ddpm) else []
     stages.append(ddpm_stage(config, abstract_state(stages[0], mesh, fsdp).params if stages else {}))
     for stage in stages:
@@ -115,8 +118,8 @@ def programs(name: str, mesh: Mesh, config: ConfigDict, images: int) -> list[Pro
             )
         runs = total_steps(settings, images)
         lower = partial(lower_train_step, stage, mesh, config)
-        label = f"{stage.name} step"
-        found.append(Program(label, settings.batch_size, parts, settings.microbatches, lower, runs, "training"))
+        sizes = settings.batch_size, settings.precision, parts, settings.microbatches
+        found.append(Program(f"{stage.name} step", *sizes, lower, runs, "training"))
     return found
 
 
@@ -147,10 +150,10 @@ def with_sharding(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(lambda a: Shape(a.shape, a.dtype, sharding=sharding), tree)
 
 
-def row(name: str, program: Program, precision: str) -> dict[str, Any]:
+def row(name: str, program: Program) -> dict[str, Any]:
     """Compile a program for a target and return its row of the table."""
     cost, has = cost_on(name, program.lower(program.batch)), device_memory(name)
-    facts = {"target": name, "program": program.label, "batch": program.batch, "precision": precision}
+    facts = {"target": name, "program": program.label, "batch": program.batch, "precision": program.precision}
     if isinstance(cost, str):
         return dict.fromkeys(COLUMNS, "") | facts | {"whole": cost}
     bounds = roofline(name, cost)

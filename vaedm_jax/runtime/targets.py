@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from vaedm_jax.errors import UserError, check_choice
+from vaedm_jax.runtime.memory import memory_bytes
 from vaedm_jax.storage import Damaged, read_json
 from vaedm_jax.storage.cache import user_cache
 from vaedm_jax.storage.writing import write_whole
@@ -122,7 +123,7 @@ def device_memory(name: str) -> float:
     """Return the memory of one device of a target in bytes."""
     if TARGETS[name].topology:
         return TARGETS[name].memory * 2**30
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / jax.device_count()
+    return memory_bytes() / jax.device_count()
 
 
 def cost_on(name: str, lowered: Any) -> Cost | str:
