@@ -12,6 +12,7 @@ from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM, UserError
 from vaedm_jax.config.trust import find_risk
 from vaedm_jax.main import main
+from vaedm_jax.runs.card import scores_table
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 constants = pytest.importorskip("huggingface_hub.constants", reason="an extra: pip install huggingface-hub")
@@ -61,6 +62,12 @@ def test_a_model_comes_back_as_it_was_pushed_with_card_and_samples(hub, model, t
     back = VAEDM.from_pretrained("user/faces")
     jax.tree.map(np.testing.assert_array_equal, back.params, model.params)
     assert back.config == model.config
+
+
+def test_a_card_has_all_scores_of_a_space_with_any_name():
+    names = {"kid": "kid_body", "kid_error": "kid_error_body", "fd": "fd_body", "fd_bias": "fd_bias_body"}
+    row = {"sampler": "ddim", "start": "noise", "nfe": "5", "n": "9"} | dict.fromkeys(names.values(), "0.5")
+    assert "| samples | KID, `body` | FD, `body` |\n" in scores_table([row])
 
 
 def test_the_command_line_samples_it_and_without_a_network_takes_the_cache(hub, model, tmp_path, monkeypatch, capsys):

@@ -96,7 +96,7 @@ def scores_table(rows: list[dict[str, str]]) -> str:
     if not rows:
         return ""
     columns = [
-        name for name in rows[0] if name.partition("_")[0] in SCORES and not name.startswith(("kid_error", "fd_b"))
+        name for name in rows[0] if name.partition("_")[0] in SCORES and not name.startswith(("kid_error_", "fd_bias_"))
     ]
     titles = [f"{SCORES[kind]}, `{space}`" for kind, _, space in (name.partition("_") for name in columns)]
     lines = [
