@@ -128,6 +128,7 @@ def test_a_killed_process_leaves_whole_shards_that_are_kept(config, tmp_path):
         ("--workdir={new} --config.data.path=", ["data.path is empty", "--config.data.path=DIR"]),
         ("--workdir={new} --config.prepare.workers=-1", ["prepare.workers = -1"]),
         ("--workdir={new} --config.data.path={other}", ["no image in {other} can be read", "a.png"]),
+        ("--workdir={new} --config.data.max_pixels=9", ["can be read; the first error", "data.max_pixels = 9"]),
     ],
 )
 def test_what_cannot_be_prepared_is_refused(config, made, tmp_path, capsys, settings, words):

@@ -32,7 +32,7 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
     plan = make_plan(config)
     check_target(plan, workdir)
     if not (workdir / INFO).is_file():
-        check_readable(plan)
+        check_readable(plan, config.data.max_pixels)
         if config.prepare.beam:
             by_beam(plan, workdir, config)
         else:
@@ -78,12 +78,12 @@ def check_target(plan: Plan, target: Path) -> None:
         )
 
 
-def check_readable(plan: Plan) -> None:
+def check_readable(plan: Plan, most_pixels: int) -> None:
     """Raise UserError if no image can be read. The check stops at the first image that can."""
     first = ""
     for name in plan.names:
         try:
-            read(Path(plan.folder) / name, plan.image_size)
+            read(Path(plan.folder) / name, plan.image_size, most_pixels)
             return
         except UserError as error:
             first = first or str(error)
