@@ -165,6 +165,8 @@ def test_what_has_no_table_or_another_refiner_is_refused(weights, tuned, tmp_pat
     refused(command + str(file), "sample.tables", "fitted to another refiner", "--mode=tune")
     refused(command + str(weights), "sample.tables", "is not a complete file of --mode=tune")
     refused(command + "{tmp}/none", "sample.tables: {tmp}/none is not there", "--mode=tune makes one")
+    early = f"--mode=tune --workdir={{new}} --config.sample.weights={weights} --config.sample.start=warm"
+    refused(early + " --config.sample.t_start=30", "tune.teacher: 50 steps from t_start = 30")
     refused(
         "--mode=tune --workdir={new} --config.sample.weights=avatars-fast", "--mode=tune", "objective = 'consistency'"
     )

@@ -15,7 +15,7 @@ from vaedm_jax.config import make_chain
 from vaedm_jax.config.checks import check
 from vaedm_jax.diffusion.chain import Chain, ChainArrays
 from vaedm_jax.diffusion.learnt import TEACHER, TUNED, Learnt, learnt_table, table_name, unrolled
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, prefix_errors
 from vaedm_jax.modes.shared.drawing import with_t_start
 from vaedm_jax.modes.shared.models import load_training_images, open_model
 from vaedm_jax.reporting import Progress
@@ -47,7 +47,10 @@ def tune(config: ConfigDict, workdir: Path) -> None:
             "--mode=tune: ddpm.objective = 'consistency': this model does not follow the ODE of many steps; use the "
             "model that it was tuned from"
         )
-    batches = images_of_teacher(engine, replace(chain, steps=settings.teacher), config.seed, settings)
+    teacher = replace(chain, steps=settings.teacher)
+    with prefix_errors("tune.teacher: "):
+        engine.check_chain(teacher)
+    batches = images_of_teacher(engine, teacher, config.seed, settings)
     learnt, errors = fit(engine, chain, batches, config.seed, settings)
     print(f"{name}: root mean square error to {settings.teacher} steps, of held-out images in [0, 1]:")
     print(f"{TEACHER}, where it began: {errors[0] ** 0.5:.4f}; learnt: {min(errors) ** 0.5:.4f}")
