@@ -240,10 +240,8 @@ class VAEDM:
         """
         check_indices(n, seed, first)
         parts, done, chain = [], 0, self.chain(chain, **settings)
-        bar = tqdm(
-            total=n, desc="sampling", unit="image", leave=False, delay=5, disable=None if progress is True else True
-        )
-        with bar:
+        hidden = None if progress is True else True  # None: only where stderr is no terminal
+        with tqdm(total=n, desc="sampling", unit="image", leave=False, delay=5, disable=hidden) as bar:
             for part in self.engine.sample_batches(n, seed, first, chain, batch_size, Given(z, x_hat, x_T, begin)):
                 parts.append(part)
                 done += len(part.images)
@@ -302,8 +300,10 @@ class VAEDM:
           path: "linear" or "spherical"; see `inputs.path_between`.
           how: arguments of `sample`.
         """
-        size = self.engine.networks.size
-        ends = (as_array("an end", from_pil("an end", end, size)) for end in (a, b))
+        ends = [as_array("an end", from_pil("an end", end, self.engine.networks.size)) for end in (a, b)]
+        for end in ends:
+            if end.ndim > 2 and np.prod(end.shape[:-3]) != 1:
+                raise UserError(f"an end of the shape {end.shape}; give one z, [D], or one image, [H, W, C]")
         start, end = (self.encode(e.reshape(-1, *e.shape[-3:]))[0] if e.ndim > 2 else e for e in ends)
         return self.sample(n, seed, z=path_between(start, end, n, path), **{"shared": True, **how})
 

@@ -84,7 +84,8 @@ def timesteps(full: Schedule, start: str, spacing: str, n: int, t_start: int) ->
     if start == "warm" and not 0 <= t_start < T:
         raise UserError(f"t_start = {t_start}: it is a step from 0 to T - 1 = {T - 1}")
     if start == "warm" and n > t_start + 1:
-        raise UserError(f"{n} steps from t_start = {t_start}: there are only {t_start + 1}")
+        rule = "" if t_start else "; the rule that finds a t_start needs training images (Chain.with_t_start)"
+        raise UserError(f"{n} steps from t_start = {t_start}: there are only {t_start + 1}{rule}")
     last = t_start if start == "warm" else T - 1
     if spacing in STEPS and n == 1:
         return np.array([last])
