@@ -249,9 +249,8 @@ LOG = dict(
     pictures=count(1000, 1),
     images=number(16, 1, 10_000, "all are shown in one picture"),
     sample_steps=number(10, 1, 100_000, NO_MORE_STEPS),  # reverse steps of these images
-    scored=number(
-        0, 0, 2**24, HELD
-    ),  # samples that are scored at every picture (KID, FD), by the first of eval.features
+    # Samples that are scored at every picture (KID, FD), in the first space of eval.features; 0: none.
+    scored=number(0, 0, 2**24, HELD),
     wandb="",  # a project of Weights & Biases that gets the metrics too; WANDB_MODE=offline sends nothing
 )
 

@@ -105,9 +105,8 @@ class Extractor:
         parts = []
         for begin in range(0, len(images), self.size):
             batch = images[begin : begin + self.size]
-            full = np.resize(
-                batch, (self.size, *images.shape[1:])
-            )  # repeated up to the full size, so that one shape is compiled
+            # Images are repeated up to the full size, so that one shape is compiled.
+            full = np.resize(batch, (self.size, *images.shape[1:]))
             parts.append([a if a is None else a[: len(batch)] for a in hosts.to_host(self.run(full))])
         features, logits = (None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True))
         bad = ~np.isfinite(features).all(axis=1)

@@ -32,9 +32,8 @@ class Judge:
         self.space, self.extract = space, Extractor(space, mesh, batch_size)
         source = side(data, split)
         self.identity = {"data": data.name, "split": split, **fingerprint(source)}
-        self.identity |= (
-            {"files": data.digest} if data.digest else {}
-        )  # the fingerprint covers some images, the digest all
+        # The fingerprint covers some of the images, the digest all.
+        self.identity |= {"files": data.digest} if data.digest else {}
         self.identity |= {"features": space.name, "network": space.identity}
         self.reference = self.load_reference(source, folder / f"{space.name}_{split}.npz")
 
