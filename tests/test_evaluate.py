@@ -97,6 +97,15 @@ def test_samples_of_the_vae_are_scored_on_their_own(weights, tmp_path, capsys):
     assert "no model here has a VAE" in capsys.readouterr().err
 
 
+def test_a_model_without_a_bound_is_refused_before_anything_is_scored(tmp_path, capsys):
+    config = tiny_config("uncond", **{"ddpm.prediction": "v", "ddpm.objective": "consistency"})
+    VAEDM(config, {}, random_params(ddpm_stage(config, {}))).save(tmp_path / "tuned.safetensors")
+    weights = f"--config.sample.weights={tmp_path / 'tuned.safetensors'}"
+    assert evaluate(tmp_path / "out", weights, "--config.eval.bits=2") == 2
+    assert "eval.bits, tuned: ddpm.objective = 'consistency'" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "evaluation").exists()
+
+
 def test_samples_of_the_vae_have_a_name_also_where_T_is_below_the_default_number_of_steps():
     model = VAEDM(tiny_config(**{"ddpm.T": 100}), {}, {})
     alone = Cell("run", model, Chain(z_temperature=0.5), 3, alone=True)

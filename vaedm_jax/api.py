@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from vaedm_jax import models
 from vaedm_jax.config.build import Config, make_chain
-from vaedm_jax.config.checks import check_cond_noise
 from vaedm_jax.diffusion.chain import Chain, ChainSettings
 from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance
@@ -383,15 +382,9 @@ class VAEDM:
           chain: its `variance`, `clip` and `cond_noise` are those of the reverse steps; by default as configured.
         """
         engine, chain = self.engine, self.chain(chain)
-        engine.check_trained()
-        if self.config.ddpm.objective == "consistency":
-            raise UserError(
-                "ddpm.objective = 'consistency': this model gives samples of the clean image, but the bound needs its "
-                "mean; use the model that it was tuned from"
-            )
+        engine.check_bound(chain)
         levels = to_uint8(engine.check_images(images, "images", any_size=not engine.networks.vae))
         check_indices(len(levels), seed, first)
-        check_cond_noise(self.config, chain)
         cond_noise, key = engine.replicate((np.array(chain.cond_noise), np.uint32(seed)))
         parts = []
         for count, batch in engine.on_devices((levels, np.arange(first, first + len(levels))), batch_size):

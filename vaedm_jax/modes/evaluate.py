@@ -76,6 +76,9 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 
     check(config, to_train=False)
     models = open_models(config, workdir)
+    for name, model in models.items() if config.eval.bits else ():  # before hours of scoring
+        with prefix_errors(f"eval.bits, {name}: "):
+            model.engine.check_bound(make_chain(config.sample))
     data = load_training_images(config, *models.values())
     cells = plan(config, models, data)
     scorer = Scorer(config, cells[0].model, data, workdir / "evaluation")

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from vaedm_jax.config.build import Config
-from vaedm_jax.config.checks import check_chain
+from vaedm_jax.config.checks import check_chain, check_cond_noise
 from vaedm_jax.diffusion.chain import Chain, ChainArrays, ChainSettings
 from vaedm_jax.diffusion.learnt import TUNED, Learnt, learnt_table, table_name
 from vaedm_jax.errors import RunError, UserError, check_range
@@ -151,6 +151,16 @@ class Engine:
         check_chain(self.config, chain)
         if chain.sampler == TUNED:
             self.learnt(chain)
+
+    def check_bound(self, chain: Chain) -> None:
+        """Raise UserError if the model has no bound on log p(x_0) with the settings of a chain."""
+        self.check_trained()
+        if self.config.ddpm.objective == "consistency":
+            raise UserError(
+                "ddpm.objective = 'consistency': this model gives samples of the clean image, but the bound needs its "
+                "mean; use the model that it was tuned from"
+            )
+        check_cond_noise(self.config, chain)
 
     def learnt(self, chain: Chain) -> Learnt:
         """Return the numbers of the learnt table for a chain; raise UserError if the model has none."""
