@@ -47,7 +47,7 @@ def test_every_term_has_its_closed_form_on_gaussian_data(variance):
     alpha_bar, rest = schedule.alpha_bar[-1], 1 - schedule.alpha_bar[-1]
     prior = 0.5 * D * (alpha_bar * S**2 + rest - 1 - np.log(rest))
     true, model = schedule.posterior_variance[1:], np.exp(schedule.log_variance(variance)[1:])
-    missed = schedule.posterior_mean()[0][1:] ** 2 * left_over(schedule)[1:]
+    missed = schedule.posterior_coefficients()[0][1:] ** 2 * left_over(schedule)[1:]
     steps = 0.5 * D * (np.log(model / true) + (true + missed) / model - 1)
     first = np.exp(schedule.log_variance(variance)[0])
     decoder = D * (0.5 * np.log(2 * np.pi * first) + left_over(schedule)[0] / (2 * first) - np.log(2 * HALF))

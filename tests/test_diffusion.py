@@ -73,7 +73,7 @@ def test_the_schedule_is_that_of_the_paper():
 
 def test_respacing_to_every_step_changes_nothing():
     again = respace(FULL, np.arange(T))
-    tables = (*again, again.beta, *again.posterior_mean()), (*FULL, BETA, *FULL.posterior_mean())
+    tables = (*again, again.beta, *again.posterior_coefficients()), (*FULL, BETA, *FULL.posterior_coefficients())
     for got, want in zip(*tables, strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-11)
     for variance in VARIANCES:

@@ -66,7 +66,7 @@ def test_the_posterior_is_that_of_bayes_rule(chain):
     alpha_bar, schedule = chain
     np.testing.assert_allclose(schedule.alpha_bar, alpha_bar, rtol=1e-12)
     want = np.array([bayes(s, t) for s, t in zip([1.0, *alpha_bar[:-1]], alpha_bar, strict=True)]).T
-    np.testing.assert_allclose(schedule.posterior_mean(), want[:2], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(schedule.posterior_coefficients(), want[:2], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(schedule.posterior_variance, want[2], rtol=1e-9, atol=1e-12)
 
     x_0, u_t, index = normal(0, len(alpha_bar), *SHAPE), normal(1, len(alpha_bar), *SHAPE), np.arange(len(alpha_bar))
@@ -91,7 +91,7 @@ def test_marginals_and_posteriors_are_those_of_the_simulated_chain():
     np.testing.assert_allclose(mean, runs.mean(axis=1), atol=tolerance)
     np.testing.assert_allclose(scale**2, runs.var(axis=1), atol=2 * tolerance)
 
-    of_x_0, of_u_t = schedule.posterior_mean()
+    of_x_0, of_u_t = schedule.posterior_coefficients()
     for i in range(1, 5):  # the regression of u_{t-1} on u_t, for a fixed x_0
         before, after = runs[i - 1], runs[i]
         slope = np.cov(before, after)[0, 1] / after.var()

@@ -1,4 +1,4 @@
-"""The bound on log p(x_0), term by term. On the chain of u it is the same for the three variants."""
+"""The bound on log p(x_0), term by term (eq. 12). On the chain of u it is the same for the three variants."""
 
 from typing import NamedTuple
 

@@ -50,7 +50,7 @@ class ChainSettings(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Chain:
-    """How to sample."""
+    """How to sample: which sampler, how many steps and from where; then the settings of noise and of the samplers."""
 
     sampler: str = "ddpm"  # one of SAMPLERS
     steps: int = number(1000, 1, MOST_STEPS, WHY_STEPS)

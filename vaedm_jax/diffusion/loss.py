@@ -9,7 +9,10 @@ from vaedm_jax.diffusion.schedule import Schedule
 
 
 def noise_loss(schedule: Schedule, predict: Predict, x_0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
-    """Return the mean squared error of eps of each image, [B], which is comparable between targets."""
+    """Return the mean squared error of eps of each image, [B], which is comparable between targets.
+
+    The arguments are those of `training_loss`.
+    """
     estimate = predict(q_sample(schedule, x_0, t, eps), noise_level(schedule, t, len(x_0)))
     return jnp.mean((estimate.eps - eps) ** 2, axis=(1, 2, 3))
 
@@ -20,6 +23,9 @@ def training_loss(
     """Return the mean squared error of the output for each image, [B]; for `eps` it is line 6 of Algorithm 1.
 
     Args:
+      x_0: [B, H, W, C] in [-1, 1].
+      t: [B], steps of the schedule.
+      eps: [B, H, W, C], the noise.
       min_snr: if not 0, the gamma of min-SNR-gamma (arXiv 2303.09556): the squared error of x_0 is weighted by
         min(snr, gamma), snr = (a / s)**2. For `eps` this is min(snr, gamma) / snr, for `v` min(snr, gamma) / (snr + 1).
     """

@@ -61,7 +61,7 @@ class Eps:
         return []
 
     def shown(self, u: jax.Array, level: Level, about: About) -> jax.Array:
-        """Return the input of the network."""
+        """Return the input of the network, [B, H, W, C]: x_t = u + s, where s is the shift."""
         return u + about.centre
 
     def estimate(self, u: jax.Array, level: Level, output: jax.Array, about: About) -> Estimate:
@@ -73,7 +73,7 @@ class Eps:
         return eps
 
     def gain(self, level: Level, about: About) -> jax.Array:
-        """Return how large an error of 1 in the output is in x_0."""
+        """Return the error of x_0 that an error of 1 in the output causes."""
         return level.sqrt_one_minus_alpha_bar / level.sqrt_alpha_bar
 
 
@@ -94,7 +94,9 @@ class V(Eps):
 
 @dataclass(frozen=True)
 class Residual:
-    """The network predicts what x_hat lacks, or the image if there is no x_hat. Input and output have mean square 1.
+    """The network predicts what x_hat lacks, or the image if there is no x_hat.
+
+    Its input and its target have a mean square of about 1 at every noise level.
 
     The shift of Formulation 2 would cancel, so Formulations 1 and 2 are the same model.
 
@@ -112,7 +114,8 @@ class Residual:
         return About(x_hat, jnp.where(jnp.reshape(blank, (-1, 1, 1, 1)), self.sigma_data, self.sigma_r))
 
     def lacks(self, form: Formulation) -> list[str]:
-        return [name for name in (("sigma_r",) * form.shown + ("sigma_data",)) if not getattr(self, name)]
+        needed = ("sigma_r", "sigma_data") if form.shown else ("sigma_data",)
+        return [name for name in needed if not getattr(self, name)]
 
     def shown(self, u: jax.Array, level: Level, about: About) -> jax.Array:
         return (u - level.sqrt_alpha_bar * about.centre) / self.r(level, about)
@@ -144,7 +147,14 @@ TARGETS: dict[str, Callable[[Any], Target]] = {
 
 
 class Predictor(NamedTuple):
-    """A network as a `Predict`: `network(input, t)`, its target, what is known of the images, and their x_hat."""
+    """A network with its target, which together are a `Predict`.
+
+    Attributes:
+      network: (input [B, H, W, C], t [B]) -> output [B, H, W, C].
+      target: what the output stands for.
+      about: what is known of the images.
+      x_hat: [B, H, W, C]; None for a plain DDPM.
+    """
 
     network: Callable[[jax.Array, jax.Array], jax.Array]
     target: Target
@@ -171,8 +181,10 @@ def predictor(
     """Return `network(x_t, t, x_hat, **conditions)` as a function of u [B, H, W, C] and its noise level.
 
     Args:
-      x_hat: [B, H, W, C]; zeros for images that are `blank`.
+      form: whether the network is shown x_hat, and whether the chain is shifted by it.
+      x_hat: [B, H, W, C] in [-1, 1]; zeros for images that are `blank`.
       shown: shown to the network in place of x_hat; see `process.augment`.
+      blank: marks images without x_hat, for guidance: a bool, or [B].
     """
     image = (x_hat if shown is None else shown) if form.shown else None
     about = target.about(form, x_hat, blank)

@@ -81,5 +81,5 @@ def level_of_sigma(schedule: Schedule, sigma: jax.Array) -> Level:
 
 def posterior_mean(schedule: Schedule, x_0: jax.Array, u_t: jax.Array, index: jax.Array) -> jax.Array:
     """Return the mean of q(u_{t-1} | u_t, x_0): eq. 17 without kappa x_hat."""
-    of_x_0, of_u_t = schedule.posterior_mean()
+    of_x_0, of_u_t = schedule.posterior_coefficients()
     return at(of_x_0, index) * x_0 + at(of_u_t, index) * u_t

@@ -1,4 +1,4 @@
-"""Reverse chains: a sampler is a table of coefficients, and one `lax.scan` runs all of them.
+"""Reverse chains (Algorithm 2): a sampler is a table of coefficients, and one `lax.scan` runs all of them.
 
 Each row of a table is one evaluation of the network at u, which gives eps and the clean image x_0 (`prediction.py`):
 

@@ -25,7 +25,7 @@ def _single_step(schedule: Schedule, **columns: np.ndarray) -> Table:
 
 def ddpm(schedule: Schedule, variance: str = "fixedsmall") -> Table:
     """Return ancestral sampling (Algorithm 2): the posterior mean of the predicted x_0, with one of VARIANCES."""
-    of_x_0, of_u_t = schedule.posterior_mean()
+    of_x_0, of_u_t = schedule.posterior_coefficients()
     return _single_step(schedule, a=of_u_t, b=of_x_0, sigma=np.exp(0.5 * schedule.log_variance(variance)))
 
 

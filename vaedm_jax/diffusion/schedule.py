@@ -25,6 +25,7 @@ class Schedule(NamedTuple):
 
     @property
     def beta(self) -> np.ndarray:
+        """beta_t = 1 - alpha_t, the share of the variance that a step of this chain replaces by noise."""
         return 1 - self.alpha_bar / self.alpha_bar_prev
 
     @property
@@ -38,11 +39,11 @@ class Schedule(NamedTuple):
         return 0.5 * np.log(self.alpha_bar / (1 - self.alpha_bar))
 
     def position(self, log_snr: np.ndarray) -> np.ndarray:
-        """Return the positions in the chain at which it has some values of log_snr, for `respace`."""
+        """Return the positions at which the chain has values of log_snr, for `respace`. They may lie between steps."""
         log_alpha_bar = -np.logaddexp(0, -2 * np.asarray(log_snr))
         return np.interp(-log_alpha_bar, -np.log(self.alpha_bar), np.arange(len(self.t)))
 
-    def posterior_mean(self) -> tuple[np.ndarray, np.ndarray]:
+    def posterior_coefficients(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the coefficients of x_0 and of u_t in the mean of q(u_{t-1} | u_t, x_0).
 
         Eq. 17 of the paper has a misprint in the second: sqrt(alpha_bar_t) should be sqrt(alpha_t).
@@ -54,8 +55,8 @@ class Schedule(NamedTuple):
     def log_variance(self, variance: str) -> np.ndarray:
         """Return the log-variances of the reverse steps.
 
-        `fixedsmall` is the variance of the posterior (the paper), `fixedlarge` is beta_t. The first entry would be
-        log 0. It is the posterior's at index 1 instead, as in the DDPM paper's code.
+        `fixedsmall` is the variance of the posterior (the paper), `fixedlarge` is beta_t. The first entry is that of
+        the posterior at index 1 for both, as in the DDPM paper's code: the posterior's own is log 0.
         """
         values = {"fixedsmall": self.posterior_variance, "fixedlarge": self.beta}[variance].copy()
         values[0] = self.posterior_variance[min(1, len(self.t) - 1)] or self.beta[0]
@@ -65,7 +66,7 @@ class Schedule(NamedTuple):
 def linear_schedule(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 0.02) -> Schedule:
     """Return the paper's schedule: beta rises linearly over T steps, and is clipped to MOST_BETA."""
     alpha_bar = np.cumprod(1 - np.minimum(np.linspace(beta_1, beta_T, T, dtype=np.float64), MOST_BETA))
-    return respace(Schedule(np.arange(T), alpha_bar, alpha_bar), np.arange(T))
+    return Schedule(np.arange(T), alpha_bar, np.append(1.0, alpha_bar[:-1]))
 
 
 def compute_betas(settings: Any) -> tuple[int, float, float]:

@@ -18,7 +18,7 @@ from vaedm_jax.models.patches import depth_to_space, space_to_depth
 
 
 class Conventions(NamedTuple):
-    """What implementations of the network do differently, and what no weights can make up for.
+    """Details in which implementations of the network differ, and for which no weights can make up.
 
     Attributes:
       freq_shift: the frequencies of the embedding of t are 10000^(-i / (N - freq_shift)), i = 0 ... N - 1.

@@ -93,6 +93,7 @@ def make_refiner(config: Any) -> Callable[[Any, Any, jax.Array, jax.Array, bool]
     schedule = make_schedule(ddpm)
 
     def known(frozen, x, keys):
+        """Return z and x_hat of images, x_hat in [-1, 1]; None for what the model does not have."""
         if condition:
             return None, to_symmetric(condition.shown(x, fold(keys, 0)))
         if not vae:
@@ -143,6 +144,7 @@ def ddpm_stage(config: Any, vae_params: Any) -> Stage:
     edges = np.unique(np.arange(BINS + 1) * ddpm.T // BINS)  # fewer ranges if T is below BINS
 
     def between(keys, low, high):
+        """Draw t [B] from low up to but not including high."""
         return jax.vmap(lambda key: jax.random.randint(jax.random.fold_in(key, 1), (), low, high))(keys)
 
     def log_sigmas(keys, sigma):
