@@ -1,5 +1,7 @@
 """A configuration for own pictures follows from their size and a budget, and is written for a folder."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -77,6 +79,14 @@ def test_the_written_file_is_the_proposed_configuration(folder, tmp_path, monkey
     file.write_text("mine")
     assert main(command) == 0
     assert sorted(p.read_text() == "mine" for p in file.parent.glob("*config*")) == [False, True]
+
+
+@pytest.mark.parametrize("name", ['three """ quotes', "back\\Nslash", os.fsdecode(b"no\xffutf-8")])
+def test_a_folder_of_any_name_gives_a_file_that_can_be_loaded(folder, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(new, "measured", lambda stage, size, mesh: (jax.eval_shape(stage.init, jax.random.key(0)), 1.0))
+    place = folder.rename(tmp_path / name)
+    assert main(["main", "--mode=new", f"--config.data.path={place}", f"--workdir={tmp_path / 'run'}"]) == 0
+    assert load(str(tmp_path / "run" / "config.py")).data.path == str(place)
 
 
 def test_a_train_step_is_timed_and_gives_parameters():

@@ -79,7 +79,7 @@ def new(config: ConfigDict, workdir: Path) -> None:
     place = shlex.quote(str(workdir))
     command = f"python -m vaedm_jax.main --config={shlex.quote(str(file))} --workdir={place} --mode=train"
     text = TEXT.format(
-        images=images, folder=root.name, size=size, budget=budget, command=command, path=str(root),
+        images=images, folder=escaped(root.name), size=size, budget=budget, command=escaped(command), path=str(root),
         held_out=chosen.data.held_out, vae_steps=chosen.vae.steps, ddpm_steps=chosen.ddpm.steps,
         whole=duration(sum(times)), vae=duration(times[0]), ddpm=duration(times[1]),
     )  # fmt: skip
@@ -88,6 +88,11 @@ def new(config: ConfigDict, workdir: Path) -> None:
     write_whole(file, text.encode())
     print(f"training takes about {duration(sum(times))} on this device; fewer steps take less ({file})")
     print(f"to train:\n  {command}", flush=True)
+
+
+def escaped(text: str) -> str:
+    """Return a text as it can stand in a docstring, whatever characters the names of folders in it have."""
+    return shown(text).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def shorter_sides(root: Path, names: list[str]) -> list[int]:
