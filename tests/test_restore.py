@@ -13,13 +13,14 @@ from tests.pictures import noise
 from tests.tiny import by_noise, random_params, tiny_config
 from vaedm_jax import VAEDM
 from vaedm_jax.conditioning.tasks import Denoising, SuperResolution, make_task
+from vaedm_jax.data import Dataset
 from vaedm_jax.diffusion.chain import Chain, run_chain
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.diffusion.spacing import principal_variance, warm_step
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.main import main
-from vaedm_jax.modes.restore import output_names
+from vaedm_jax.modes.restore import output_names, restore_held_out
 from vaedm_jax.modes.shared.restoration import restore_images
 from vaedm_jax.reporting import save_png
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
@@ -216,6 +217,12 @@ def test_a_file_that_is_no_image_is_named(tmp_path, weights, capsys):
     (tmp_path / "mine" / "torn.png").write_bytes(b"no picture")
     assert restore(tmp_path / "out", weights, f"--config.restore.files={tmp_path / 'mine'}") == 2
     assert "torn.png cannot be read as an image" in capsys.readouterr().err
+
+
+def test_images_that_are_too_small_for_ssim_are_refused_before_they_are_restored(tmp_path):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    with pytest.raises(UserError, match=r"8 x 8 pixels.*11 or more"):
+        restore_held_out(tiny_config(), None, None, None, Dataset("small", images, images), tmp_path)
 
 
 def test_each_picture_is_written_to_its_own_file():

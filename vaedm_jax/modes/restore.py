@@ -21,7 +21,7 @@ from vaedm_jax.data import Dataset, pictures, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError
-from vaedm_jax.evaluation.fidelity import psnr, ssim
+from vaedm_jax.evaluation.fidelity import WINDOW, psnr, ssim
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.modes.shared.models import load_training_images, open_model
 from vaedm_jax.modes.shared.restoration import describe_ways, restore_images, ways
@@ -106,6 +106,8 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
             f"{data.name}: scores need two held-out images, and there is {len(truth)} (data.held_out, restore.n); "
             "--config.restore.files=DIR restores pictures of a folder"
         )
+    if min(truth.shape[1:3]) < WINDOW:
+        raise UserError(f"images of {truth.shape[2]} x {truth.shape[1]} pixels: SSIM needs {WINDOW} or more a side")
     attempts = ways(model, task, chain, truth, seed, batch_size=batch_size)
     place = target.parents[1] / "evaluation" / "reference"
     judge = judges(config.eval, model.config.data, data, model.engine.mesh, batch_size, place, "random")[0]
