@@ -35,6 +35,7 @@ def refused(read, *words: str) -> None:
 
 def test_json_of_the_expected_form_is_read(tmp_path):
     assert read_json(file(tmp_path, json.dumps(GOOD_JSON).encode()), FORM) == GOOD_JSON
+    assert read_json(file(tmp_path, b"-9223372036854775808")) == -(2**63)
     assert np.isnan(read_json(file(tmp_path, b'{"a": NaN}'), {"a": float}, nan=True)["a"])
 
 

@@ -72,7 +72,7 @@ def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def parse_int(text: str) -> int:
     """Return a whole number; raise ValueError if it does not fit into int64."""
-    number = int(text) if len(text) < 20 else LARGEST
+    number = int(text) if len(text) <= 20 else LARGEST  # the sign and 19 digits
     if not -LARGEST <= number < LARGEST:
         raise ValueError(f"the number {text[:20]} is too large")
     return number
