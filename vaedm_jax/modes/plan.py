@@ -18,6 +18,7 @@ from vaedm_jax.config.checks import check
 from vaedm_jax.data import load
 from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import Progress
+from vaedm_jax.reporting.rows import aligned
 from vaedm_jax.runtime.mesh import batch_sharding, make_mesh, replicated, whole_batch
 from vaedm_jax.runtime.targets import Cost, cost_on, device_memory, make_devices, roofline
 from vaedm_jax.sampling.generation import Given, generate
@@ -46,7 +47,7 @@ def plan(config: ConfigDict, workdir: Path) -> None:
                 rows.append(row(name, program))
                 progress.update(len(rows))
                 write_csv(workdir / "plan.csv", rows)  # as they come: the largest program takes minutes
-    print(table(rows))
+    print(aligned([COLUMNS, *([str(row[name]) for name in COLUMNS] for row in rows)]))
     print(
         f"all figures are per device; the estimates of the compiler are optimistic. Table: {workdir / 'plan.csv'}",
         flush=True,
@@ -63,13 +64,6 @@ def not_stored() -> Iterator[None]:
         yield
     finally:
         jax.config.update(setting, before)
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as a table of aligned columns."""
-    lines = [COLUMNS, *([str(row[name]) for name in COLUMNS] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 class Program(NamedTuple):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vaedm_jax.reporting.pictures import save_png
 from vaedm_jax.reporting.plots import PLAIN, STYLE, as_image
-from vaedm_jax.reporting.rows import Row, Scores, over_seeds
+from vaedm_jax.reporting.rows import Row, Scores, aligned, over_seeds
 from vaedm_jax.storage.writing import write_csv, write_whole
 
 TITLES = {"kid": "KID", "fd": "{title}", "precision": "precision", "recall": "recall", "is": "Inception Score"}
@@ -49,8 +49,7 @@ def as_text(means: Sequence[Row], name: str, title: str) -> str:
         kid, fd, precision, recall = ("-" if value is None else f"{value:.4g}" for value in values)
         error, facts = scores["kid_sem"], (str(row.facts[fact]) for fact in ("run", "sampler", "start", "nfe"))
         lines.append((*facts, kid, "-" if error is None else f"{error:.2g}", fd, precision, recall))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return aligned(lines)
 
 
 def plot(means: Sequence[Row], name: str, title: str) -> Image.Image:

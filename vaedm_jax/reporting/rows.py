@@ -63,6 +63,12 @@ def column(score: str, space: str) -> str:
     return f"{key}_{space}_sem" if what == "sem" else f"{score}_{space}"
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table for a terminal: lines of words, whose columns are aligned."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
 def check_spaces(spaces: Sequence[str]) -> None:
     """Raise UserError if columns of two spaces would have the same name."""
     keys = (*SCORES, *OF_ONE_SEED, *(f"{key}_sem" for key in SCORES))
