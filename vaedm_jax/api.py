@@ -221,7 +221,7 @@ class VAEDM:
         chain: Chain | None = None,
         **settings: Unpack[ChainSettings],
     ) -> Samples:
-        """Return the images `first` to `first + n` of a seed.
+        """Return the n images of a seed from index `first` on.
 
         Image i depends only on the seed, on i and on its own inputs, apart from rounding, which the batch size changes.
 

@@ -49,11 +49,7 @@ def read_weights(file: PathLike) -> Stored:
 def encode_weights(model: Stored, dtype: Any) -> bytes:
     """Return parameters and configuration as the content of one safetensors file, which is the whole model."""
     flat = flatten_dict(jax.device_get(model.params), sep="/")
-    arrays = {
-        name: np.asarray(a, np.float32 if name.startswith("tables/") else dtype)
-        for name, a in flat.items()
-        if not isinstance(a, dict)
-    }
+    arrays = {n: np.asarray(a, np.float32 if n.startswith("tables/") else dtype) for n, a in flat.items()}
     metadata = {"config": encode_config(model.config), "format": "vaedm_jax 1"}
     if model.images:  # without their folder, which is private
         metadata["images"] = json.dumps(model.images | {"folder": ""})

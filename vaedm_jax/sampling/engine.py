@@ -247,7 +247,7 @@ class Engine:
     def sample_batches(
         self, n: int, seed: int, first: int, chain: Chain, batch_size: int, given: Given = NOTHING
     ) -> Iterator[Samples]:
-        """Yield the images `first` to `first + n` of a seed, batch by batch; the last batch may be smaller."""
+        """Yield the n images of a seed from index `first` on, batch by batch; the last batch may be smaller."""
         check_indices(n, seed, first)
         self.check_chain(chain)
         if given.begin is not None and chain.start != "warm":

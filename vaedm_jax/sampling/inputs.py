@@ -19,7 +19,7 @@ PATHS = ("linear", "spherical")
 
 
 def check_indices(n: int, seed: int, first: int = 0) -> None:
-    """Raise UserError unless a seed has images `first` to `first + n`."""
+    """Raise UserError unless a seed has n images from index `first` on."""
     check_range("n", n, 1, MOST, "a seed has no more images")
     check_range("seed", seed, 0, 2**32 - 1)
     check_range("first", first, 0, MOST - n)
