@@ -5,7 +5,7 @@ A condition has a name, such as `downsample4`. It removes something from images 
 - `corrupt` returns the corrupted images.
 - `lift` brings them back to the size of the images.
 - `make_consistent` puts what is known of an image into a generated image.
-- `shown` is what the refiner sees in place of x_hat: the lifted images, from 8 bits as in a file.
+- `shown` returns what the refiner sees in place of x_hat: corrupted images, rounded to 8 bits as in a file and lifted.
 """
 
 import math

@@ -60,7 +60,7 @@ STEPS = {"even": even, "uniform": uniform, "quadratic": quadratic}  # (T, n) -> 
 STEPS_FROM = {"even": lambda t_start, n: even(t_start + 1, n), "uniform": uniform_from, "quadratic": quadratic_from}
 LEVELS = {"logsnr": log_snr, "open": open_log_snr, "karras": karras}  # (log_snr at the start, at the end, n) -> log_snr
 SPACINGS = (*STEPS, *LEVELS)
-RULE_OF = 256  # training images that `warm_step` needs the error of
+RULE_OF = 256  # training images whose errors give the variance that `warm_step` takes
 STARTS = ("noise", "truncated", "warm")
 
 

@@ -21,7 +21,7 @@ from vaedm_jax.models.patches import Conv, depth_to_space, space_to_depth
 # 1 / fan_in the activations would explode in the sixty residual blocks of the CIFAR-10 network.
 init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 Drawn = tuple[jax.Array, jax.Array, jax.Array]  # z, its mean and its log-variance
-NARROW = 64  # channels, and half of them inside a block; a TPU works on 128 at once
+NARROW = 64  # the most channels of features that are packed: a TPU works on 128, and a block has half as many inside
 
 
 def gelu(x: jax.Array) -> jax.Array:

@@ -107,8 +107,8 @@ class Checkpoints:
         proof = {"shapes": shapes(state), "checksums": sums, "figures": self.metrics}
         proof["digest"] = digest_proof(proof)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), proof=ocp.args.JsonSave(proof))
-        # After a kill, training may repeat steps before that of the best state. A better state of such a step gets the
-        # next free number, since the newest checkpoint counts.
+        # The newest checkpoint counts. So a state whose step has one already gets the next free number: a better state
+        # of steps that are repeated after a kill, or the last state of a run, once its pictures are drawn.
         number = max([int(state.step), *(step + 1 for step in self.steps())])
         self._guarded(lambda: self.manager.save(number, args=args))
 

@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 
 from vaedm_jax.data import Dataset, batches
 from vaedm_jax.errors import check_range
-from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import check_memory, host_share, prefetch_batches, replicated, shardings
 from vaedm_jax.training.checkpoints import Best, Checkpoints
 from vaedm_jax.training.flops import count_flops
@@ -106,7 +105,7 @@ def fit(
             state, metrics = step(state, stage.frozen, batch, key)
             log.add(n, metrics)
             due = {what: n == total or n % every == 0 for what, every in intervals(config).items()}
-            stopped = stop.asked if hosts.is_single() else stop.agreed() if due["metrics"] else 0
+            stopped = stop.request(together=due["metrics"])
             looked = {}
             if stopped or any(due.values()):
                 means = log.averages(n)
@@ -187,5 +186,8 @@ def restore_average(stage: Stage, workdir: Path, mesh: Mesh, best: bool = False,
 
 
 def newest_step(folder: Path) -> int | None:
-    """Return the step of the newest checkpoint in the folder of a stage; None without one."""
+    """Return the number of the newest checkpoint in the folder of a stage; None without one.
+
+    It is the step of its state, or one more; see `Checkpoints.save`.
+    """
     return max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=None)

@@ -42,9 +42,15 @@ class Stop:
         for s in self.SIGNALS:
             signal.signal(s, self.before[s])
 
-    def agreed(self) -> int:
-        """Return the number of a signal that any process received, or 0. All processes must call it together."""
-        return int(hosts.gather(self.asked).max())
+    def request(self, together: bool) -> int:
+        """Return the number of a signal that has come to any process, or 0.
+
+        A single process sees a signal at once. Several exchange what came to each, which takes time, only if `together`
+        is set; until then this is 0. All of them must call this with the same value.
+        """
+        if hosts.is_single():
+            return self.asked
+        return int(hosts.gather(self.asked).max()) if together else 0
 
     def poll(self) -> None:
         """Raise `Interrupted` if a signal has come. Several processes finish their work together instead."""
