@@ -1,4 +1,4 @@
-"""A refiner that has not learnt enough is noticed when it is sampled."""
+"""A refiner that has not learnt enough, or has no attention where it was asked for, is noticed."""
 
 import json
 
@@ -8,6 +8,7 @@ import pytest
 from tests.tiny import tiny_config
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.modes.shared.advice import advise
+from vaedm_jax.modes.train import note_attention
 
 RANGES = ("t0_249", "t250_499", "t500_749", "t750_999")
 NOISE, WARM = Chain("unipc2", 10), Chain("unipc2", 10, start="warm", t_start=499)
@@ -25,6 +26,13 @@ def said_fixture(tmp_path, capsys):
         return capsys.readouterr().out
 
     return said
+
+
+@pytest.mark.parametrize(("attention", "noted"), [((), ""), ((2, 4), ""), ((2, 16), "16 adds none")])
+def test_attention_at_a_level_that_the_network_does_not_have_is_noted(capsys, attention, noted):
+    note_attention(tiny_config(**{"ddpm.multipliers": (1, 2, 2), "ddpm.attention": attention}).ddpm)
+    said = capsys.readouterr().out
+    assert noted in said and bool(said) == bool(noted)
 
 
 def test_a_refiner_that_is_better_than_a_linear_filter_is_not_mentioned(said):

@@ -71,6 +71,7 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
         why, use = ("variant", "form1 or form2") if config.ddpm.variant == "uncond" else ("condition", "'vae'")
         raise UserError(f"--stage=vae: ddpm.{why} = {config.ddpm[why]!r} has no VAE; use {use}, or --stage=ddpm")
     build_unet(config), vae and build_vae(config)  # raises errors before the data is read
+    note_attention(config.ddpm)
     names = ("vae", "ddpm") if vae else ("ddpm",)
     for name in names:
         check_place(workdir / name / "checkpoints")
@@ -93,6 +94,17 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
         print(f"data: {data.name}, {len(data.train):,} training images, {len(data.test):,} held out", flush=True)
         train_stages(config, workdir, mesh, data, given, stage, left)
     print(f"the report is in {workdir / 'report.html'}", flush=True)
+
+
+def note_attention(ddpm: ConfigDict) -> None:
+    """Print a note on entries of `ddpm.attention` that are the factor of no level, and so add no attention."""
+    factors = [2**level for level in range(len(ddpm.multipliers))]
+    if unused := [number for number in ddpm.attention if number not in factors]:
+        print(
+            f"note: ddpm.attention = {tuple(ddpm.attention)}: {unused[0]} adds none; its entries are not pixels "
+            f"but the downsampling factors of levels, here {', '.join(map(str, factors))}",
+            flush=True,
+        )
 
 
 def train_stages(
