@@ -71,6 +71,13 @@ def test_the_refiner_is_shown_what_an_8_bit_file_would_hold(name):
     assert condition.shown(TRUTH, KEYS).shape == TRUTH.shape
 
 
+def test_only_pixels_of_the_grey_of_a_hole_are_filled():
+    shades = np.array([126, 127, 127.5, 128, 129], np.float32) / 255  # 127.5 is the grey before it is rounded
+    damaged = shades.reshape(1, 1, 5, 1).repeat(3, axis=3)
+    filled = Mask().make_consistent(np.ones_like(damaged), damaged)
+    assert np.asarray(filled == 1).all(axis=3).tolist() == [[[False, False, True, True, False]]]
+
+
 @pytest.mark.parametrize("condition", [Downsample(4), Grayscale(), Mask(0.5)])
 def test_a_consistent_image_has_the_given_condition_and_is_nearer_to_the_truth(condition):
     truth = 0.3 + 0.4 * TRUTH

@@ -124,7 +124,7 @@ class Mask(Condition):
 
     def make_consistent(self, x: jax.Array, damaged: jax.Array) -> jax.Array:
         """Return x inside the hole and `damaged` elsewhere. The hole is where `damaged` is grey: (128, 128, 128)."""
-        hole = jnp.all(jnp.abs(damaged - GREY) < 0.6 / 255, axis=-1, keepdims=True)
+        hole = jnp.all(jnp.abs(damaged - 128 / 255) < 0.6 / 255, axis=-1, keepdims=True)  # GREY too, before rounding
         return jnp.where(hole, x, damaged)
 
 
