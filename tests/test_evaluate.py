@@ -299,12 +299,13 @@ def test_models_of_different_data_are_not_compared(fresh, tmp_path, capsys):
 
 
 def test_training_scores_a_few_samples_while_it_runs(tmp_path):
-    config = tiny_config("uncond", **{"log.scored": 12, "eval.features": "tests.tiny_features:means"})
+    config = tiny_config("uncond", **{"log.scored": 12, "eval.features": "tests.tiny_features:means,random"})
     stage, data = ddpm_stage(config, {}), load(config.data)
     params = random_params(stage)
     figures = Pictures(stage, data, config, tmp_path)(4, params, lambda: None)
+    assert [file.stem for file in (tmp_path / "evaluation" / "reference").iterdir()] == [f"{MEANS}_train"]
     images = VAEDM(config, {}, params).sample(12, chain=picture_chain(config), batch_size=8).images
-    (judge,) = judges(config.eval, config.data, data, make_mesh(), 8, tmp_path / "evaluation" / "reference")
+    judge = next(judges(config.eval, config.data, data, make_mesh(), 8, tmp_path / "evaluation" / "reference"))
     scores = judge.scores(judge.add(None, to_uint8(images)))
     assert (figures["kid"], figures["fd"]) == pytest.approx((scores["kid"], scores["fd"]), rel=1e-5)
     with config.unlocked():

@@ -1,6 +1,7 @@
 """Scores of samples against the images of a data set, in one feature space."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,13 @@ def too_few(space: Space, D: int, n: int) -> str:
 
 def judges(
     settings: Any, data_settings: Any, data: Dataset, mesh: Mesh, batch_size: int, folder: Path, otherwise: str = ""
-) -> list[Judge]:
-    """Return a judge for each space of `spaces`. Their reference files are in `folder`."""
-    chosen = checked_spaces(settings, data_settings, data, otherwise)
-    return [Judge(s, mesh, batch_size, data, settings.split, folder) for s in chosen]
+) -> Iterator[Judge]:
+    """Yield a judge for each space of `spaces`. Their reference files are in `folder`.
+
+    A judge may compute the features of the whole data set, so take only those that are needed.
+    """
+    for one in checked_spaces(settings, data_settings, data, otherwise):
+        yield Judge(one, mesh, batch_size, data, settings.split, folder)
 
 
 def checked_spaces(settings: Any, data_settings: Any, data: Dataset, otherwise: str = "") -> list[Space]:

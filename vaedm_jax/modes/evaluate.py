@@ -168,7 +168,7 @@ class Scorer:
     def __init__(self, config: ConfigDict, model: VAEDM, data: Dataset, folder: Path):
         self.n, self.batch_size, self.keep_images = config.eval.n, config.sample.batch_size, config.eval.keep_images
         self.folder, self.test, place = folder, data.test, folder / "reference"
-        self.judges = judges(config.eval, model.config.data, data, model.engine.mesh, self.batch_size, place)
+        self.judges = list(judges(config.eval, model.config.data, data, model.engine.mesh, self.batch_size, place))
         self.judged = [judge.identity for judge in self.judges]
         for reason in filter(None, (judge.too_few(self.n) for judge in self.judges)):
             print(f"note: {reason}", flush=True)

@@ -260,7 +260,7 @@ class Pictures:
         self.judge = None
         if config.log.scored and stage.name == "ddpm":
             place = workdir / "evaluation" / "reference"
-            self.judge = judges(config.eval, config.data, data, make_mesh(), config.sample.batch_size, place)[0]
+            self.judge = next(judges(config.eval, config.data, data, make_mesh(), config.sample.batch_size, place))
 
     def __call__(self, step: int, average: Any, poll: Poll) -> dict[str, float]:
         """Write the picture of a step, and return metrics of the averaged parameters; `poll` is called in between."""
