@@ -36,6 +36,8 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from tests.xla import quick_xla
+
 ROOT = Path(__file__).parents[1]
 MEMORY, PATIENCE, MOST_CPU = 3 * 2**30, 60, 20  # bytes above those at the start; wall seconds; CPU seconds
 LONGEST = 3000  # characters of an error
@@ -272,9 +274,8 @@ class Child:
         self.log = work / "log"
         self.start = [sys.executable, "-m", "tests.fuzz", "--serve", str(work), f"--seed={seed}"]
         self.start.append(f"--kinds={','.join(kinds)}")
-        flags = "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
         (work / "home").mkdir(exist_ok=True)
-        self.environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "HOME": str(work / "home")}
+        self.environment = os.environ | quick_xla() | {"JAX_PLATFORMS": "cpu", "HOME": str(work / "home")}
         self.environment |= {"PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         self.environment.setdefault("JAX_COMPILATION_CACHE_DIR", str(work / "cache"))
         self.process: subprocess.Popen | None = None

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from tests.cli_fixtures import ROOT, TINY
+from tests.xla import quick_xla
 from vaedm_jax.runs import rundir
 from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
-QUICK = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # one device by default
 PATIENCE = 300  # seconds
 
 
@@ -27,7 +27,7 @@ def start(workdir: Path, *arguments: str, **how) -> subprocess.Popen:
         (workdir.parent / "tiny.py").write_text(TINY)
         command.append(f"--config={workdir.parent / 'tiny.py'}")
     output = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    environment = os.environ | QUICK | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | quick_xla() | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, **{"cwd": ROOT, "env": environment, **output, **how})
 
 

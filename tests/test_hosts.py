@@ -17,6 +17,7 @@ from PIL import Image
 from tests.processes import PATIENCE, ROOT, ended, lines, start, wait_for, weights
 from tests.tiny import random_params, tiny_config
 from tests.toy import fitted
+from tests.xla import quick_xla
 from vaedm_jax import VAEDM
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import main
@@ -27,9 +28,6 @@ from vaedm_jax.training.stages import ddpm_stage
 
 LONG = ("--config.vae.steps=8", "--config.ddpm.steps=40", "--config.log.every=2", "--config.log.pictures=20")
 LONG += ("--config.checkpoint.every=6", "--config.mesh.fsdp=True", "--config.checkpoint.best=held_out_loss")
-
-
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"}
 
 
 def place() -> str:
@@ -49,7 +47,7 @@ def pair(workdir: Path, *arguments: str) -> list:
 def whole_fixture(tmp_path_factory):
     """Train in one process with two devices, and return the run directory."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    ended(start(workdir, *LONG, env=os.environ | TWO_DEVICES))
+    ended(start(workdir, *LONG, env=os.environ | quick_xla(2)))
     return workdir
 
 
@@ -70,7 +68,7 @@ def shared_fixture(tmp_path_factory):
     assert "another process has probably ended" in ended(first, os.EX_TEMPFAIL)
     ended(second, -signal.SIGKILL)
 
-    ended(start(workdir, *LONG, env=os.environ | TWO_DEVICES))
+    ended(start(workdir, *LONG, env=os.environ | quick_xla(2)))
     return workdir
 
 
@@ -97,7 +95,7 @@ def test_a_checkpoint_of_two_processes_is_continued_by_four(tmp_path):
     for n, steps in ((2, 3), (4, 6)):
         where = place()
         command = [sys.executable, "-m", "tests.toy", str(tmp_path / "parts"), str(steps), "True"]
-        environment = os.environ | {"XLA_FLAGS": ""}
+        environment = os.environ | quick_xla()
         processes = [subprocess.Popen([*command, f"{k}/{n}@{where}"], cwd=ROOT, env=environment) for k in range(n)]
         assert [process.wait(PATIENCE) for process in processes] == [0] * n
     ours, theirs = fitted(tmp_path / "parts", 6), fitted(tmp_path / "whole", 6)

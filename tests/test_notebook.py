@@ -12,6 +12,7 @@ from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 from tests.cli_fixtures import TINY
+from tests.xla import quick_xla
 from vaedm_jax import VAEDM
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +33,8 @@ def parameters(tmp_path, monkeypatch):
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "TMPDIR"):
         (folder := tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(folder))
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")  # one device, so that less is compiled
+    for name, value in quick_xla().items():
+        monkeypatch.setenv(name, value)
     (tmp_path / "tiny.py").write_text(TINY)
     (tmp_path / "pictures").mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (16, 20, 20, 3), np.uint8)):
