@@ -1,6 +1,7 @@
 """The two networks, and the functions that build them from a configuration."""
 
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import jax
@@ -79,11 +80,14 @@ def apply(network: VAE | UNet, params: Any, *inputs: Any, **how: Any) -> Any:
     return network.apply({"params": cast}, *inputs, **how)
 
 
+# Compiled functions, since these are traced once for each network, also by `jax.eval_shape`.
+@partial(jax.jit, static_argnames=("vae", "size"))
 def init_vae(vae: VAE, size: int, key: jax.Array) -> Any:
     """Return random parameters for images of `size` x `size` pixels."""
     return vae.init(key, jnp.zeros((1, size, size, vae.image_channels)))["params"]
 
 
+@partial(jax.jit, static_argnames=("unet", "size", "shown", "z_dim", "noised"))
 def init_unet(unet: UNet, size: int, key: jax.Array, shown: bool, z_dim: int = 0, noised: bool = False) -> Any:
     """Return random parameters for images of `size` x `size` pixels.
 

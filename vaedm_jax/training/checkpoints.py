@@ -41,6 +41,18 @@ def shapes(tree: Any) -> dict[str, list[int]]:
     return {jax.tree_util.keystr(path): list(a.shape) for path, a in jax.tree_util.tree_leaves_with_path(tree)}
 
 
+def once(tree: Any) -> Any:
+    """Return a tree with one copy of each array that all devices of this process hold.
+
+    Of such an array, Orbax would let each device write a part. It would compile a program for each part.
+    """
+
+    def one(a: jax.Array) -> jax.Array:
+        return a.addressable_data(0) if a.is_fully_addressable and a.is_fully_replicated else a
+
+    return jax.tree.map(one, tree)
+
+
 def check_place(folder: Path) -> None:
     """Raise UserError if something else is where the folder of checkpoints should be."""
     for place in (folder, *folder.parents):
@@ -106,7 +118,7 @@ class Checkpoints:
         sums = [int(s) for s in jax.device_get(checksums(state))]
         proof = {"shapes": shapes(state), "checksums": sums, "figures": self.metrics}
         proof["digest"] = digest_proof(proof)
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), proof=ocp.args.JsonSave(proof))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(once(state)), proof=ocp.args.JsonSave(proof))
         # The newest checkpoint counts. So a state whose step has one already gets the next free number: a better state
         # of steps that are repeated after a kill, or the last state of a run, once its pictures are drawn.
         number = max([int(state.step), *(step + 1 for step in self.steps())])
