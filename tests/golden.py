@@ -40,7 +40,7 @@ def unet(d: dict[str, np.ndarray]) -> Checks:
         heads=c["num_heads"],
         scale_shift=c.get("use_scale_shift_norm", False),
     )
-    yield "y", network.apply(weights(d, names.UNET), d["x"], d["t"], d.get("low_res"), d.get("z"))
+    yield "y", jax.jit(network.apply)(weights(d, names.UNET), d["x"], d["t"], d.get("low_res"), d.get("z"))
 
 
 def vae(d: dict[str, np.ndarray]) -> Checks:
@@ -49,11 +49,12 @@ def vae(d: dict[str, np.ndarray]) -> Checks:
         VAE(c["enc_block"], c["dec_block"], c["enc_channel"], c["dec_channel"]),
         weights(d, names.VAE),
     )
-    mu, logvar = network.apply(params, d["x"], method="encode")
+    apply = jax.jit(network.apply, static_argnames="method")
+    mu, logvar = apply(params, d["x"], method="encode")
     yield "mu", mu
     yield "logvar", logvar
-    yield "decoded", network.apply(params, d["z"], method="decode")
-    at_mu = network.apply(params, mu, method="decode")
+    yield "decoded", apply(params, d["z"], method="decode")
+    at_mu = apply(params, mu, method="decode")
     yield "recon_loss_sum_at_mu", np.sum((np.asarray(at_mu) - d["x"]) ** 2)
     yield "kl_sum", np.sum(kl_divergence(mu, logvar))
 

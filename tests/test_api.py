@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny import random_params, tiny_config
+from tests.tiny import FIVE_STEPS, random_params, tiny_config
 from vaedm_jax import VAEDM
 from vaedm_jax.config import make_chain
 from vaedm_jax.data.images import square
@@ -84,12 +84,13 @@ def test_chains_with_the_same_number_of_rows_share_a_compiled_program(model):
 
 def test_arrays_are_moved_to_the_devices_explicitly(model, images):
     """JAX is told to refuse implicit transfers. Parameters, chains and batches are placed explicitly, once."""
+    short = VAEDM(tiny_config(**FIVE_STEPS, **{"ddpm.multipliers": (1, 1)}), VAE, DDPM)
     with jax.transfer_guard("disallow"):
         np.testing.assert_array_equal(model.sample(11, seed=5).images, images)
         model.interpolate(images[0], images[1], n=3)
         model.reconstruct(images)
         model.sample_x_hat(3)
-        model.bound(images[:2])
+        short.bound(images[:2])
 
 
 def test_a_model_offers_what_a_user_calls_and_nothing_else(model):

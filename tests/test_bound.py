@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from tests.tiny import by_noise, random_params, tiny_config
+from tests.tiny import FIVE_STEPS, by_noise, random_params, tiny_config
 from vaedm_jax.api import VAEDM
 from vaedm_jax.diffusion.bound import HALF, chain_terms, level_log_likelihood
 from vaedm_jax.diffusion.prediction import Eps, predictor
@@ -102,8 +102,7 @@ def test_all_variants_have_the_same_bound_if_their_networks_see_the_same():
 
 
 def model(variant, mesh=None):
-    schedule = {"ddpm.T": 5, "ddpm.beta_1": 0.05, "ddpm.beta_T": 0.4, "ddpm.scale_betas": False}
-    config = tiny_config(variant, **schedule, **{"sample.steps": 2})
+    config = tiny_config(variant, **FIVE_STEPS, **{"sample.steps": 2})
     vae = random_params(vae_stage(config), 1) if variant != "uncond" else {}
     return VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2), mesh)
 

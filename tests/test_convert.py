@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
-from vaedm_jax import models
+from tests.tiny import apply
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import base_config
 from vaedm_jax.interop import names, pickles, torch_file, torch_writer
@@ -85,7 +85,7 @@ def test_imported_weights_compute_the_published_outputs(tmp_path, configuration,
     if unet != "unet_zcond":
         inputs = [arrays.get(name) for name in ("x", "t", "low_res")]
         with jax.default_matmul_precision("highest"):
-            close(models.apply(model.engine.networks.unet, model.params["ddpm"], *inputs), arrays["y"])
+            close(apply(model.engine.networks.unet, model.params["ddpm"], *inputs), arrays["y"])
     if unet == "unet_attn8":
         vae = golden("vae")[1]
         with jax.default_matmul_precision("highest"):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.cli_fixtures import files, save, trained_fixture  # noqa: F401
-from tests.tiny import random_params, tiny_config
+from tests.tiny import FIVE_STEPS, random_params, tiny_config
 from tests.tiny_features import means
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import make_chain, picture_chain
@@ -26,6 +26,7 @@ from vaedm_jax.main import main
 from vaedm_jax.modes.evaluate import Cell
 from vaedm_jax.modes.train import Pictures, check_scored
 from vaedm_jax.reporting import to_uint8
+from vaedm_jax.runs import rundir
 from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.sampling.engine import Engine
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
@@ -51,14 +52,18 @@ def fresh(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "fresh")
 
 
-@pytest.fixture(name="weights", scope="module")
-def weights_fixture(tmp_path_factory):
+def save_weights(folder, **changes):
     """Save a tiny model of Formulation 1 and return its file."""
-    config = tiny_config()
+    config = tiny_config(**changes)
     vae = random_params(vae_stage(config), 1)
-    file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    file = folder / "tiny.safetensors"
     VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)).save(file)
     return file
+
+
+@pytest.fixture(name="weights", scope="module")
+def weights_fixture(tmp_path_factory):
+    return save_weights(tmp_path_factory.mktemp("weights"))
 
 
 def test_every_combination_is_scored_at_its_exact_number_of_evaluations(fresh):
@@ -196,8 +201,10 @@ def test_chains_that_differ_in_a_setting_have_their_own_rows_and_a_damaged_resul
     assert {(row["sampler"], row["start"]) for row in table(fresh)} == found - {("ddpm", "noise-logsnr")}
 
 
-def test_several_models_are_compared_in_one_table(fresh, weights, tmp_path):
-    runs = f"--config.eval.runs={fresh},{weights}"
+def test_several_models_are_compared_in_one_table(tmp_path):
+    rundir.claim(fresh := tmp_path / "fresh", tiny_config("uncond", **FIVE_STEPS))
+    save(fresh / "ddpm" / "checkpoints", 0)
+    runs = f"--config.eval.runs={fresh},{save_weights(tmp_path, **FIVE_STEPS)}"
     assert evaluate(tmp_path / "compared", runs, "--config.eval.bits=5") == 0
     rows = table(tmp_path / "compared")
     assert [(row["run"], row["variant"]) for row in rows] == [("fresh", "uncond")] * 2 + [("tiny", "form1")] * 2

@@ -26,7 +26,7 @@ from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import host_share
 from vaedm_jax.training.stages import ddpm_stage
 
-LONG = ("--config.vae.steps=8", "--config.ddpm.steps=40", "--config.log.every=2", "--config.log.pictures=20")
+LONG = ("--config.vae.steps=4", "--config.ddpm.steps=20", "--config.log.every=2", "--config.log.pictures=10")
 LONG += ("--config.checkpoint.every=6", "--config.mesh.fsdp=True", "--config.checkpoint.best=held_out_loss")
 
 
@@ -56,14 +56,14 @@ def shared_fixture(tmp_path_factory):
     """Train in two processes until one is asked to stop, in two until one is killed, and then in one to the end."""
     workdir = tmp_path_factory.mktemp("runs") / "shared"
     first, second = pair(workdir, *LONG)
-    wait_for(first, lambda: lines(workdir) >= 9)
+    wait_for(first, lambda: lines(workdir) >= 4)  # of 12
     second.send_signal(signal.SIGTERM)
     said = [ended(process, 143) for process in (first, second)]
     saved = [re.search(r"SIGTERM: saved ddpm at step (\d+)", s)[1] for s in said]
     assert saved[0] == saved[1]
 
     first, second = pair(workdir, *LONG)
-    wait_for(first, lambda: lines(workdir) >= 15)
+    wait_for(first, lambda: lines(workdir) >= 8)
     second.kill()
     assert "another process has probably ended" in ended(first, os.EX_TEMPFAIL)
     ended(second, -signal.SIGKILL)

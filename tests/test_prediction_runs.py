@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.tiny import random_params, tiny_config
+from tests.tiny import apply, random_params, tiny_config
 from vaedm_jax import VAEDM, models
 from vaedm_jax.config import flatten
 from vaedm_jax.config.checks import check
@@ -48,9 +48,9 @@ def test_training_measures_the_deviations_of_the_residual_and_the_run_keeps_them
     x = np.float32([*load(config.data).train]) / 255  # all images: they are fewer than would be measured
     assert found["sigma_data"] == pytest.approx(np.sqrt(np.mean((2 * x - 1) ** 2)), abs=1e-4)
     vae = models.build_vae(config)
-    mu, logvar = vae.apply({"params": VAE}, x, method="encode")
+    mu, logvar = apply(vae, VAE, x, method="encode")
     z = mu + np.exp(logvar / 2) * np.random.default_rng(0).standard_normal(mu.shape)
-    x_hat = vae.apply({"params": VAE}, z, method="decode")
+    x_hat = apply(vae, VAE, z, method="decode")
     assert found["sigma_r"] == pytest.approx(2 * np.sqrt(np.mean((x - x_hat) ** 2)), rel=0.02)
     assert fitted[-1].settings.sigma_r == found["sigma_r"] and not config.ddpm.sigma_r
 
@@ -209,7 +209,9 @@ def test_the_learning_rate_follows_warmup_and_decay(decay):
 
 def test_the_weight_of_the_kl_rises_over_the_first_steps_and_is_full_for_held_out_images():
     stage = vae_stage(tiny_config(**{"vae.kl_weight": 3.0, "vae.kl_warmup": 4}))
+    loss_at = jax.jit(lambda step: stage.loss(VAE, {}, IMAGES, KEYS, step))
     for step, share in ((0, 0.25), (1, 0.5), (3, 1.0), (900, 1.0), (None, 1.0)):
-        loss, figures = stage.loss(VAE, {}, IMAGES, KEYS, step)
+        loss, figures = loss_at(step)
         assert float(loss) == pytest.approx(float(figures["squared_error"] + 3 * share * figures["kl"]), rel=1e-5)
-    assert float(jnp.mean(stage.held_out(VAE, {}, IMAGES, KEYS)["loss"])) == pytest.approx(float(loss), rel=1e-5)
+    held_out = jax.jit(stage.held_out)(VAE, {}, IMAGES, KEYS)
+    assert float(jnp.mean(held_out["loss"])) == pytest.approx(float(loss), rel=1e-5)

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
-from tests.tiny import in_float64, random_params, tiny_config
+from tests.tiny import FIVE_STEPS, apply, in_float64, random_params, tiny_config
 from vaedm_jax.api import VAEDM
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import main
@@ -83,8 +83,8 @@ def test_the_density_of_a_flow_is_that_of_its_draws():
 
         for name in ("w_out", "b_out"):
             params[name] = rng.normal(0, 0.3, params[name].shape)
-        z = jax.vmap(partial(forward, params))(noise)
-        jacobians = jax.vmap(jax.jacobian(partial(forward, params)))(noise)
+        z = jax.jit(jax.vmap(partial(forward, params)))(noise)
+        jacobians = jax.jit(jax.vmap(jax.jacobian(partial(forward, params))))(noise)
         expected = multivariate_normal(np.zeros(D)).logpdf(noise) - np.linalg.slogdet(jacobians)[1]
         np.testing.assert_allclose(log_prob(params, z), expected, rtol=1e-9)
         assert np.abs(expected - gaussian.logpdf(z)).max() > 0.1, "it is not the Gaussian any more"
@@ -108,7 +108,6 @@ def weights(tmp_path_factory):
     return file
 
 
-SHORT = {"ddpm.T": 5, "ddpm.beta_1": 0.05, "ddpm.beta_T": 0.4, "ddpm.scale_betas": False}
 LADDER = {"vae.dec_block": "1u4,1t4,4z1,4u4,4t16,16x1"}
 
 
@@ -128,14 +127,14 @@ def drawn(model: VAEDM, images: np.ndarray) -> list[np.ndarray]:
         )
     )(np.arange(len(images)))
     vae, x = model.engine.networks.vae, np.float32(images) / 255
-    _, z, mu, logvar = vae.apply({"params": model.params["vae"]}, x, noise, method="reconstruct")
+    _, z, mu, logvar = apply(vae, model.params["vae"], x, noise, method="reconstruct")
     return [np.float64(z), np.float64(mu), np.exp(np.float64(logvar))]
 
 
 @pytest.fixture(scope="module", params=[{}, LADDER], ids=["one layer", "ladder"])
 def bounded(request):
     """Return a tiny model with a short chain, and 512 copies of one image."""
-    config = tiny_config(**SHORT, **request.param)
+    config = tiny_config(**FIVE_STEPS, **request.param)
     vae = random_params(vae_stage(config), 1)
     image = np.random.default_rng(3).integers(0, 256, (1, 16, 16, 3), np.uint8)
     return VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)), image.repeat(512, axis=0)

@@ -1,6 +1,7 @@
 """Training and samples are the same on any mesh, whether each device holds all parameters or a part of them."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from vaedm_jax.training.state import TrainState, create_state
 from vaedm_jax.training.step import batch_keys, make_train_step
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
-MESHES = [(2, 1, False), (4, 1, True), (8, 1, False), (8, 1, True), (8, 2, False), (8, 2, True)]  # devices, model, fsdp
+MESHES = [(8, 1, False), (8, 1, True), (8, 2, False), (8, 2, True)]  # devices, model, fsdp
 
 
 def doubled(tree):
@@ -27,7 +28,7 @@ def doubled(tree):
 
 def make(name: str) -> Stage:
     """Return a stage in float64, so that rounding hides no difference."""
-    config = tiny_config("form2", **{"ddpm.precision": "float64", "vae.precision": "float64", "ddpm.dropout": 0.0})
+    config = tiny_config("form2", **{"ddpm.precision": "float64", "vae.precision": "float64"})
     stage = vae_stage(config) if name == "vae" else ddpm_stage(config, doubled(random_params(vae_stage(config), 7)))
     return replace(stage, init=lambda key: jax.tree.map(lambda a: a.astype(np.float64), stage.init(key)))
 
@@ -37,7 +38,7 @@ def gradient_in(state: TrainState):
     return next(s.mu for s in jax.tree.leaves(state.opt_state, is_leaf=lambda s: hasattr(s, "mu")) if hasattr(s, "mu"))
 
 
-def trained(name: str, devices: int, model: int = 1, fsdp: bool = False, steps: int = 20):
+def trained(name: str, devices: int, model: int = 1, fsdp: bool = False, steps: int = 6):
     """Return the losses, Adam's mean of the first gradient, and the parameters after some steps on a mesh."""
     with in_float64():
         stage, mesh = make(name), make_mesh(model, jax.devices()[:devices])
@@ -79,6 +80,7 @@ def test_training_is_the_same_on_any_mesh(alone, devices, model, fsdp):
     found, *others = trained(name, devices, model, fsdp)
     np.testing.assert_allclose(found, losses, rtol=1e-9)
     for ours, theirs in zip(others, trees, strict=True):
+        assert max(np.abs(a).max() for a in jax.tree.leaves(theirs)) > 0
         same(ours, theirs)
 
 
@@ -126,6 +128,7 @@ def distance(a, b) -> float:
     return float(optax.tree.norm(jax.tree.map(np.subtract, a, b)) / optax.tree.norm(b))
 
 
+@cache
 def gradients_of(name: str, **settings):
     """Return (bytes kept for the gradient, loss, gradient) of a batch, with some settings of the stage."""
     settings = {f"{name}.{key}": value for key, value in settings.items()}
@@ -143,7 +146,7 @@ def gradients_of(name: str, **settings):
 
 @pytest.mark.parametrize("name", ["vae", "ddpm"])
 def test_remat_keeps_fewer_bytes_and_changes_no_gradient(name):
-    (kept, loss, gradient), (fewer, same_loss, same_gradient) = (gradients_of(name, remat=r) for r in (False, True))
+    (kept, loss, gradient), (fewer, same_loss, same_gradient) = (gradients_of(name), gradients_of(name, remat=True))
     assert fewer < 0.6 * kept
     np.testing.assert_allclose(same_loss, loss, rtol=1e-5)
     assert distance(same_gradient, gradient) < 1e-5
@@ -152,7 +155,8 @@ def test_remat_keeps_fewer_bytes_and_changes_no_gradient(name):
 @pytest.mark.parametrize("name", ["vae", "ddpm"])
 def test_bfloat16_keeps_fewer_bytes_and_leaves_gradients_in_float32(name):
     (kept, loss, gradient), (fewer, low_loss, low_gradient) = (
-        gradients_of(name, precision=p) for p in ("float32", "bfloat16")
+        gradients_of(name),
+        gradients_of(name, precision="bfloat16"),
     )
     assert fewer < 0.7 * kept
     np.testing.assert_allclose(low_loss, loss, rtol=0.01)

@@ -8,9 +8,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vaedm_jax import models
 from vaedm_jax.config import base_config
 from vaedm_jax.diffusion.prediction import Predict, from_eps
 from vaedm_jax.training.stages import Stage
+
+# models.apply(network, params, *inputs, method=...) as one program. Its operations take longer to compile one by one.
+apply = jax.jit(models.apply, static_argnums=0, static_argnames="method")
+# Changes of a configuration that make the chain short: the bound on log p takes all of its steps.
+FIVE_STEPS = {"ddpm.T": 5, "ddpm.beta_1": 0.05, "ddpm.beta_T": 0.4, "ddpm.scale_betas": False}
 
 
 def tiny_config(variant: str = "form1", **changes) -> ConfigDict:
