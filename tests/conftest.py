@@ -21,7 +21,7 @@ gc.set_threshold(100_000)
 
 # The files that take longest come first, so that no process has one of them left at the end. All tests of a file run in
 # one process (launch/test.sh), since their fixtures train.
-FIRST = ("hosts", "tuned", "sharding", "training", "fuzz", "consistency", "prior", "conditions", "kill", "ladder")
+FIRST = ("hosts", "sharding", "fuzz", "kill", "tuned", "evaluate", "training", "notebook", "prior", "api", "conditions")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cli_fixtures import configs_fixture  # noqa: F401
-from tests.tiny import in_float64
+from tests.tiny import in_float64, random_params, tiny_config
 from vaedm_jax import VAEDM
 from vaedm_jax.diffusion.chain import Chain, run_chain
 from vaedm_jax.diffusion.loss import consistency_loss, earlier_sigma
@@ -19,6 +19,7 @@ from vaedm_jax.diffusion.process import level_of_sigma
 from vaedm_jax.diffusion.schedule import linear_schedule
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import main
+from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 FULL, SIGMA_R, X_HAT = linear_schedule(), 0.4, 0.3
 
@@ -94,12 +95,13 @@ def test_samples_have_the_mean_and_the_variance_of_the_data(steps):
 
 
 @pytest.fixture(scope="module")
-def teacher(configs, tmp_path_factory):
-    """The directory of a tiny run that predicts what x_hat lacks."""
-    folder = tmp_path_factory.mktemp("runs") / "teacher"
-    command = ["main", f"--config={configs}/tiny.py", f"--workdir={folder}", "--config.ddpm.prediction=residual"]
-    assert main(command) == 0
-    return folder
+def teacher(tmp_path_factory):
+    """A file of a tiny model that predicts what x_hat lacks."""
+    config = tiny_config(**{"ddpm.prediction": "residual", "ddpm.sigma_r": 0.3, "ddpm.sigma_data": 0.7})
+    vae = random_params(vae_stage(config), 1)
+    file = tmp_path_factory.mktemp("model") / "teacher.safetensors"
+    VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)).save(file)
+    return file
 
 
 def tune(configs, teacher, folder, *options: str) -> int:
@@ -113,7 +115,7 @@ def test_a_tuned_run_continues_with_the_same_bits_and_refuses_what_it_cannot_do(
         assert tune(configs, teacher, tmp_path / "parts", f"--config.ddpm.steps={steps}") == 0
     assert tune(configs, teacher, tmp_path / "whole", "--config.ddpm.steps=6") == 0
     parts, whole = (VAEDM.from_run(tmp_path / name) for name in ("parts", "whole"))
-    before = VAEDM.from_run(teacher)
+    before = VAEDM.open(teacher)
     jax.tree.map(np.testing.assert_array_equal, parts.params["ddpm"], whole.params["ddpm"])
     assert whole.engine.fingerprint != before.engine.fingerprint and whole.engine.vae_digest == before.engine.vae_digest
     images = whole.sample(2, sampler="consistency", steps=2, start="noise", spacing="open").images
