@@ -25,7 +25,7 @@ PROOF = {"shapes": {str: [int]}, "checksums": [int], "figures?": {str: float}, "
 log = logging.getLogger(__name__)
 
 
-@jax.jit
+@jax.jit  # of all arrays: several programs that sum over devices could wait for each other on a CPU, as XLA runs them
 def checksums(tree: Any) -> list[jax.Array]:
     """Return a weighted sum of the bits of each array, which does not depend on the number of devices."""
 
