@@ -22,11 +22,13 @@ from vaedm_jax.models.prior import log_prob
 from vaedm_jax.modes.shared.models import load_training_images
 from vaedm_jax.reporting import Progress
 from vaedm_jax.runtime.memory import check_fits
+from vaedm_jax.sampling.generation import posteriors
 from vaedm_jax.storage.writing import set_aside, write_arrays, write_csv
 
 KINDS = ("full", "diag", "flow")
 RIDGE = 1e-4  # added to variances
 DRAWS = 8  # z that are drawn for each image
+CHUNK, ENCODED = 1024, 64  # images that are converted at a time, and that are encoded at a time
 MOST = 2**16  # z that a mixture is fitted to, or as many as there are images if these are more
 LEAST = 0.01  # nats of KL(q(z | x) || N(0, I)), the mean over the images, above which a latent is used
 # For the flow: z in a step; steps between evaluations on held-out z; the learning rate of Adam.
@@ -44,8 +46,8 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
     model.engine.check_vae()
     data = load_training_images(config, model)
-    images, held_out = some(data.train, settings.images), model.posterior(some(data.test, settings.images))
-    draws = np.stack([model.posterior(images, first=i * len(images)) for i in range(DRAWS)])
+    held_out = posterior_draws(model, some(data.test, settings.images), 1)[0]
+    draws = posterior_draws(model, some(data.train, settings.images), DRAWS)
     used = used_latents(draws)
     print(f"{len(used)} of {draws.shape[-1]} latents are used; the others stay N(0, 1)", flush=True)
     train, chosen = draws[0], draws.reshape(-1, draws.shape[-1])[:, used]
@@ -77,6 +79,27 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     write_csv(workdir / "prior.csv", rows)
     write_arrays(file, best | {"vae": np.array(model.engine.vae_digest)})
     print(f"wrote the best prior; use it with --config.sample.prior={file}", flush=True)
+
+
+def posterior_draws(model: VAEDM, images: np.ndarray, draws: int) -> np.ndarray:
+    """Return z of q(z | x) for each image, [draws, N, D]. The noise of draw k of image i has the index k N + i.
+
+    Args:
+      images: [N, H, W, C].
+    """
+    engine, N, found = model.engine, len(images), []
+    key = engine.replicate(np.uint32(0))
+
+    def of_batch(batch: tuple[Any, Any]) -> Any:
+        return posteriors(engine.networks, engine.params, batch[0], key, batch[1])
+
+    with Progress(N, 0, "prior: encoding", noun="image") as progress:
+        for begin in range(0, N, CHUNK):
+            x = engine.check_images(images[begin : begin + CHUNK], "images")
+            indices = np.arange(draws) * N + np.arange(begin, begin + len(x))[:, None]
+            found.append(engine.map_batches(of_batch, (x, indices), ENCODED))
+            progress.update(begin + len(x))
+    return np.concatenate(found).swapaxes(0, 1)
 
 
 def used_latents(draws: np.ndarray) -> np.ndarray:

@@ -77,8 +77,18 @@ def encode(networks: Networks, params: Any, x: jax.Array) -> tuple[jax.Array, ja
 @partial(jax.jit, static_argnums=0)
 def posterior(networks: Networks, params: Any, x: jax.Array, seed: jax.Array, indices: jax.Array) -> jax.Array:
     """Draw z [B, D] from q(z | x), x [B, H, W, C] in [0, 1], by index [B]."""
-    noise = draw(sample_keys(seed, indices), 0, (networks.vae.z_dim,))
-    return models.apply(networks.vae, params["vae"], x, noise, method="reconstruct")[1]
+    return posteriors(networks, params, x, seed, indices[:, None])[:, 0]
+
+
+@partial(jax.jit, static_argnums=0)
+def posteriors(networks: Networks, params: Any, x: jax.Array, seed: jax.Array, indices: jax.Array) -> jax.Array:
+    """Draw several z of each image, [B, K, D], by index [B, K]. Each image is encoded once."""
+    noise = draw(sample_keys(seed, indices.ravel()), 0, (networks.vae.z_dim,)).reshape(*indices.shape, -1)
+
+    def z(noise: jax.Array) -> jax.Array:
+        return models.apply(networks.vae, params["vae"], x, noise, method="reconstruct")[1]
+
+    return jax.vmap(z, in_axes=1, out_axes=1)(noise)
 
 
 @partial(jax.jit, static_argnums=0)
