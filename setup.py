@@ -43,6 +43,7 @@ setup(
             "weights/*.safetensors",
         ]
     },
+    exclude_package_data={"vaedm_jax": ["weights/avatars-64.safetensors"]},  # the wheel stays below 25 MB
     entry_points={"console_scripts": ["vaedm = vaedm_jax.main:run_process"]},
     python_requires=">=3.11",
     # launch/test.sh --oldest tests these lower bounds. They are the versions of Colab's TPU image, or old versions that

@@ -59,6 +59,7 @@ def test_the_package_has_configurations_data_and_weights_outside_the_checkout(bu
     assert all(Path(file).is_relative_to(lib) for file in files)
     for file in ("py.typed", "data/avatars_32.npz", "weights/avatars.safetensors", "interop/diffusers_code/vae.py"):
         assert (lib / "vaedm_jax" / file).exists()
+    assert not (lib / "vaedm_jax" / "weights" / "avatars-64.safetensors").exists(), "the wheel would be too large"
 
 
 def test_the_command_is_the_command_line_and_the_version_is_stated_once(built):
