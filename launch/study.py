@@ -48,8 +48,8 @@ def points(workdir: Path) -> dict[Point, Scores]:
 
 
 def point_of(row: dict[str, str]) -> Point:
-    """Return the point of a row, whose run is named VARIANT-KIND-SEED or VARIANT-KIND-SEED-prior."""
-    variant, kind, prior = re.fullmatch(r"(\w+)-(\w+)-\d+(-prior)?", row["run"]).groups()
+    """Return the point of a row, whose run is named VARIANT-KIND-SEED, or VARIANT-KIND-SEED-PRIOR."""
+    variant, kind, prior = re.fullmatch(r"(\w+)-(\w+)-\d+(-\w+)?", row["run"]).groups()
     start = WARM if row["start"].startswith("warm") else NOISE if prior or variant == "uncond" else NORMAL
     return Point(variant, kind, start, row["sampler"], int(row["nfe"]))
 
@@ -130,9 +130,10 @@ def main(workdir: Path) -> None:
     if not found:
         sys.exit(f"study.py: {workdir} has no evaluations; launch/study.sh makes them")
     models = sorted({(p.variant, p.kind) for p in found})
+    compared = sorted({kind for variant, kind in models if variant == "uncond"})
     text = []
     for variant, kind in models:
-        if variant != "uncond":
+        if variant != "uncond" and kind in compared:
             text += [f"## {variant}, {kind}: does VAEDM at N match the plain DDPM at 2 N and 4 N?", ""]
             text += [*claims(found, variant, kind, "unipc2"), ""]
     for variant, kind in models:
@@ -144,8 +145,9 @@ def main(workdir: Path) -> None:
         for p, scores in sorted(found.items()):
             pairs = [(values.mean(), interval(values)) for values in scores.values()]
             writer.writerow([*p, len(scores[SCORES[0]]), *(f"{v:.5g}" for pair in pairs for v in pair)])
-    plot(found, sorted({kind for _, kind in models}), workdir / "study.png")
-    print(f"wrote {len(found)} points to tables.md, study.csv and study.png in {workdir}")
+    if compared:
+        plot(found, compared, workdir / "study.png")
+    print(f"wrote the tables of {len(found)} points to {workdir}")
 
 
 if __name__ == "__main__":

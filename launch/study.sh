@@ -61,7 +61,8 @@ score() {  # NAME STARTS SAMPLERS STEPS [SETTING...]
     --config.eval.starts="$2" --config.eval.samplers="$3" --config.eval.steps="$4" --config.eval.n=1700 \
     --config.sample.batch_size=850 --config.sample.seed="$seed" --config.xla.deterministic=True "${@:5}"
 }
-fitted() { score "$@" --config.sample.prior="$(model vae)/prior.npz"; }  # z from the fitted prior, not from N(0, I)
+# Draw z from a fitted prior, by default that of the seed, and not from N(0, I).
+fitted() { score "$@" --config.sample.prior="${prior:-$(model vae)/prior.npz}"; }
 
 plain() {  # KIND [SETTING...]: a plain DDPM
   train "uncond-$1" uncond "${@:2}"
@@ -100,23 +101,27 @@ all_of_seed() {
   for kind in residual eps; do start score "uncond-$kind" noise ddpm 1000; done
   finish
 }
-ablated() {  # KIND [SETTING...]: form1-residual with one setting changed
-  refiner "form1-$1" "${@:2}"
-  fitted "form1-$1" noise unipc2 5,10,25
-  fitted "form1-$1" noise ddpm 25
-  score "form1-$1" noise unipc2 10
+ablated() {  # KIND [SETTING...]: a short training of a refiner on the VAE of `avatars`
+  train "form1-short_$1" form1 --stage=ddpm --config.vae.checkpoint=avatars --config.ddpm.steps=2000 "${@:2}"
+  fitted "form1-short_$1" noise unipc2 5,10,25
+  fitted "form1-short_$1" noise ddpm 25
+  score "form1-short_$1" noise unipc2 10
 }
-ablations() {
-  start ablated v --config.ddpm.prediction=v --config.ddpm.t_sampling=uniform
-  start ablated uniform --config.ddpm.t_sampling=uniform
-  start ablated minsnr --config.ddpm.weighting=min_snr
+ablations() {  # first as in avatars_small.py, then with one thing changed
+  local prior=avatars uniform=--config.ddpm.t_sampling=uniform
+  start ablated residual
+  start ablated uniform "$uniform"
+  start ablated minsnr "$uniform" --config.ddpm.weighting=min_snr
+  start ablated v "$uniform" --config.ddpm.prediction=v
+  start ablated eps "${eps[@]}"
   start ablated noised --config.ddpm.cond_noise=100
+  start ablated constant --config.ddpm.decay=constant
   finish
 }
 
 for seed in "${parts[@]}"; do
-  [ "$jobs" != 1 ] && [ "$seed" != ablations ] || finish  # the ablations need the VAE of seed 0
   if [ "$seed" = ablations ]; then seed=0 start ablations; else start all_of_seed; fi
+  [ "$jobs" != 1 ] || finish
 done
 finish
 "$PYTHON" launch/study.py "$workdir"

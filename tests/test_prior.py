@@ -204,6 +204,8 @@ def test_a_fitted_prior_makes_held_out_z_likelier_and_is_sampled_from(weights, f
     stored = VAEDM.open(tmp_path / "with.safetensors")
     np.testing.assert_array_equal(stored.sample_z(8), other.sample_z(8))
     np.testing.assert_array_equal(stored.with_prior("normal").sample_z(8), model.sample_z(8))
+    taken = model.with_prior(tmp_path / "with.safetensors")
+    np.testing.assert_array_equal(taken.sample_z(8), other.sample_z(8))
 
 
 def test_the_command_line_samples_from_the_fitted_prior(weights, fitted, tmp_path):
@@ -242,6 +244,9 @@ def test_a_prior_that_does_not_fit_is_refused(refused, weights, fitted, tmp_path
     command = f"--mode=sample --workdir={{new}} --config.sample.weights={weights} --config.sample.prior="
     refused(command + "{tmp}/none.npz", "{tmp}/none.npz is not there", "--mode=prior")
     refused(command + "{tmp}/torn.npz", "{tmp}/torn.npz")
+    refused(command + str(weights), "comes without a prior", "--mode=prior")
+    refused(command + "avatars", "sample.prior", "the prior of avatars was fitted to another VAE")
+    refused(command + "nobody", "sample.prior: weights 'nobody': no such file")
     refused(command.replace(str(weights), "{tmp}/other.safetensors") + str(fitted), "fitted to another VAE")
     refused(f"--mode=prior --workdir={{new}} --config.sample.weights={weights} --config.prior.kinds=gmm", "gmm", "flow")
     uncond = "--mode=prior --workdir={new} --config.sample.weights=avatars-uncond"

@@ -21,6 +21,7 @@ from vaedm_jax.runs import hub
 from vaedm_jax.runs.card import model_card, read_scores
 from vaedm_jax.runs.weights import (
     Stored,
+    check_prior,
     encode_weights,
     model_at,
     read_prior,
@@ -37,7 +38,7 @@ from vaedm_jax.sampling.inputs import Images, as_array, check_indices, from_pil,
 from vaedm_jax.storage.paths import PathLike, resolve_path, shown
 from vaedm_jax.storage.writing import write_whole
 
-NORMAL = "normal"  # N(0, I), in place of the file of a prior
+NORMAL = "normal"  # N(0, I), in place of a prior that was fitted
 
 
 class VAEDM:
@@ -152,14 +153,25 @@ class VAEDM:
         config.vae.precision, config.ddpm.precision = vae, ddpm
         return self._with(replace(self.engine, config=config))
 
-    def with_prior(self, file: PathLike) -> "VAEDM":
-        """Return the model with a prior of z that mode `prior` fitted, or with N(0, I) for "normal".
+    def with_prior(self, source: PathLike) -> "VAEDM":
+        """Return the model with another prior of z.
+
+        Args:
+          source: a file that mode `prior` wrote, other weights with this VAE and a prior, or "normal" for N(0, I).
 
         Raises:
-          UserError: the prior was fitted to another VAE.
+          UserError: there is no prior, or it was fitted to another VAE.
         """
         z_dim, digest = self.engine.check_vae().z_dim, self.engine.vae_digest
-        return self._with(self.engine.with_params(prior={} if file == NORMAL else read_prior(file, z_dim, digest)))
+        if source == NORMAL:
+            prior = {}
+        elif str(source).endswith(".npz"):
+            prior = read_prior(source, z_dim, digest)
+        else:
+            with prefix_errors("sample.prior: "):
+                other = VAEDM.open(source)
+            prior = check_prior(source, other.params["prior"], other.engine.vae_digest, digest)
+        return self._with(self.engine.with_params(prior=prior))
 
     def with_tables(self, file: PathLike) -> "VAEDM":
         """Return the model with the learnt tables that mode `tune` fitted, for `sampler="tuned"`.

@@ -158,7 +158,8 @@ SAMPLE = dict(
     n=count(64, 1),
     batch_size=number(64, 1, 2**24, HELD),
     seed=number(*SEED),
-    # What z is drawn from: a file of mode `prior`, or "normal", N(0, I). Empty: what the weights contain, or N(0, I).
+    # What z is drawn from: a file of mode `prior`, other weights that have this VAE and a prior, or "normal", N(0, I).
+    # Empty: what the weights contain, or N(0, I).
     prior="",
     tables="",  # a file of mode `tune`, for sampler = "tuned"; empty: the tables that the weights contain
     nearest=False,  # show the nearest training images beside the samples

@@ -111,7 +111,7 @@ def read_run(workdir: Path, mesh: Mesh, best: bool = False) -> Stored:
 
 
 def read_prior(file: PathLike, z_dim: int, vae_digest: str) -> dict[str, np.ndarray]:
-    """Return the parameters of a prior; raise UserError if it was fitted to another VAE."""
+    """Return the parameters of a prior in a file of mode `prior`; raise UserError if it was fitted to another VAE."""
     file = regular_file(file, "sample.prior", "is not there; --mode=prior makes one")
     arrays = {name: Array(np.float32, shape) for form in FORMS for name, shape in form.items()}
     try:
@@ -122,8 +122,17 @@ def read_prior(file: PathLike, z_dim: int, vae_digest: str) -> dict[str, np.ndar
             raise Damaged(file, f"its arrays have the shapes {shapes}; they should be {right}")
     except Damaged as error:
         raise UserError(f"sample.prior: {file} is not a complete file of --mode=prior ({error.why})") from error
-    if digest != vae_digest:
-        raise UserError(f"sample.prior: {file} was fitted to another VAE; fit one to this (--mode=prior)")
+    return check_prior(file, prior, digest, vae_digest)
+
+
+def check_prior(source: PathLike, prior: dict[str, Any], fitted_to: str, vae_digest: str) -> dict[str, Any]:
+    """Return the prior of `source`; raise UserError if it is empty, or was fitted to another VAE."""
+    if not prior:
+        raise UserError(f"sample.prior: {shown(source)} comes without a prior; fit one (--mode=prior)")
+    if fitted_to != vae_digest:
+        raise UserError(
+            f"sample.prior: the prior of {shown(source)} was fitted to another VAE; fit one to this (--mode=prior)"
+        )
     return prior
 
 
