@@ -1,4 +1,4 @@
-"""A refiner that has not learnt enough, or has no attention where it was asked for, is noticed."""
+"""A refiner that has not learnt enough, attention that is missing, and a poor spacing are noticed."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 from tests.tiny import tiny_config
 from vaedm_jax.diffusion.chain import Chain
-from vaedm_jax.modes.shared.advice import advise
+from vaedm_jax.modes.shared.advice import advise, advise_spacing
 from vaedm_jax.modes.train import note_attention
 
 RANGES = ("t0_249", "t250_499", "t500_749", "t750_999")
@@ -33,6 +33,20 @@ def test_attention_at_a_level_that_the_network_does_not_have_is_noted(capsys, at
     note_attention(tiny_config(**{"ddpm.multipliers": (1, 2, 2), "ddpm.attention": attention}).ddpm)
     said = capsys.readouterr().out
     assert noted in said and bool(said) == bool(noted)
+
+
+@pytest.mark.parametrize(
+    ("chain", "noted"),
+    [
+        (Chain("heun", 10), True),
+        (Chain("heun", 10, spacing="karras"), False),
+        (Chain("heun", 10, start="warm"), False),
+        (Chain("unipc2", 10), False),
+    ],
+)
+def test_few_even_steps_of_heun_from_noise_are_noted(capsys, chain, noted):
+    advise_spacing(chain)
+    assert ("sample.spacing=karras" in capsys.readouterr().out) == noted
 
 
 def test_a_refiner_that_is_better_than_a_linear_filter_is_not_mentioned(said):

@@ -13,7 +13,7 @@ from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset, Source
 from vaedm_jax.errors import UserError
 from vaedm_jax.modes.shared import drawing
-from vaedm_jax.modes.shared.advice import advise
+from vaedm_jax.modes.shared.advice import advise, advise_spacing
 from vaedm_jax.modes.shared.models import load_training_images, open_model
 from vaedm_jax.reporting import Progress, counted, grid, renew_report, sample_rows, save_png
 from vaedm_jax.runs.identity import OtherImages
@@ -62,6 +62,7 @@ def sample(config: ConfigDict, workdir: Path) -> None:
     target = workdir / "export" / name if as_files else workdir / "samples" / f"{name}.npz"
     if new := drawing.must_write(target, shown_in, settings.n, parts):
         drawing.write_pngs(target, parts) if as_files else drawing.write_npz(target, settings.n, parts)
+    advise_spacing(chain)
     if not (settings.weights or settings.best):
         advise(workdir / "ddpm", model.config.ddpm, chain)
     if new or settings.nearest or not shown_in.exists():

@@ -1,4 +1,4 @@
-"""Advice on a refiner that has not learnt enough for the chain that it is sampled with."""
+"""Advice on a chain, and on a refiner that has not learnt enough for its chain."""
 
 import re
 from pathlib import Path
@@ -11,6 +11,15 @@ from vaedm_jax.diffusion.schedule import make_schedule
 from vaedm_jax.reporting import read_metrics
 
 OF_X_HAT, BY_T = "held_out_x_hat_error", re.compile(r"held_out_x_0_error_t(\d+)_(\d+)")
+
+
+def advise_spacing(chain: Chain) -> None:
+    """Print a note if `heun` takes a few even steps from noise: its first step leads far down (docs/samplers.md)."""
+    if (chain.sampler, chain.start, chain.spacing) == ("heun", "noise", "even") and chain.steps < 50:
+        print(
+            f"note: {chain.steps} even steps of heun give grainy images; take --config.sample.spacing=karras",
+            flush=True,
+        )
 
 
 def advise(folder: Path, ddpm: ConfigDict, chain: Chain) -> None:
