@@ -1,5 +1,6 @@
 """A model is written to the Hub and read from it, against a server of its protocol on this machine."""
 
+import re
 import threading
 
 import jax
@@ -62,6 +63,20 @@ def test_a_model_comes_back_as_it_was_pushed_with_card_and_samples(hub, model, t
     back = VAEDM.from_pretrained("user/faces")
     jax.tree.map(np.testing.assert_array_equal, back.params, model.params)
     assert back.config == model.config
+
+
+def test_the_card_of_a_refiner_with_a_condition_says_how_to_restore_images(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = tiny_config(**{"ddpm.condition": "grayscale"})
+    VAEDM(config, {}, random_params(ddpm_stage(config, {}))).push_to_hub("user/colours")
+    files = hub.repositories["user/colours"]["main"]
+    assert files.keys() == {"README.md", "model.safetensors"}
+    card = files["README.md"].decode()
+    assert "pipeline_tag: image-to-image\n" in card and "what `grayscale` leaves of an image" in card
+    assert "| VAE |" not in card and "samples](" not in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(code, {"images": np.zeros((2, 16, 16, 3), np.uint8)})
+    assert (tmp_path / "restored.png").exists()
 
 
 def test_a_card_has_all_scores_of_a_space_with_any_name():

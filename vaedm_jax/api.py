@@ -196,7 +196,8 @@ class VAEDM:
     ) -> str:
         """Write the model to a repository of the Hugging Face Hub, with a model card and samples; return its address.
 
-        The repository is created if necessary. Log in before, by `hf auth login`.
+        The repository is created if necessary. Log in before, by `hf auth login`. There are no samples of a refiner
+        with a `ddpm.condition`, which needs images for them.
 
         Args:
           repository: "user/model".
@@ -205,8 +206,10 @@ class VAEDM:
         """
         rows, chain = read_scores(evaluation) if evaluation else [], self.chain().describe(self.schedule)
         card = model_card(repository, self.config, self.params, chain, rows, licence)
-        files = {hub.CARD: card.encode(), "samples.png": self.sample(16, seed=0, progress=False).to_png()}
+        files = {hub.CARD: card.encode()}
         files[hub.WEIGHTS] = encode_weights(Stored(self.config, self.params, self.images), dtype)
+        if not self.engine.networks.condition:
+            files["samples.png"] = self.sample(16, seed=0, progress=False).to_png()
         return hub.push(repository, files, private)
 
     def chain(self, chain: Chain | None = None, **settings: Unpack[ChainSettings]) -> Chain:

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vaedm_jax.conditioning.conditions import has_vae
+from vaedm_jax.conditioning.conditions import has_vae, parse_condition
 from vaedm_jax.errors import UserError
 from vaedm_jax.models import count
 from vaedm_jax.storage.damage import read_bytes
@@ -28,15 +28,13 @@ TEXT = """\
 {what}, for images of {size} x {size} pixels. Made by vaedm_jax, an implementation of
 [DiffuseVAE](https://arxiv.org/abs/2201.00308).
 
-![samples](samples.png)
-
-The first 16 samples of seed 0: {chain}.
+{does}
 
 ```python
 from vaedm_jax import VAEDM
 
 model = VAEDM.from_pretrained("{repository}")
-model.sample(16, seed=0).save("samples.png")
+{code}
 ```
 
 | | parameters | training |
@@ -46,6 +44,16 @@ model.sample(16, seed=0).save("samples.png")
 **Data.** {data}
 
 {scores}"""
+# What the model does, and the code that does it.
+SAMPLES = (
+    "![samples](samples.png)\n\nThe first 16 samples of seed 0: {chain}.",
+    'model.sample(16, seed=0).save("samples.png")',
+)
+RESTORES = (
+    "It is shown what `{condition}` leaves of an image, and draws images that this may have come from: {chain}.",
+    "shown = model.condition(images)  # uint8, or floats in [0, 1]: [N, H, W, C]\n"
+    'model.sample(len(shown), x_hat=shown).save("restored.png")',
+)
 
 
 def model_card(
@@ -63,7 +71,10 @@ def model_card(
       rows: the rows of `read_scores`.
       licence: the Hub's name of it; "" for none.
     """
-    front = ["library_name: vaedm_jax", "pipeline_tag: unconditional-image-generation", "tags: [jax, diffusion, vae]"]
+    what, task, does, code = VARIANTS[config.ddpm.variant], "unconditional-image-generation", *SAMPLES
+    if parse_condition(config.ddpm.condition):
+        what, task, does, code = "A diffusion model that restores images", "image-to-image", *RESTORES
+    front = ["library_name: vaedm_jax", f"pipeline_tag: {task}", "tags: [jax, diffusion, vae]"]
     front += [f"license: {licence}"] if licence else []
     stages = [("VAE", config.vae, params["vae"])] if has_vae(config.ddpm) else []
     stages += [(f"U-Net, predicts `{config.ddpm.prediction}`", config.ddpm, params["ddpm"])]
@@ -71,9 +82,10 @@ def model_card(
     section = config.data
     data = "A folder of pictures" if section.path else f"`data.source={section.source}`"  # without the private path
     return TEXT.format(
-        front="\n".join(front), name=repository.partition("/")[2], what=VARIANTS[config.ddpm.variant],
-        size=section.image_size, chain=chain, repository=repository, networks="\n".join(networks),
-        data=data + (f", {section.held_out:.0%} held out" if section.held_out else "") + ".", scores=scores_table(rows),
+        front="\n".join(front), name=repository.partition("/")[2], what=what, size=section.image_size,
+        does=does.format(chain=chain, condition=config.ddpm.condition), repository=repository, code=code,
+        networks="\n".join(networks), scores=scores_table(rows),
+        data=data + (f", {section.held_out:.0%} held out" if section.held_out else "") + ".",
     )  # fmt: skip
 
 
