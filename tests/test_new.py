@@ -58,6 +58,16 @@ def folder(tmp_path):
     return tmp_path / "my pictures"
 
 
+def test_a_picture_that_cannot_be_opened_is_named_and_left_out(folder, capsys):
+    (folder / "text.png").write_text("no picture")
+    (folder / "short.webp").write_bytes(b"RIFF\0\0\0\0WEBP")
+    names = sorted(path.name for path in folder.iterdir())
+    assert sorted(new.shorter_sides(folder, names)) == [40, 70, 300]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all("cannot be opened as an image (" in line for line in said)
+    assert "short.webp" in said[0] and "text.png" in said[1] and "unknown format" in said[1]
+
+
 def test_the_written_file_is_the_proposed_configuration(folder, tmp_path, monkeypatch, capsys):
     sizes = []
 

@@ -3,7 +3,7 @@
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,16 @@ LARGE = 2**24  # pictures with more pixels are decoded one at a time, to save me
 one_at_a_time = threading.Lock()
 
 
+class TooLarge(ValueError):
+    """An image has more pixels than it may have. `pixels` says how many."""
+
+    def __init__(self, pixels: str, most_pixels: int):
+        super().__init__(
+            f"it has {pixels}, but data.max_pixels = {most_pixels:,}; raise this setting if you trust the picture"
+        )
+        self.pixels = pixels
+
+
 def picture(path: str | os.PathLike, size: int | None, most_pixels: int) -> np.ndarray:
     """Return an untrusted picture, such as an upload, as `read` does.
 
@@ -27,12 +37,12 @@ def picture(path: str | os.PathLike, size: int | None, most_pixels: int) -> np.n
       UserError: it has more than `most_pixels` pixels, which is checked before decoding, or it cannot be read.
     """
     try:
-        with opened(path, "picture") as file, open_image(file) as image:
-            width, height = image.size
+        with opened(path, "picture") as file, open_image(file, most_pixels):
+            pass
+    except TooLarge as error:
+        raise UserError(f"the picture has {error.pixels}; it may have at most {most_pixels:,}") from error
     except Exception:  # `read` below raises the error that says why
-        width = height = 0
-    if width * height > most_pixels:
-        raise UserError(f"the picture has {width} x {height} pixels; it may have at most {most_pixels:,} in all")
+        pass
     try:
         return read(path, size)
     except UserError as error:  # do not reveal the folder of the upload
@@ -69,13 +79,7 @@ def decode(file: str | os.PathLike | BinaryIO, size: int | None, most_pixels: in
       size: the result is [size, size, 3], or [H, W, 3] if size is None.
     """
     is_path = isinstance(file, str | os.PathLike)
-    with opened(file, "image") if is_path else nullcontext(file) as data, open_image(data) as image:
-        width, height = image.size
-        if width * height > most_pixels:
-            raise ValueError(
-                f"it has {width:,} x {height:,} pixels, {width * height:,} in all, but data.max_pixels = "
-                f"{most_pixels:,}; raise this setting if you trust the picture"
-            )
+    with opened(file, "image") if is_path else nullcontext(file) as data, open_image(data, most_pixels) as image:
         if size is not None:
             # Decode a JPEG at a half, a quarter or an eighth of its size if that is still at least twice `size`, which
             # takes less time and memory.
@@ -98,13 +102,14 @@ def one_large_image(most_pixels: int) -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = usual
 
 
-def open_image(file: BinaryIO) -> Image.Image:
-    """Open the image in a file without decoding it, as `Image.open` of Pillow does, but with no limit on its size.
+def open_image(file: BinaryIO, most_pixels: int = MOST_PIXELS) -> Image.Image:
+    """Open the image in a file without decoding it, as `Image.open` does, but with `most_pixels` as its limit.
 
     Formats in `listing.UNFIT` are not tried, whatever the name of the file. Pillow would start other programs for
     some of them.
 
     Raises:
+      TooLarge: the image has more pixels than `most_pixels`.
       UnidentifiedImageError: the format is unknown.
     """
     prefix = file.read(16)
@@ -113,12 +118,29 @@ def open_image(file: BinaryIO) -> Image.Image:
         accepted = accepts is None or accepts(prefix)
         if isinstance(accepted, str) or not accepted:  # a string says what this installation of Pillow lacks
             continue
-        file.seek(0)
         try:
-            return factory(file, "")
+            image = open_as(factory, file, most_pixels)
         except (SyntaxError, IndexError, TypeError, struct.error):
             continue
+        width, height = image.size
+        if width * height > most_pixels:
+            raise TooLarge(f"{width} x {height} pixels, {width * height:,} in all", most_pixels)
+        return image
     raise UnidentifiedImageError
+
+
+def open_as(factory: Callable[[BinaryIO, str], Image.Image], file: BinaryIO, most_pixels: int) -> Image.Image:
+    """Open a file by the reader of one format. Some readers, such as that of WebP in Pillow 13, have a limit."""
+    file.seek(0)
+    try:
+        return factory(file, "")
+    except Image.DecompressionBombError:
+        file.seek(0)
+    try:
+        with one_large_image(most_pixels):
+            return factory(file, "")
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"more than {most_pixels:,} pixels", most_pixels) from error
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from vaedm_jax.config.checks import check
 from vaedm_jax.config.own import own_config
 from vaedm_jax.data.folder import list_images
-from vaedm_jax.data.images import open_image
+from vaedm_jax.data.images import open_image, why_unreadable
 from vaedm_jax.errors import UserError
 from vaedm_jax.modes.plan import duration
 from vaedm_jax.reporting import counted
@@ -102,8 +102,8 @@ def shorter_sides(root: Path, names: list[str]) -> list[int]:
         try:
             with opened(root / name, "data.path") as file, open_image(file) as image:
                 sides.append(min(image.size))
-        except (UserError, OSError) as error:
-            print(f"note: {name}: {error}", file=sys.stderr)
+        except Exception as error:
+            print(f"note: {shown(name)} cannot be opened as an image ({why_unreadable(error)})", file=sys.stderr)
     if not sides:
         raise UserError(f"data.path: no picture in {shown(root)} can be read")
     return sides
