@@ -187,6 +187,14 @@ def test_a_command_that_ends_with_a_report_succeeds_despite_a_damaged_file(tmp_p
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_command_that_ends_with_a_report_succeeds_despite_a_folder_in_its_place(tmp_path, capsys):
+    (tmp_path / "report.html").mkdir()
+    reporting.renew_report(tmp_path)
+    said = capsys.readouterr().out
+    assert said.startswith("note: ") and "report.html is a folder" in said and said.count("\n") == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
 def test_a_pause_between_a_kill_and_a_resume_does_not_count_as_training_time(tmp_path):
     times = [*range(0, 100, 10), *range(100_000, 100_110, 10)]
     (tmp_path / "vae").mkdir()

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vaedm_jax.errors import UserError
 from vaedm_jax.storage.disk import writing
 from vaedm_jax.storage.paths import shown
 
@@ -35,15 +36,22 @@ def write_whole(path: Path | str, data: bytes) -> None:
     """Write `data` to `path` through a temporary file, so that a kill leaves either the old file or the new one.
 
     Parent folders are created.
+
+    Raises:
+      UserError: there is a folder in place of the file.
     """
     if not is_writer():
         return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    with writing(path, beside):
-        beside.write_bytes(data)
-        os.replace(beside, path)
+    try:
+        with writing(path, beside):
+            beside.write_bytes(data)
+            os.replace(beside, path)
+    except IsADirectoryError as error:
+        there = path if path.is_dir() else beside
+        raise UserError(f"{shown(there)} is a folder, where a file is to be written; move or remove it") from error
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
