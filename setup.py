@@ -83,7 +83,7 @@ setup(
             "mkdocstrings[python]>=0.29",
             "nbclient>=0.10",
             "pytest>=8.0",
-            "pytest-xdist>=3.7",
+            "pytest-xdist>=3.8",
             "ruff>=0.6",
             "scikit-learn>=1.5.2",
             "scipy>=1.14.1",
