@@ -195,6 +195,12 @@ def test_images_of_the_package_are_scored_in_their_own_space(source):
     assert [s.title for s in spaces(settings, of_data)] == [f"FD-{source}", "FD-random"]
 
 
+@pytest.mark.parametrize("of_data", [dict(source="avatars", path="my/pictures"), dict(source="cifar10", path="")])
+def test_images_without_a_space_of_their_own_are_scored_in_the_random_one(of_data):
+    settings = ConfigDict(dict(features="", inception=""))
+    assert [s.title for s in spaces(settings, ConfigDict(of_data))] == ["FD-random"]
+
+
 def test_the_random_kernels_come_from_the_frozen_stream_of_numpy():
     """The documentation of RandomState(0) gives its first draws: 1.764052, 0.400157, 0.978738."""
     first, *_ = kernels()

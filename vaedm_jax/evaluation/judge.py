@@ -79,17 +79,17 @@ def too_few(space: Space, D: int, n: int) -> str:
 
 
 def judges(
-    settings: Any, data_settings: Any, data: Dataset, mesh: Mesh, batch_size: int, folder: Path, otherwise: str = ""
+    settings: Any, data_settings: Any, data: Dataset, mesh: Mesh, batch_size: int, folder: Path
 ) -> Iterator[Judge]:
     """Yield a judge for each space of `spaces`. Their reference files are in `folder`.
 
     A judge may compute the features of the whole data set, so take only those that are needed.
     """
-    for one in checked_spaces(settings, data_settings, data, otherwise):
+    for one in checked_spaces(settings, data_settings, data):
         yield Judge(one, mesh, batch_size, data, settings.split, folder)
 
 
-def checked_spaces(settings: Any, data_settings: Any, data: Dataset, otherwise: str = "") -> list[Space]:
+def checked_spaces(settings: Any, data_settings: Any, data: Dataset) -> list[Space]:
     """Return the `spaces`, and check that samples can be compared with the data in all of them.
 
     Nothing is computed, so the check can precede all training and writing.
@@ -97,7 +97,7 @@ def checked_spaces(settings: Any, data_settings: Any, data: Dataset, otherwise: 
     Raises:
       UserError: there are fewer than two images to compare with, or a space cannot be used.
     """
-    chosen, source = spaces(settings, data_settings, otherwise), side(data, settings.split)
+    chosen, source = spaces(settings, data_settings), side(data, settings.split)
     if len(source) < 2:
         raise UserError(
             f"eval.split = {settings.split!r}: {data.name} has too few of these images ({len(source)}); scores need 2 "
@@ -113,17 +113,10 @@ def side(data: Dataset, split: str) -> Source:
     return data.train if split == "train" else data.test
 
 
-def spaces(settings: Any, data_settings: Any, otherwise: str = "") -> list[Space]:
-    """Return the feature spaces that the `eval` section names, else those that suit the data, else `otherwise`."""
+def spaces(settings: Any, data_settings: Any) -> list[Space]:
+    """Return the feature spaces that the `eval` section names, else those that suit the data: `random` suits any."""
     own = data_settings.source if data_settings.source in LABELS and not data_settings.path else ""
-    suit = "inception,random" if settings.inception else f"{own},random" if own else otherwise
-    asked = settings.features or suit
-    if not asked:
-        raise UserError(
-            f"eval.features is empty, and {data_settings.path or data_settings.source} has no features of its own; set "
-            "--config.eval.inception=FILE for FID, or --config.eval.features to random, emoji, avatars or "
-            "MODULE:FUNCTION"
-        )
+    asked = settings.features or ("inception,random" if settings.inception else f"{own},random" if own else "random")
     found = [space(name, settings.inception) for name in names(asked)]
     check_spaces([space.name for space in found])
     return found

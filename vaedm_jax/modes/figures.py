@@ -103,7 +103,7 @@ def figures(config: ConfigDict, workdir: Path) -> None:
 
 def check_album(album: Album, drawn: Collection[str]) -> None:
     """Raise UserError now if a figure would fail after others have been written."""
-    for space in spaces(album.config.eval, album.model.config.data, "random") if "variance" in drawn else ():
+    for space in spaces(album.config.eval, album.model.config.data) if "variance" in drawn else ():
         width(space, album.model.engine.networks.size)
     if "restoration" in drawn:
         for task in restoration_tasks(album):
@@ -185,7 +185,7 @@ def variance(album: Album) -> tuple[str, Rows]:
     z = album.sample_z(settings.z)
     images = np.stack([album.sample(len(z), seed, z=z, shared=True).images for seed in range(settings.x_T)], axis=1)
     table = []
-    for space in spaces(album.config.eval, model.config.data, "random"):
+    for space in spaces(album.config.eval, model.config.data):
         extract = Extractor(space, model.engine.mesh, album.config.sample.batch_size)
         features, _ = extract(to_uint8(images.reshape(-1, *images.shape[2:])))
         found, errors = shares_and_errors(features.reshape(*images.shape[:2], -1))

@@ -110,7 +110,7 @@ def restore_held_out(config: ConfigDict, model: VAEDM, task: Task, chain: Chain,
         raise UserError(f"images of {truth.shape[2]} x {truth.shape[1]} pixels: SSIM needs {WINDOW} or more a side")
     attempts = ways(model, task, chain, truth, seed, batch_size=batch_size)
     place = target.parents[1] / "evaluation" / "reference"
-    judge = next(judges(config.eval, model.config.data, data, model.engine.mesh, batch_size, place, "random"))
+    judge = next(judges(config.eval, model.config.data, data, model.engine.mesh, batch_size, place))
     rows, shown = [], [("held out", truth[:SHOWN])]
     with Progress(len(attempts), 0, task.label, len(truth), noun="way") as progress:
         for i, (way, images) in enumerate(attempts.items()):
