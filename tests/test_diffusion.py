@@ -18,6 +18,7 @@ from vaedm_jax.diffusion.prediction import Eps, from_eps, predictor
 from vaedm_jax.diffusion.process import FORMULATIONS, noise_level, q_sample
 from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.schedule import VARIANCES, linear_schedule, respace
+from vaedm_jax.errors import UserError
 
 T = 1000
 FULL = linear_schedule(T)
@@ -336,6 +337,25 @@ def test_chains_of_equal_length_have_different_names_if_their_setting_of_steps_d
     asked = range(900, T)
     assert len({len(spacing.quadratic(T, n)) for n in asked}) < len(asked)
     assert len({Chain(steps=n, spacing="quadratic").name(FULL) for n in asked}) == len(asked)
+
+
+@pytest.mark.parametrize(
+    ("chain", "idle"),
+    [
+        (Chain("unipc2"), {"variance": "fixedlarge", "eta": 0.5, "churn": 1.0, "t_start": 300}),
+        (Chain("ddim", start="truncated", steps=5), {"spacing": "logsnr", "t_start": 300, "variance": "fixedlarge"}),
+    ],
+)
+def test_settings_without_an_effect_do_not_make_another_chain(chain, idle):
+    other = replace(chain, **idle)
+    for a, b in zip(jax.tree.leaves(other.arrays(FULL)), jax.tree.leaves(chain.arrays(FULL)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert other.changes == chain.changes and other.name(FULL) == chain.name(FULL)
+
+
+def test_a_switch_must_be_true_or_false():
+    with pytest.raises(UserError, match="clip = 'no': it should be True or False"):
+        Chain(clip="no")
 
 
 def test_chains_are_hashable_and_compared_by_value():

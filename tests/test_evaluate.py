@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import os
 import shutil
 import sys
 
@@ -187,6 +188,21 @@ def test_a_folder_keeps_the_results_of_earlier_commands_that_are_still_valid(fre
     save(fresh / "ddpm" / "checkpoints", 0.01, step=7)  # the training of the run has continued
     assert evaluate(fresh, "--config.eval.steps=2") == 0
     assert [row["steps"] for row in table(fresh)] == ["2"]
+
+
+def test_of_several_results_of_one_entry_only_the_newest_counts(fresh):
+    assert evaluate(fresh, "--config.eval.steps=2") == 0
+    (cell,) = (fresh / "evaluation" / "cells").iterdir()
+    result = json.loads(cell.read_text())
+    for i, kid in enumerate((1.0, 3.0, 2.0)):  # three stages of the training of a run that is not named now
+        other = {"run": "gone", "kid_" + MEANS: kid}
+        file = cell.with_name(f"{i}.json")
+        file.write_text(json.dumps({"identity": [str(i), *result["identity"][1:]], "row": result["row"] | other}))
+        os.utime(file, (kid, kid))
+    assert evaluate(fresh, "--config.eval.steps=2") == 0
+    means = json.loads((fresh / "evaluation" / "evaluation.json").read_text())["means_over_seeds"]
+    assert [(mean["run"], mean["seeds"]) for mean in means] == [("fresh", 1), ("gone", 1)]
+    assert means[1]["kid_" + MEANS] == 3.0
 
 
 def test_chains_that_differ_in_a_setting_have_their_own_rows_and_a_damaged_result_is_left_out(fresh):

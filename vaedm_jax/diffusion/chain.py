@@ -13,7 +13,7 @@ from vaedm_jax.diffusion.reverse import Table, noise_from_keys, reverse
 from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.schedule import MOST_STEPS, VARIANCES, WHY_STEPS, Schedule, respace
 from vaedm_jax.diffusion.spacing import SPACINGS, STARTS, timesteps, warm_step
-from vaedm_jax.errors import Range, check_choice, check_range
+from vaedm_jax.errors import Range, UserError, brief, check_choice, check_range
 
 Array = Any  # of NumPy on the host, of JAX in a compiled program
 NOISE_ALONE, SQUARES = "images of more are noise alone", "float32 holds no square of more"
@@ -78,13 +78,21 @@ class Chain:
         check_choice("spacing", self.spacing, SPACINGS)
         check_choice("variance", self.variance, VARIANCES)
         for f in fields(self):
+            if isinstance(f.default, bool) and not isinstance(value := getattr(self, f.name), bool | np.bool_):
+                raise UserError(f"{f.name} = {brief(repr(value))}: it should be True or False")
             if "range" in f.metadata:
                 check_range(f.name, getattr(self, f.name), *f.metadata["range"])
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The settings that differ from the defaults. They identify a chain, also when settings are added later."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        """The settings that have an effect and differ from the defaults.
+
+        They identify a chain, also when settings are added later.
+        """
+        idle = {name for other in SAMPLERS.values() for name in other.options} - {*SAMPLERS[self.sampler].options}
+        idle |= {"warm": set(), "noise": {"t_start"}, "truncated": {"t_start", "spacing"}}[self.start]
+        settings = {f.name: (getattr(self, f.name), f.default) for f in fields(self) if f.name not in idle}
+        found = {name: value for name, (value, default) in settings.items() if value != default}
         if self.spacing in ("uniform", "quadratic") and (self.start == "warm" or self.steps == 1):
             found["begins"] = "at its start"  # earlier versions began elsewhere, so their images must not be reused
         return found

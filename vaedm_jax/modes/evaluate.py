@@ -196,14 +196,22 @@ class Scorer:
             return None
 
     def rows(self, cells: list[Cell]) -> list[Row]:
-        """Return the results of the cells, followed by results of earlier commands that are still valid."""
+        """Return the results of the cells, followed by results of earlier commands that are still valid.
+
+        Of several results of one entry, such as those of a run that was trained further, only the newest counts.
+        """
         models = {cell.run: cell.model.engine.fingerprint for cell in cells}
-        others = sorted(set((self.folder / "cells").glob("*.json")) - {self.path(cell) for cell in cells})
         rows = [self.read(cell) for cell in cells]
-        results = [(identity, columns) for identity, columns in map(read_result, others) if columns]
-        for identity, columns in results:
+        known, newest = [row.facts for row in rows], {}
+        others = set((self.folder / "cells").glob("*.json")) - {self.path(cell) for cell in cells}
+        results = [(file, *read_result(file)) for file in sorted(others, key=lambda file: file.stat().st_mtime_ns)]
+        results = [(file, identity, columns) for file, identity, columns in results if columns]
+        for file, identity, columns in results:
             if identity[3:] == [self.n, self.judged] and models.get(columns["run"], identity[0]) == identity[0]:
-                rows += filter(None, [self.row(columns)])
+                row = self.row(columns)
+                if row and row.facts not in known:
+                    newest[tuple(row.facts.values())] = file, row
+        rows += [row for _, row in sorted(newest.values(), key=lambda found: found[0])]
         if left := len(cells) + len(results) - len(rows):
             print(
                 f"note: {counted(left, 'earlier result')} in {self.folder / 'cells'}, of other weights, priors, "
