@@ -108,3 +108,12 @@ def test_files_that_have_moved_are_named_by_the_command():
     asked.data.path, asked.data.archive = "/here/pictures", "/here/faces.npz"
     found = data_section(asked, trained)
     assert (found.path, found.archive) == ("/here/pictures", "/here/faces.npz")
+
+
+def test_settings_of_this_machine_are_those_of_the_command():
+    asked, trained = base_config(), base_config()
+    trained.data.tfds_dir, trained.data.workers = "/there", 8
+    assert (data_section(asked, trained).tfds_dir, data_section(asked, trained).workers) == ("/there", 0)
+    asked.data.tfds_dir, asked.data.workers, asked.data.max_pixels = "/here", 3, 2**30
+    found = data_section(asked, trained)
+    assert (found.tfds_dir, found.workers, found.max_pixels) == ("/here", 3, 2**30)

@@ -108,8 +108,8 @@ def data_section(config: Config, trained: Config) -> Config:
     """Return the `data` section that a model was trained with.
 
     Args:
-      config: the configuration of the command. Its `data.path` and `data.archive`, if set, are used instead: the files
-        may have moved.
+      config: the configuration of the command. Its `data.path`, `data.archive` and `data.tfds_dir`, if set, are used
+        instead: the files may have moved. So are its `data.workers`, and the larger of both `data.max_pixels`.
       trained: the configuration of the model, which was read from a file.
 
     Raises:
@@ -117,6 +117,9 @@ def data_section(config: Config, trained: Config) -> Config:
     """
     section = trained.data.copy_and_resolve_references()
     section.archive = config.data.archive or section.archive
+    section.tfds_dir = config.data.tfds_dir or section.tfds_dir
+    section.max_pixels = max(config.data.max_pixels, section.max_pixels)
+    section.workers = config.data.workers
     named = {f"data.{name}" for name, value in section.items() if value == config.data[name]}
     check_borrowed(flatten({"data": section}), "the model's configuration", named)
     if section.path and config.data.path:
