@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -122,7 +123,8 @@ def images_in(target: Path, shape: tuple[int, ...]) -> Sequence[np.ndarray]:
     """Return the images that `write_npz` or `write_pngs` has written; no images if there is anything else."""
     if not target.is_dir():
         try:
-            return read_arrays(target, {"images": Array(np.uint8, ("N", *shape))}, most=2**32)["images"]
+            # The user's own file, so of any size.
+            return read_arrays(target, {"images": Array(np.uint8, ("N", *shape))}, most=sys.maxsize)["images"]
         except Damaged:
             return []
     names = sorted(os.listdir(target))
