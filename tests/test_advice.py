@@ -87,6 +87,12 @@ def test_runs_without_the_errors_get_no_note(said):
     assert said(()) == ""
 
 
+def test_damaged_metrics_do_not_stop_what_needs_no_metrics(said, tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": \n{"step": 2}\n')
+    advise(tmp_path, tiny_config().ddpm, NOISE)
+    assert capsys.readouterr().out.startswith("note: ")
+
+
 def test_the_error_without_a_network_is_that_of_the_best_linear_filter(said):
     """The threshold lies at the error of the best linear estimate of x_0, by simulation for errors of x_hat of 0.1."""
     rng = np.random.default_rng(0)

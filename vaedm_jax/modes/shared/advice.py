@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.schedule import make_schedule
+from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import read_metrics
 
 OF_X_HAT, BY_T = "held_out_x_hat_error", re.compile(r"held_out_x_0_error_t(\d+)_(\d+)")
@@ -37,7 +38,12 @@ def advise(folder: Path, ddpm: ConfigDict, chain: Chain) -> None:
     """
     if ddpm.objective == "consistency" or (chain.start == "warm" and not chain.t_start):
         return
-    figures = next((line for line in reversed(read_metrics(folder)) if OF_X_HAT in line), {})
+    try:
+        lines = read_metrics(folder)
+    except UserError as error:  # the images do not depend on it
+        print(f"note: {error}", flush=True)
+        return
+    figures = next((line for line in reversed(lines) if OF_X_HAT in line), {})
     schedule = make_schedule(ddpm)
     first = chain.schedule(schedule).t[-1]
     if ddpm.prediction == "eps":
