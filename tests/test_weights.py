@@ -8,8 +8,9 @@ import pytest
 from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import MEASURED
+from vaedm_jax.errors import UserError
 from vaedm_jax.runs.rundir import FREE, TUNABLE, differences
-from vaedm_jax.runs.weights import SHIPPED, model_name
+from vaedm_jax.runs.weights import SHIPPED, model_at, model_name, shipped
 
 CONFIG = Path(__file__).parents[1] / "configs" / "avatars.py"
 FACES = {"avatars": "form1", "avatars-fast": "form1", "avatars-uncond": "uncond"}
@@ -64,6 +65,16 @@ def test_each_refined_image_is_near_its_own_x_hat_and_far_from_most_others(sampl
     distance = ((samples.images[:, None] - samples.x_hat[None]) ** 2).mean(axis=(2, 3, 4))
     own = np.diag(distance)
     assert (own < 1.25 * distance.min(axis=1)).all() and (own < 0.5 * np.median(distance, axis=1)).all()
+
+
+def test_a_name_is_a_file_or_a_run_before_it_is_that_of_weights_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "avatars").mkdir()  # a folder of pictures, say
+    assert model_at("avatars") == shipped("avatars")
+    (tmp_path / "mymodel").write_bytes(b"weights")
+    assert model_at("mymodel") == tmp_path / "mymodel"
+    with pytest.raises(UserError, match="weights 'nosuch': no such file; weights in the package: avatars"):
+        model_at("nosuch")
 
 
 @pytest.mark.parametrize("name", ["emoji", "runs/emoji", "runs/emoji/", "files/emoji.safetensors"])

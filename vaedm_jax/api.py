@@ -103,7 +103,7 @@ class VAEDM:
         """Load a run directory, a file of weights, or weights of the package, whichever has this name.
 
         Args:
-          best: take the DDPM's best checkpoint of a run; see `from_run`.
+          best: take the DDPM's best checkpoint of a run; see `from_run`. A file of weights has only one.
         """
         path = model_at(name)
         return cls.from_run(path, best) if path.is_dir() else cls.from_checkpoint(path)

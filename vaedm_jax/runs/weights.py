@@ -24,6 +24,7 @@ from vaedm_jax.runs.rundir import decode_config, encode_config, read_config
 from vaedm_jax.storage import Array, Damaged, read_arrays
 from vaedm_jax.storage.damage import reading
 from vaedm_jax.storage.json_file import parse_json
+from vaedm_jax.storage.layout import is_run
 from vaedm_jax.storage.paths import PathLike, regular_file, resolve_path, shown
 from vaedm_jax.storage.tensors import Tensors, encode_tensors, read_tensors
 from vaedm_jax.storage.writing import write_whole
@@ -164,9 +165,14 @@ def model_name(name: PathLike) -> str:
     return shown(Path(place).name).removesuffix(".safetensors").removesuffix(".npz")
 
 
+def shipped_file(name: str) -> Path:
+    """Return the path that weights of the package with this name have."""
+    return SHIPPED / f"{name}.safetensors"
+
+
 def shipped(name: str) -> Path:
     """Return the file of weights of the package with this name; raise UserError without one."""
-    path = SHIPPED / f"{name}.safetensors"
+    path = shipped_file(name)
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
         raise UserError(f"weights '{name}': no such file; weights in the package: {names}")
@@ -178,15 +184,12 @@ def model_at(name: PathLike) -> Path:
     if is_on_hub(name):
         return fetch(str(name))
     path = resolve_path(name, "weights")
-    if path.is_dir():
-        if is_diffusers(path):
-            raise UserError(
-                f"{path} is a folder of diffusers; convert it first: --mode=import --from={path} --out=FILE"
-            )
-        return path
-    if not set("/.~") & set(str(name)):
+    if path.is_dir() and is_diffusers(path):
+        raise UserError(f"{path} is a folder of diffusers; convert it first: --mode=import --from={path} --out=FILE")
+    of_package, found = not set("/.~") & set(str(name)), path.is_file() or is_run(path)
+    if of_package and not found and (shipped_file(str(name)).is_file() or not path.exists()):
         return shipped(str(name))
-    return regular_file(path, "weights", "is not there: no such file, nor a run directory")
+    return path if path.is_dir() else regular_file(path, "weights", "is not there: no such file, nor a run directory")
 
 
 def weights(file: PathLike) -> tuple[ConfigDict, Tensors]:
