@@ -13,6 +13,7 @@ from tests.cli_fixtures import configs_fixture, refused_fixture  # noqa: F401
 from tests.tiny import apply
 from vaedm_jax.api import VAEDM
 from vaedm_jax.config import base_config
+from vaedm_jax.errors import UserError
 from vaedm_jax.interop import names, pickles, torch_file, torch_writer
 from vaedm_jax.interop.architecture import unet_settings
 from vaedm_jax.main import main
@@ -110,6 +111,13 @@ def test_the_architecture_of_a_published_unet_follows_from_its_names_and_shapes(
         assert [list(settings["multipliers"]), settings["blocks"]] == [theirs["multipliers"], theirs["blocks"]]
         levels = [2**level for level in range(len(theirs["multipliers"]))]
         assert settings["attention"] == tuple(f for f in levels if f in theirs["attention"])
+
+
+@pytest.mark.parametrize("shape", [(0, 6, 3, 3), (128,), ()])
+def test_a_first_layer_of_another_shape_is_refused(shape):
+    shapes = {k: tuple(s) for k, s in KEYS["unet_cifar10_form"].items()}
+    with pytest.raises(UserError, match="not of the published kind"):
+        unet_settings(shapes | {"input_blocks.0.0.weight": shape})
 
 
 def test_a_published_vae_is_recognised_by_its_names_and_shapes(tmp_path):

@@ -197,8 +197,9 @@ def test_images_of_the_package_are_scored_in_their_own_space(source):
 
 @pytest.mark.parametrize("of_data", [dict(source="avatars", path="my/pictures"), dict(source="cifar10", path="")])
 def test_images_without_a_space_of_their_own_are_scored_in_the_random_one(of_data):
-    settings = ConfigDict(dict(features="", inception=""))
-    assert [s.title for s in spaces(settings, ConfigDict(of_data))] == ["FD-random"]
+    for features in ("", " , "):
+        settings = ConfigDict(dict(features=features, inception=""))
+        assert [s.title for s in spaces(settings, ConfigDict(of_data))] == ["FD-random"]
 
 
 def test_the_random_kernels_come_from_the_frozen_stream_of_numpy():

@@ -13,7 +13,7 @@ from tests.tiny import random_params, tiny_config
 from vaedm_jax import VAEDM, UserError
 from vaedm_jax.config.trust import find_risk
 from vaedm_jax.main import main
-from vaedm_jax.runs.card import scores_table
+from vaedm_jax.runs.card import read_scores, scores_table
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 constants = pytest.importorskip("huggingface_hub.constants", reason="an extra: pip install huggingface-hub")
@@ -83,6 +83,12 @@ def test_a_card_has_all_scores_of_a_space_with_any_name():
     names = {"kid": "kid_body", "kid_error": "kid_error_body", "fd": "fd_body", "fd_bias": "fd_bias_body"}
     row = {"sampler": "ddim", "start": "noise", "nfe": "5", "n": "9"} | dict.fromkeys(names.values(), "0.5")
     assert "| samples | KID, `body` | FD, `body` |\n" in scores_table([row])
+
+
+def test_a_table_whose_scores_are_no_numbers_is_refused(tmp_path):
+    (tmp_path / "evaluation.csv").write_text("sampler,start,nfe,n,kid_body\nddim,noise,5,9,good\n")
+    with pytest.raises(UserError, match=r"evaluation\.csv: kid_body = 'good' is not a number"):
+        read_scores(tmp_path / "evaluation.csv")
 
 
 def test_the_command_line_samples_it_and_without_a_network_takes_the_cache(hub, model, tmp_path, monkeypatch, capsys):

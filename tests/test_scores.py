@@ -92,3 +92,10 @@ def test_too_few_images_are_refused():
     for score in (scores.kernel_distance, scores.precision_recall):
         with pytest.raises(UserError, match="at least 2 of each"):
             score(normal(0, 1, 3), normal(1, 5, 3))
+
+
+def test_the_bias_of_the_frechet_distance_needs_two_images_in_each_half():
+    data = Summary.empty(2).add(normal(0, 50, 2))
+    few, enough = (summary.compare(Summary.empty(2).add(normal(1, n, 2)), data) for n in (3, 4))
+    assert few["fd"] is not None and few["fd_bias"] is None
+    assert np.isfinite(enough["fd_bias"])

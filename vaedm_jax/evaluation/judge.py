@@ -116,7 +116,7 @@ def side(data: Dataset, split: str) -> Source:
 def spaces(settings: Any, data_settings: Any) -> list[Space]:
     """Return the feature spaces that the `eval` section names, else those that suit the data: `random` suits any."""
     own = data_settings.source if data_settings.source in LABELS and not data_settings.path else ""
-    asked = settings.features or ("inception,random" if settings.inception else f"{own},random" if own else "random")
-    found = [space(name, settings.inception) for name in names(asked)]
+    suit = ["inception" if settings.inception else own, "random"]
+    found = [space(name, settings.inception) for name in names(settings.features) or filter(None, suit)]
     check_spaces([space.name for space in found])
     return found

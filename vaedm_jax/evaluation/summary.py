@@ -112,8 +112,9 @@ def compare(samples: Summary, reference: Summary) -> dict[str, float | None]:
     found = {"kid": kid, "kid_error": None if np.isnan(error) else error, "fd": None, "fd_bias": None}
     if min(samples.moments.n, reference.moments.n) > samples.features.shape[1]:
         found["fd"] = frechet_distance(samples.moments, reference.moments)
-        of_halves = [frechet_distance(half, reference.moments) for half in samples.halves]
-        found["fd_bias"] = float(np.mean(of_halves)) - found["fd"]
+        if min(half.n for half in samples.halves) > 1:
+            of_halves = [frechet_distance(half, reference.moments) for half in samples.halves]
+            found["fd_bias"] = float(np.mean(of_halves)) - found["fd"]
     neighbours = min(len(samples.features), len(reference.features)) > 3
     of_pairs = precision_recall(samples.features, reference.features) if neighbours else (None, None)
     found |= zip(("precision", "recall"), of_pairs, strict=True)

@@ -33,17 +33,19 @@ def unet_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Any]
             i += 1
         image = shapes["out.2.weight"][0]
         rows = shapes["input_blocks.1.0.emb_layers.1.weight"][0]
-    except (KeyError, IndexError) as error:
+        multipliers, shown = tuple(w // width for w in widths), first[1] == 2 * image
+        scale_shift = rows == 2 * widths[0]
+    except (KeyError, IndexError, ZeroDivisionError) as error:
         raise UserError(
             f"the U-Net is not of the published kind: a parameter is missing or has another shape ({error})"
         ) from error
     settings = {
         "channels": width,
-        "multipliers": tuple(w // width for w in widths),
+        "multipliers": multipliers,
         "blocks": max(blocks),
         "attention": tuple(sorted(attention)),
         "z_conditioning": "proj.0.weight" in shapes,
         "patch": max(1, math.isqrt(image // 3)),
-        "scale_shift": rows == 2 * widths[0],
+        "scale_shift": scale_shift,
     }
-    return settings, first[1] == 2 * image
+    return settings, shown

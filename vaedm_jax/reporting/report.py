@@ -105,6 +105,7 @@ def _score_titles(name: str, title: str) -> dict[str, str]:
 
 def _value(value: float | None, error: float | None) -> str:
     """Return a score with its error, such as `0.5 ± 0.1`; a dash if there is none."""
+    value, error = (number if isinstance(number, int | float) else None for number in (value, error))
     return "–" if value is None else f"{value:.3g}" + ("" if error is None else f" ± {error:.1g}")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vaedm_jax.conditioning.conditions import has_vae, parse_condition
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, brief
 from vaedm_jax.models import count
 from vaedm_jax.storage.damage import read_bytes
 from vaedm_jax.storage.paths import PathLike, shown
@@ -17,6 +17,7 @@ VARIANTS = {
     "uncond": "A plain diffusion model",
 }
 SCORES = {"kid": "KID", "fd": "FD", "precision": "precision", "recall": "recall"}
+ERRORS = ("kid_error_", "fd_bias_")
 MOST = 2**20  # bytes of a table of scores
 TEXT = """\
 ---
@@ -100,16 +101,24 @@ def read_scores(file: PathLike) -> list[dict[str, str]]:
     rows = list(csv.DictReader(read_bytes(file, "evaluation", MOST).decode(errors="replace").splitlines()))
     if not rows or not {"sampler", "start", "nfe", "n"} <= rows[0].keys():
         raise UserError(f"{shown(file)} is not an evaluation.csv of --mode=evaluate")
+    for name, value in ((name, row[name]) for row in rows for name in score_columns(row)):
+        try:
+            float(value or 0)
+        except ValueError as error:
+            raise UserError(f"{shown(file)}: {name} = {brief(repr(value))} is not a number") from error
     return rows
+
+
+def score_columns(row: dict[str, str]) -> list[str]:
+    """Return the columns that hold scores, without their errors."""
+    return [name for name in row if name and name.partition("_")[0] in SCORES and not name.startswith(ERRORS)]
 
 
 def scores_table(rows: list[dict[str, str]]) -> str:
     """Return the scores as a Markdown table, with a column for each score and feature space; "" without rows."""
     if not rows:
         return ""
-    columns = [
-        name for name in rows[0] if name.partition("_")[0] in SCORES and not name.startswith(("kid_error_", "fd_bias_"))
-    ]
+    columns = score_columns(rows[0])
     titles = [f"{SCORES[kind]}, `{space}`" for kind, _, space in (name.partition("_") for name in columns)]
     lines = [
         f"| sampler | start | evaluations | samples | {' | '.join(titles)} |",
