@@ -1,6 +1,7 @@
 """A configuration for own pictures follows from their size and a budget, and is written for a folder."""
 
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ from vaedm_jax.command_line import load
 from vaedm_jax.config import flatten
 from vaedm_jax.config.checks import check
 from vaedm_jax.config.own import BUDGETS, SIZES, own_config, vae_blocks
+from vaedm_jax.data.dataset import split
+from vaedm_jax.data.folder import list_images
 from vaedm_jax.main import main
 from vaedm_jax.modes import new
 from vaedm_jax.runtime.mesh import make_mesh
@@ -50,6 +53,15 @@ def test_the_blocks_of_the_vae_halve_the_size_and_double_the_width():
 
 
 @pytest.fixture
+def many(folder):
+    """Return the folder with 40 copies of each picture, enough for the usual batch on eight devices."""
+    for file in list(folder.iterdir()):
+        for i in range(1, 40):
+            shutil.copy(file, file.with_stem(f"{file.stem}_{i}"))
+    return folder
+
+
+@pytest.fixture
 def folder(tmp_path):
     """Return a folder of pictures, half of which have a shorter side of at least 70 pixels."""
     (tmp_path / "my pictures").mkdir()
@@ -68,7 +80,7 @@ def test_a_picture_that_cannot_be_opened_is_named_and_left_out(folder, capsys):
     assert "short.webp" in said[0] and "text.png" in said[1] and "unknown format" in said[1]
 
 
-def test_the_written_file_is_the_proposed_configuration(folder, tmp_path, monkeypatch, capsys):
+def test_the_written_file_is_the_proposed_configuration(many, tmp_path, monkeypatch, capsys):
     sizes = []
 
     def measured(stage, size, mesh):
@@ -76,12 +88,12 @@ def test_the_written_file_is_the_proposed_configuration(folder, tmp_path, monkey
         return jax.eval_shape(stage.init, jax.random.key(0)), 0.36
 
     monkeypatch.setattr(new, "measured", measured)
-    command = ["main", "--mode=new", f"--config.data.path={folder}", f"--workdir={tmp_path / 'run'}"]
+    command = ["main", "--mode=new", f"--config.data.path={many}", f"--workdir={tmp_path / 'run'}"]
     assert main(command) == 0
     said, file = capsys.readouterr().out, tmp_path / "run" / "config.py"
-    assert "3 pictures" in said and "at least 70 pixels" in said and "about 1.6 hours" in said and sizes == [64, 64]
+    assert "120 pictures" in said and "at least 70 pixels" in said and "about 1.6 hours" in said and sizes == [64, 64]
     assert f"--config={file} --workdir={tmp_path / 'run'} --mode=train" in said
-    changes = {"data.path": str(folder), "data.held_out": 0.1}
+    changes = {"data.path": str(many), "data.held_out": 0.1}
     assert flatten(load(str(file))) == flatten(own_config("64-small")) | changes
     assert flatten(load(f"{file}:uncond")) == flatten(own_config("64-small-uncond")) | changes
     assert len(file.read_text().splitlines()) < 25
@@ -91,10 +103,27 @@ def test_the_written_file_is_the_proposed_configuration(folder, tmp_path, monkey
     assert sorted(p.read_text() == "mine" for p in file.parent.glob("*config*")) == [False, True]
 
 
-@pytest.mark.parametrize("name", ['three """ quotes', "back\\Nslash", os.fsdecode(b"no\xffutf-8")])
-def test_a_folder_of_any_name_gives_a_file_that_can_be_loaded(folder, tmp_path, monkeypatch, name):
+@pytest.mark.parametrize(("pictures", "devices", "batch"), [(20, 8, 16), (20, 1, 16), (120, 3, 66), (20, 7, 14)])
+def test_the_proposed_batches_suit_the_pictures_and_the_devices(
+    many, tmp_path, monkeypatch, capsys, pictures, devices, batch
+):
+    """Training refuses a batch that is no multiple of the devices, or that is larger than the training images."""
+    for file in sorted(many.iterdir())[pictures:]:
+        file.unlink()
     monkeypatch.setattr(new, "measured", lambda stage, size, mesh: (jax.eval_shape(stage.init, jax.random.key(0)), 1.0))
-    place = folder.rename(tmp_path / name)
+    monkeypatch.setattr(new, "make_mesh", lambda: make_mesh(devices=jax.devices()[:devices]))
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    assert main(["main", "--mode=new", f"--config.data.path={many}", f"--workdir={tmp_path / 'run'}"]) == 0
+    config = load(str(tmp_path / "run" / "config.py"))
+    check(config)
+    assert config.vae.batch_size == config.ddpm.batch_size == batch
+    assert batch <= len(split(list_images(str(many))[1], config.data.held_out)[0])
+
+
+@pytest.mark.parametrize("name", ['three """ quotes', "back\\Nslash", os.fsdecode(b"no\xffutf-8")])
+def test_a_folder_of_any_name_gives_a_file_that_can_be_loaded(many, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(new, "measured", lambda stage, size, mesh: (jax.eval_shape(stage.init, jax.random.key(0)), 1.0))
+    place = many.rename(tmp_path / name)
     assert main(["main", "--mode=new", f"--config.data.path={place}", f"--workdir={tmp_path / 'run'}"]) == 0
     assert load(str(tmp_path / "run" / "config.py")).data.path == str(place)
 
@@ -112,3 +141,7 @@ def test_bad_parts_and_folders_are_refused(refused, tmp_path):
     refused("--mode=new --workdir={new}", "needs the folder of your pictures")
     (tmp_path / "empty").mkdir()
     refused("--mode=new --workdir={new} --config.data.path={tmp}/empty", "holds no images")
+
+
+def test_fewer_pictures_than_devices_are_refused(refused, folder):
+    refused("--mode=new --workdir={new} --config.data.path='{tmp}/my pictures'", "2 training images for 8 devices")

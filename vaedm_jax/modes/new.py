@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.config.checks import check
 from vaedm_jax.config.own import own_config
+from vaedm_jax.data.dataset import split
 from vaedm_jax.data.folder import list_images
 from vaedm_jax.data.images import open_image, why_unreadable
 from vaedm_jax.errors import UserError
 from vaedm_jax.modes.plan import duration
 from vaedm_jax.reporting import counted
-from vaedm_jax.runtime.mesh import batch_sharding, make_mesh
+from vaedm_jax.runtime.mesh import batch_sharding, make_mesh, whole_batch
 from vaedm_jax.storage.paths import opened, shown
 from vaedm_jax.storage.writing import set_aside, write_whole
 from vaedm_jax.training.loop import abstract_state, new_state
@@ -43,6 +44,7 @@ def get_config(variant="form1"):
     c = own_config(f"{{variant}}-{size}-{budget}")  # the size in pixels; small, or base for GPUs and TPUs
     c.data.path, c.data.held_out = {path!r}, {held_out}
     c.vae.steps, c.ddpm.steps = {vae_steps}, {ddpm_steps}
+    c.vae.batch_size, c.ddpm.batch_size = {vae_batch}, {ddpm_batch}
     return c
 '''
 
@@ -51,7 +53,7 @@ def new(config: ConfigDict, workdir: Path) -> None:
     """Write `config.py` to the run directory, for the pictures of `data.path`, and print the command that trains.
 
     The size is the largest of OFFERED that the pictures and the budget allow. The budget is `base` on an accelerator.
-    The times come from three train steps of each stage.
+    The batches suit the number of pictures and of devices. The times come from three train steps of each stage.
     """
     if not config.data.path:
         raise UserError("--mode=new needs the folder of your pictures: --config.data.path=DIR")
@@ -59,18 +61,20 @@ def new(config: ConfigDict, workdir: Path) -> None:
     side = statistics.median(shorter_sides(root, names[:: -(-len(names) // LOOKED_AT)]))
     budget = "small" if jax.default_backend() == "cpu" else "base"
     size = max([s for s in OFFERED if s <= min(side, MOST[budget])], default=OFFERED[0])
+    chosen, mesh = own_config(f"form1-{size}-{budget}").unlock(), make_mesh()
+    chosen.data.path, chosen.data.held_out = str(root), round(min(0.1, 1000 / len(names)), 4)
+    train, _ = split(names, chosen.data.held_out)
+    for stage in (chosen.vae, chosen.ddpm):
+        stage.batch_size = fitting_batch(mesh, stage.batch_size, len(train))
+    check(chosen)
     images = counted(len(names), "picture")
     print(f"{images} in {shown(root)}; the shorter side of half of them has at least {side:g} pixels", flush=True)
     if len(names) < 1000:
         print("note: some thousands are better: the model memorises a small set", flush=True)
 
-    chosen = own_config(f"form1-{size}-{budget}").unlock()
-    chosen.data.path, chosen.data.held_out = str(root), round(min(0.1, 1000 / len(names)), 4)
-    check(chosen)
     print(f"{size} x {size} pixels, {budget} networks: measuring the time of a train step ...", flush=True)
     timed = chosen.copy_and_resolve_references()
     timed.ddpm.sigma_r, timed.ddpm.sigma_data = 0.3, 0.6  # which training measures
-    mesh = make_mesh()
     params, vae_seconds = measured(vae_stage(timed), size, mesh)
     _, ddpm_seconds = measured(ddpm_stage(timed, params), size, mesh)
     times = [vae_seconds * chosen.vae.steps, ddpm_seconds * chosen.ddpm.steps]
@@ -81,6 +85,7 @@ def new(config: ConfigDict, workdir: Path) -> None:
     text = TEXT.format(
         images=images, folder=escaped(root.name), size=size, budget=budget, command=escaped(command), path=str(root),
         held_out=chosen.data.held_out, vae_steps=chosen.vae.steps, ddpm_steps=chosen.ddpm.steps,
+        vae_batch=chosen.vae.batch_size, ddpm_batch=chosen.ddpm.batch_size,
         whole=duration(sum(times)), vae=duration(times[0]), ddpm=duration(times[1]),
     )  # fmt: skip
     if file.exists() and file.read_text() != text:
@@ -88,6 +93,21 @@ def new(config: ConfigDict, workdir: Path) -> None:
     write_whole(file, text.encode())
     print(f"training takes about {duration(sum(times))} on this device; fewer steps take less ({file})")
     print(f"to train:\n  {command}", flush=True)
+
+
+def fitting_batch(mesh: Mesh, size: int, images: int) -> int:
+    """Return a size near `size` for a batch, which the devices divide equally and the training images can fill.
+
+    Raises:
+      UserError: there are fewer training images than devices.
+    """
+    share = mesh.shape["data"]
+    if images < share:
+        raise UserError(
+            f"data.path: {counted(images, 'training image')} for {share} devices: each device needs one or more; add "
+            "pictures to the folder, or use fewer devices"
+        )
+    return min(whole_batch(mesh, size), images // share * share)
 
 
 def escaped(text: str) -> str:
