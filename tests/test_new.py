@@ -120,6 +120,15 @@ def test_the_proposed_batches_suit_the_pictures_and_the_devices(
     assert batch <= len(split(list_images(str(many))[1], config.data.held_out)[0])
 
 
+def test_an_earlier_file_that_is_not_utf_8_is_kept(many, tmp_path, monkeypatch):
+    monkeypatch.setattr(new, "measured", lambda stage, size, mesh: (jax.eval_shape(stage.init, jax.random.key(0)), 1.0))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.py").write_bytes(b"# fa\xe7ade")
+    assert main(["main", "--mode=new", f"--config.data.path={many}", f"--workdir={tmp_path / 'run'}"]) == 0
+    assert b"# fa\xe7ade" in [path.read_bytes() for path in (tmp_path / "run").iterdir()]
+    assert load(str(tmp_path / "run" / "config.py")).data.path == str(many)
+
+
 @pytest.mark.parametrize("name", ['three """ quotes', "back\\Nslash", os.fsdecode(b"no\xffutf-8")])
 def test_a_folder_of_any_name_gives_a_file_that_can_be_loaded(many, tmp_path, monkeypatch, name):
     monkeypatch.setattr(new, "measured", lambda stage, size, mesh: (jax.eval_shape(stage.init, jax.random.key(0)), 1.0))

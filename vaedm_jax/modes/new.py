@@ -88,7 +88,7 @@ def new(config: ConfigDict, workdir: Path) -> None:
         vae_batch=chosen.vae.batch_size, ddpm_batch=chosen.ddpm.batch_size,
         whole=duration(sum(times)), vae=duration(times[0]), ddpm=duration(times[1]),
     )  # fmt: skip
-    if file.exists() and file.read_text() != text:
+    if file.exists() and file.read_bytes() != text.encode():
         set_aside(file)
     write_whole(file, text.encode())
     print(f"training takes about {duration(sum(times))} on this device; fewer steps take less ({file})")
