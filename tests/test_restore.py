@@ -20,7 +20,7 @@ from vaedm_jax.diffusion.spacing import principal_variance, warm_step
 from vaedm_jax.errors import UserError
 from vaedm_jax.evaluation.fidelity import psnr, ssim
 from vaedm_jax.main import main
-from vaedm_jax.modes.restore import output_names, restore_held_out
+from vaedm_jax.modes.restore import output_names, restore_held_out, row
 from vaedm_jax.modes.shared.restoration import restore_images
 from vaedm_jax.reporting import save_png
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
@@ -39,7 +39,16 @@ def test_fidelity_is_that_of_scikit_image():
     np.testing.assert_allclose(ssim(NOISY, TRUTH), [0.800242006778, 0.825675308704, 0.836757183075], rtol=1e-5)
     np.testing.assert_allclose(psnr(NOISY, TRUTH), [14.7953480789, 14.8063974877, 15.1325019011], rtol=1e-6)
     np.testing.assert_allclose(ssim(TRUTH, TRUTH), 1, rtol=1e-6)
-    assert np.isposinf(psnr(TRUTH, TRUTH)).all()
+
+
+def test_an_image_that_is_returned_unchanged_leaves_the_mean_psnr_finite():
+    limit = 20 * np.log10(510)
+    np.testing.assert_allclose(psnr(TRUTH, TRUTH), limit, rtol=1e-12)
+    np.testing.assert_allclose(psnr(np.float32(TRUTH + 1e-6), TRUTH), limit, rtol=1e-12)
+    restored = np.concatenate([TRUTH[:1], NOISY[1:]])
+    scores = row("grayscale", "agreeing", restored, TRUTH)
+    values = [limit, *psnr(NOISY[1:], TRUTH[1:])]
+    assert scores["psnr"] == pytest.approx(np.mean(values)) and np.isfinite(scores["psnr_error"])
 
 
 def test_an_image_is_reduced_to_means_and_enlarged_as_by_pillows_bicubic_filter():
