@@ -100,6 +100,12 @@ def test_a_number_of_steps_without_a_learnt_table_is_refused_before_anything_is_
     assert not (tmp_path / "out" / "figures").exists()
 
 
+def test_a_chain_that_a_later_model_cannot_run_is_refused_before_anything_is_drawn(tmp_path, capsys):
+    assert draw(tmp_path, ["form1", "uncond"], "--config.sample.z_temperature=0.9") == 2
+    assert "figures.steps: uncond: z_temperature = 0.9: this model has no VAE" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "figures").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -84,9 +84,6 @@ def figures(config: ConfigDict, workdir: Path) -> None:
     model = next(iter(models.values()))
     (chain,) = with_t_start(model, [make_chain(config.sample)], lambda: load_training_images(config, model).train)
     model.engine.check_chain(chain)
-    for n in config.figures.steps:
-        with prefix_errors("figures.steps: "):
-            model.engine.check_chain(replace(chain, steps=n))
     album = Album(model, models, config, chain, workdir / "figures")
     drawn = {name: draw for name, draw in FIGURES.items() if applies(name, model)}
     check_album(album, drawn)
@@ -103,12 +100,16 @@ def figures(config: ConfigDict, workdir: Path) -> None:
 
 def check_album(album: Album, drawn: Collection[str]) -> None:
     """Raise UserError now if a figure would fail after others have been written."""
+    for name, model in album.models.items():
+        with prefix_errors(f"figures.steps: {name}: "):
+            for chain in chains_of_steps(album, model):
+                model.engine.check_chain(chain)
     for space in spaces(album.config.eval, album.model.config.data) if "variance" in drawn else ():
         width(space, album.model.engine.networks.size)
     if "restoration" in drawn:
         for task in restoration_tasks(album):
             task.corrupt(np.zeros((1, *album.model.engine.networks.shape), np.float32))
-    if "restoration" in drawn or album.model.engine.networks.condition:
+    if "restoration" in drawn or any(model.engine.networks.condition for model in album.models.values()):
         _ = album.data  # raises UserError if the images cannot be read
 
 
@@ -134,13 +135,17 @@ def refinement(album: Album) -> tuple[str, Rows]:
     return f"{what}: {album.chain_name}", sample_rows(*samples, columns=album.columns, **below)
 
 
+def chains_of_steps(album: Album, model: VAEDM) -> list[Chain]:
+    """Return the chains of `steps` for a model. One that has no x_hat starts from noise instead of warm."""
+    start = album.chain.start if model.engine.networks.has_x_hat or album.chain.start != "warm" else "noise"
+    return [replace(album.chain, steps=n, start=start) for n in album.config.figures.steps]
+
+
 def steps(album: Album) -> tuple[str, Rows]:
     """Draw figure 1b of the paper: the same samples of each model with fewer and with more steps."""
     rows = []
     for name, model in album.models.items():
-        start = album.chain.start if model.engine.networks.has_x_hat or album.chain.start != "warm" else "noise"
-        for n in album.config.figures.steps:
-            chain = replace(album.chain, steps=n, start=start)
+        for chain in chains_of_steps(album, model):
             count = len(chain.schedule(model.schedule).t)
             rows.append((f"{name}, {count}", album.sample(album.columns, model=model, chain=chain).images))
     return (
