@@ -64,6 +64,21 @@ def test_the_largest_batch_fills_the_memory_in_proportion():
     assert largest(program, cost, 1100) == 96  # (1100 - 100 held) / 10 an image: 100, cut to a multiple of 8
 
 
+def test_no_batch_fits_if_the_parameters_alone_do_not():
+    program = Program("step", 16, "float32", 8, 1, lambda batch: None, 1, "")
+    assert largest(program, Cost(0, 0, 2000, 16 * 10, 0, 0, None), 1100) == 0
+
+
+def test_a_chain_with_guidance_has_as_many_reverse_steps_which_take_twice_as_long():
+    guided, plain = (
+        programs("cpu", make_mesh(), tiny_config("form1", **{"ddpm.cond_dropout": 0.1, "sample.guidance": w}), 64)[0]
+        for w in (1.0, 0.0)
+    )
+    assert guided.runs == plain.runs == 2
+    costs = [compile_for(program.lower(8)).flops for program in (guided, plain)]
+    assert costs[0] > 1.7 * costs[1]
+
+
 def test_each_program_is_planned_with_the_precision_of_its_network():
     config = tiny_config(**{"vae.precision": "bfloat16"})
     found = {program.label: program.precision for program in programs("cpu", make_mesh(), config, 64)}

@@ -96,10 +96,11 @@ def programs(name: str, mesh: Mesh, config: ConfigDict, images: int) -> list[Pro
       UserError: a batch cannot be divided equally.
     """
     share, fsdp = mesh.shape["data"], config.mesh.fsdp
-    runs, batch = make_chain(config.sample).nfe(build_networks(config).full_schedule), config.sample.batch_size
+    table, batch = make_chain(config.sample).table(build_networks(config).full_schedule), config.sample.batch_size
     lower = partial(lower_reverse_step, mesh, config)
     batch, precision = whole_batch(mesh, batch), config.ddpm.precision
-    found = [Program("reverse step", batch, precision, share, 1, lower, runs, "a batch of samples")]
+    # One run is a row of the table, with both evaluations of guidance.
+    found = [Program("reverse step", batch, precision, share, 1, lower, len(table.t), "a batch of samples")]
     stages = [vae_stage(config)] if has_vae(config.ddpm) else []
     stages.append(ddpm_stage(config, abstract_state(stages[0], mesh, fsdp).params if stages else {}))
     for stage in stages:
@@ -171,10 +172,11 @@ def row(name: str, program: Program) -> dict[str, Any]:
 def largest(program: Program, cost: Cost, has: float) -> int:
     """Return a batch that fits into memory, if the temporary memory is proportional to the batch.
 
-    A part of it does not depend on the batch, such as the gradients, so a somewhat larger batch may fit too.
+    A part of it does not depend on the batch, such as the gradients, so a somewhat larger batch may fit too. The batch
+    is 0 if the parameters alone do not fit.
     """
     each = max(1, cost.temporary) / program.batch
-    return int((has - cost.held) / each) // program.parts * program.parts
+    return max(0, int((has - cost.held) / each) // program.parts * program.parts)
 
 
 def duration(seconds: float) -> str:
