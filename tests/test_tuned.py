@@ -152,6 +152,11 @@ def test_a_table_is_drawn_from_by_the_command_line(weights, tuned, tmp_path):
     assert np.abs(np.load(file)["images"] - 255 * images).max() < 1
 
 
+def test_images_that_fill_one_batch_are_refused_since_none_would_be_held_out(weights, refused):
+    one = f"--mode=tune --workdir={{new}} --config.sample.weights={weights} --config.tune.batch_size=4"
+    refused(one + " --config.tune.images=8", "tune.images = 8: it must be more than 8", "held out")
+
+
 def test_what_has_no_table_or_another_refiner_is_refused(weights, tuned, tmp_path, refused):
     model, file = VAEDM.open(weights), tuned / "tables.safetensors"
     with pytest.raises(UserError, match=r"no learnt table noise_2 .* it has none; fit one"):

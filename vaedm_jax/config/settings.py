@@ -237,7 +237,8 @@ PRIOR = dict(
 
 # Mode `tune` fits a learnt table for the chain of `sample`, to images of a chain with many steps.
 TUNE = dict(
-    images=count(256, 1),  # a fifth of them are held out
+    # More than a batch; the first fifth of the batches, rounded down but at least one batch, is held out.
+    images=count(256, 1),
     batch_size=number(32, 1, 2**24, HELD),
     steps=count(200, 1),
     learning_rate=number(5e-3, 0.0, 1e6, FLOAT32),

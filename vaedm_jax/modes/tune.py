@@ -20,6 +20,7 @@ from vaedm_jax.modes.shared.drawing import with_t_start
 from vaedm_jax.modes.shared.models import load_training_images, open_model
 from vaedm_jax.reporting import Progress
 from vaedm_jax.runs.weights import read_tables, write_tables
+from vaedm_jax.runtime.mesh import whole_batch
 from vaedm_jax.sampling.engine import Engine
 from vaedm_jax.sampling.generation import generate
 from vaedm_jax.sampling.networks import Networks
@@ -36,6 +37,12 @@ def tune(config: ConfigDict, workdir: Path) -> None:
     """
     check(config, to_train=False)
     model = open_model(config, workdir)
+    images, whole = config.tune.images, whole_batch(model.engine.mesh, config.tune.batch_size)
+    if images <= whole:
+        raise UserError(
+            f"tune.images = {images}: it must be more than {whole}, which is one batch (tune.batch_size), since one is "
+            "held out and the table is fitted to the others"
+        )
     chain = replace(make_chain(config.sample), sampler=TEACHER)
     (chain,) = with_t_start(model, [chain], lambda: load_training_images(config, model).train)
     engine, name, settings = model.engine, table_name(chain), config.tune
@@ -104,10 +111,14 @@ def fit(
 ) -> tuple[Learnt, list[float]]:
     """Return the numbers of the lowest held-out error, and the held-out mean squared errors from the start on.
 
-    A fifth of the batches, but at least one, are held out.
+    The first fifth of the batches, rounded down to whole batches but at least one, is held out. Each step takes one of
+    the other batches, in turn.
+
+    Args:
+      batches: two or more, from `images_of_teacher`.
     """
     few = max(1, len(batches) // 5)
-    held_out, train = batches[:few], batches[few:] or batches
+    held_out, train = batches[:few], batches[few:]
     start = jax.tree.map(np.float32, unrolled(chain.table(engine.networks.full_schedule)))
     arrays, key, learnt = engine.replicate((chain.arrays(engine.networks.full_schedule), np.uint32(seed), start))
     adam = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, settings.steps))
