@@ -236,6 +236,15 @@ def test_an_earlier_prior_is_kept(weights, tmp_path, capsys):
     assert counts == [1, 2, 1]
 
 
+def test_settings_that_leave_no_prior_to_try_are_refused_for_that_reason(weights, tmp_path, capsys):
+    command = ["main", "--mode=prior", f"--workdir={tmp_path}", f"--config.sample.weights={weights}"]
+    assert main([*command, "--config.prior.kinds="]) == 2
+    assert "prior.kinds = '': give one or more of full, diag, flow" in capsys.readouterr().err
+    few = ["--config.prior.kinds=diag", "--config.prior.images=20", "--config.prior.components=(11,64)"]
+    assert main([*command, *few]) == 2
+    assert "prior.components = (11, 64): none is at most 10, half of the training images" in capsys.readouterr().err
+
+
 def test_a_prior_that_does_not_fit_is_refused(refused, weights, fitted, tmp_path):
     config = tiny_config()
     vae = random_params(vae_stage(config), 3)

@@ -41,6 +41,8 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     kinds, settings = names(config.prior.kinds), config.prior
     for kind in kinds:
         check_choice("prior.kinds", kind, KINDS)
+    if not kinds:
+        raise UserError(f"prior.kinds = {config.prior.kinds!r}: give one or more of {', '.join(KINDS)}")
     if set(kinds) - {"flow"}:
         mixtures()
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
@@ -56,6 +58,12 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     most = max(counts, default=0)
     check_fits(f"prior.components = {most}, each with a covariance matrix", 8 * most * len(used) ** 2)
     tried = [(kind, k) for kind in kinds for k in ((LAYERS,) if kind == "flow" else counts)]
+    if not tried:
+        raise UserError(
+            f"prior.components = {tuple(settings.components)}: none is at most {len(train) // 2}, half of the training "
+            "images that prior.images allows, so there is no mixture to fit; give a smaller number, or "
+            "--config.prior.kinds=flow"
+        )
     with Progress(len(tried), 0, "prior", noun="prior", unit="priors") as progress:
         for i, (kind, k) in enumerate(tried):
             if kind == "flow":
