@@ -12,7 +12,7 @@ from PIL import Image
 from tests.pictures import noise
 from tests.tiny import by_noise, random_params, tiny_config
 from vaedm_jax import VAEDM
-from vaedm_jax.conditioning.tasks import Denoising, SuperResolution, make_task
+from vaedm_jax.conditioning.tasks import Denoising, SuperResolution, check_size, make_task
 from vaedm_jax.data import Dataset
 from vaedm_jax.diffusion.chain import Chain, run_chain
 from vaedm_jax.diffusion.schedule import linear_schedule
@@ -188,8 +188,16 @@ def test_a_picture_that_is_too_large_is_named_before_any_is_restored(tmp_path, w
     noise(20).save(tmp_path / "mine" / "b.png")
     options = [f"--config.restore.files={tmp_path / 'mine'}", "--config.restore.pixels=400"]
     assert restore(tmp_path / "out", weights, *options) == 2
-    assert "b.png: 40 x 40 pixels would be restored" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "restore.pixels: " in told and "b.png: 40 x 40 pixels would be restored" in told
     assert not list(tmp_path.rglob("out/restored/**/*.png"))
+
+
+def test_the_limit_of_pixels_names_a_setting_only_where_there_is_one():
+    """The explorer has a fixed limit; mode `restore` puts the name of its setting before the message."""
+    with pytest.raises(UserError, match=r"^the picture: 40 x 40 pixels .* the limit is 1,000, since") as caught:
+        check_size("the picture", SuperResolution(2), (20, 20, 3), 1000)
+    assert "restore.pixels" not in str(caught.value)
 
 
 def test_a_factor_need_not_divide_the_size_of_the_training_images(weights):

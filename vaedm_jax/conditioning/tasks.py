@@ -182,6 +182,6 @@ def check_size(name: str, task: Task, shape: tuple[int, ...], most: int, multipl
     H, W = (-(-side * task.factor // multiple) * multiple for side in shape[:2])
     if H * W > most:
         raise UserError(
-            f"{shown(name)}: {W} x {H} pixels would be restored, {H * W:,} in all; the limit is restore.pixels = "
-            f"{most:,}, since the memory for attention grows with the square of the number of pixels"
+            f"{shown(name)}: {W} x {H} pixels would be restored, {H * W:,} in all; the limit is {most:,}, "
+            "since the memory for attention grows with the square of the number of pixels"
         )

@@ -20,7 +20,7 @@ from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset, pictures, some
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.spacing import RULE_OF
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, prefix_errors
 from vaedm_jax.evaluation.fidelity import WINDOW, psnr, ssim
 from vaedm_jax.evaluation.judge import judges
 from vaedm_jax.modes.shared.models import load_training_images, open_model
@@ -60,7 +60,9 @@ def restore(config: ConfigDict, workdir: Path) -> None:
 def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, chain: Chain, folder: Path) -> None:
     """Restore each picture of a folder at its own size, or `factor` times that. All sizes are checked first."""
     for name, read in found:
-        check_size(name, task, read().shape, config.restore.pixels, model.engine.networks.multiple)
+        shape = read().shape
+        with prefix_errors("restore.pixels: "):
+            check_size(name, task, shape, config.restore.pixels, model.engine.networks.multiple)
     targets = output_names([name for name, _ in found])
     with Progress(len(found), 0, "restore", noun="picture", unit="pictures") as progress:
         for i, (name, read) in enumerate(found):
