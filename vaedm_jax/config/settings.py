@@ -2,7 +2,7 @@
 
 A `Number` has a range, a `Choice` a list of names; all other settings are texts or True and False. `build.py` makes
 configurations of these tables, `checks.py` checks them. The settings of a chain, which are most of the section
-`sample`, stand in `diffusion/chain.py`.
+`sample`, are defined in `diffusion/chain.py`.
 """
 
 from dataclasses import fields

@@ -10,7 +10,9 @@ SLIDERS, LEAST = 8, 0.01  # most sliders; least share of the variance along a di
 # A direction is left out if its deviation is less than this, relative to the first: the decoder ignores it.
 SHORTEST = 0.1
 USUAL = 0.99  # the quantile of the training images up to which a picture is usual
-FLAT = 1e-3  # variance of a picture that counts as none: a hundredth of that of a usual picture
+# Added to the variance of a picture, so that a flat one does not count as lost for small errors. The variance of a
+# usual picture is about 100 times as large.
+FLAT = 1e-3
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,9 @@ def from_file(path: str | os.PathLike, z_dim: int) -> Loaded:
     if found["kind"] != KIND:
         raise UserError("the file is not one that this page saved: its kind is another")
     if len(found["z"]) != z_dim:
-        raise UserError(f"the file has a z of {len(found['z'])} numbers, but this model has {z_dim}: it is another's")
+        raise UserError(
+            f"the file has a z of {len(found['z'])} numbers, but this model has {z_dim}: it was saved with another "
+            "model; choose one that was saved with this model"
+        )
     settings = {name: found["settings"][name] for name in SETTINGS}
     return Loaded(found["model"], np.array(found["z"], np.float64), settings, found.get("chain"))
