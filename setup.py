@@ -78,7 +78,7 @@ setup(
             "huggingface-hub>=1.0",
             "hypothesis>=6.100",
             "ipykernel>=6.17",
-            "mkdocs-jupyter>=0.25",
+            "mkdocs-jupyter>=0.26.3",
             "mkdocs-material>=9.6",
             "mkdocstrings[python]>=0.29",
             "nbclient>=0.10",

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.tiny import random_params, tiny_config
+from tests.tiny import in_float64, random_params, tiny_config
 from vaedm_jax import models
 from vaedm_jax.models.layers import dropout
 from vaedm_jax.runtime.mesh import in_batches, make_mesh
@@ -89,12 +89,15 @@ def test_each_image_has_its_own_noise_in_each_step():
 
 
 def test_the_vae_loss_is_the_summed_squared_error_plus_the_weighted_kl():
-    stage = make_stage("vae", **{"vae.kl_weight": 0.25})
-    keys = batch_keys(jax.random.key(0), 0, 16)
-    loss, figures = loss_of(stage, random_params(stage), {}, IMAGES, keys, True)
+    stage = make_stage("vae", **{"vae.kl_weight": 0.25, "vae.precision": "float64"})
+    keys, params = batch_keys(jax.random.key(0), 0, 16), random_params(stage)
+    with in_float64():  # two programs may round differently
+        params = jax.tree.map(jnp.float64, params)
+        loss, figures = loss_of(stage, params, {}, IMAGES, keys, True)
+        held_out = jax.tree.map(np.mean, jax.jit(stage.held_out)(params, {}, IMAGES, keys))
+    assert loss.dtype == np.float64
     assert float(loss) == pytest.approx(float(figures["squared_error"] + 0.25 * figures["kl"]), rel=1e-6)
     assert float(figures["squared_error"]) > 16 * 16 * 3 * 0.01  # summed over the pixels, not averaged
-    held_out = jax.tree.map(np.mean, jax.jit(stage.held_out)(random_params(stage), {}, IMAGES, keys))
     assert held_out == pytest.approx({name: float(value) for name, value in {"loss": loss, **figures}.items()})
 
 
