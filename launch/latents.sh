@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the figures and tables of docs/latents.md with the weights in the package. This takes half an hour on two cores with
-# AVX-512.
+# AVX-512. The page's tables of temperature and guidance, and its picture of guidance, are of an earlier model.
 #   launch/latents.sh [WORKDIR]    run it again to continue after a stop. WORKDIR is runs/latents by default
 set -euo pipefail
 . "$(dirname "$0")/help.sh"
