@@ -145,8 +145,8 @@ def main(workdir: Path) -> None:
         for p, scores in sorted(found.items()):
             pairs = [(values.mean(), interval(values)) for values in scores.values()]
             writer.writerow([*p, len(scores[SCORES[0]]), *(f"{v:.5g}" for pair in pairs for v in pair)])
-    if compared:
-        plot(found, compared, workdir / "study.png")
+    if whole := [kind for kind in compared if not kind.startswith("short_")]:
+        plot(found, whole, workdir / "study.png")
     print(f"wrote the tables of {len(found)} points to {workdir}")
 
 

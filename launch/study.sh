@@ -3,7 +3,7 @@
 #   launch/study.sh [WORKDIR [PART...]]    by default runs/study and the parts 0 1 2 ablations; a number is a seed
 # Run it again to continue after a stop. The tables are in WORKDIR/tables.md.
 # On two cores with AVX-512, a training takes ten minutes, a seed with its scores takes four hours, and the ablations take
-# one hour. For a GPU, name the larger networks of the weights in the package, and run many commands side by side:
+# two hours. For a GPU, name the larger networks of the weights in the package, and run many commands side by side:
 #   CONFIG=configs/avatars.py JOBS=12 launch/study.sh
 # PYTHON=/path/to/python launch/study.sh uses that Python. Without PYTHON, launch/env.sh makes .venv.
 set -euo pipefail
@@ -101,19 +101,30 @@ all_of_seed() {
   for kind in residual eps; do start score "uncond-$kind" noise ddpm 1000; done
   finish
 }
-ablated() {  # KIND [SETTING...]: a short training of a refiner on the VAE of `avatars`
-  train "form1-short_$1" form1 --stage=ddpm --config.vae.checkpoint=avatars --config.ddpm.steps=2000 "${@:2}"
-  fitted "form1-short_$1" noise unipc2 5,10,25
-  fitted "form1-short_$1" noise ddpm 25
-  score "form1-short_$1" noise unipc2 10
+short() {  # NAME [SETTING...]: a short training; NAME is VARIANT-short_KIND, and refiners use the VAE of `avatars`
+  train "$1" "${1%%-*}" --stage=ddpm --config.ddpm.steps=2000 "${@:2}"
+}
+ablated() {  # KIND [SETTING...]: a refiner
+  local name=form1-short_$1
+  short "$name" --config.vae.checkpoint=avatars "${@:2}"
+  fitted "$name" noise unipc2 5,10,25
+  fitted "$name" noise ddpm 25
+  fitted "$name" warm0 unipc2 5
+  score "$name" noise unipc2 10
+}
+compared() {  # KIND [SETTING...]: a refiner and a plain DDPM
+  ablated "$@"
+  short "uncond-short_$1" "${@:2}"
+  score "uncond-short_$1" noise unipc2 10,20,50
+  score "uncond-short_$1" noise ddpm 50
 }
 ablations() {  # first as in avatars_small.py, then with one thing changed
   local prior=avatars uniform=--config.ddpm.t_sampling=uniform
-  start ablated residual
+  start compared residual
+  start compared eps "${eps[@]}"
+  start ablated v "$uniform" --config.ddpm.prediction=v
   start ablated uniform "$uniform"
   start ablated minsnr "$uniform" --config.ddpm.weighting=min_snr
-  start ablated v "$uniform" --config.ddpm.prediction=v
-  start ablated eps "${eps[@]}"
   start ablated noised --config.ddpm.cond_noise=100
   start ablated constant --config.ddpm.decay=constant
   finish
