@@ -178,6 +178,16 @@ def test_report_names_a_damaged_file(tmp_path):
         reporting.write_report(tmp_path)
 
 
+def test_a_score_that_is_no_number_is_shown_as_missing(tmp_path):
+    facts = {"run": "a", "variant": "form1", "sampler": "ddim", "start": "noise", "steps": 2, "nfe": 2}
+    scores = {"kid": 0.25, "kid_error": 0.1, "fd": 0.5, "precision": 1.0, "recall": 1.0}
+    write_comparison(tmp_path / "evaluation", [Row(facts | {"seed": 0, "n": 9}, {"f": scores})], {"f": "FD-f"})
+    file = tmp_path / "evaluation" / "evaluation.json"
+    assert "a ddim noise 2 9 1 0.25 ± 0.1 0.5 1 1" in Page(reporting.write_report(tmp_path)).text
+    file.write_text(file.read_text().replace(": 0.25", ': "good"'))
+    assert "a ddim noise 2 9 1 – 0.5 1 1" in Page(reporting.write_report(tmp_path)).text
+
+
 def test_a_command_that_ends_with_a_report_succeeds_despite_a_damaged_file(tmp_path, capsys):
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "evaluation.json").write_text('{"means_over_seeds": [')

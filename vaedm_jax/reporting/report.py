@@ -103,8 +103,8 @@ def _score_titles(name: str, title: str) -> dict[str, str]:
     return {"kid": f"KID, {name}", "fd": title, "precision": "precision", "recall": "recall"}
 
 
-def _value(value: float | None, error: float | None) -> str:
-    """Return a score with its error, such as `0.5 ± 0.1`; a dash if there is none."""
+def _value(value: Any, error: Any) -> str:
+    """Return a score with its error, such as `0.5 ± 0.1`; a dash if there is none, or if it is no number."""
     value, error = (number if isinstance(number, int | float) else None for number in (value, error))
     return "–" if value is None else f"{value:.3g}" + ("" if error is None else f" ± {error:.1g}")
 
