@@ -62,7 +62,7 @@ def prepare(spec: dict[str, Any]) -> tuple[Callable[[], None], int]:
         adam = torch.optim.Adam(params, lr=2e-4, fused=True)
         average = [p.detach().clone() for p in params]
 
-        def train() -> None:
+        def step() -> None:
             noise, steps = torch.randn_like(x), torch.randint(0, 1000, (batch,), device=device)
             a = alpha_bar[steps].view(-1, 1, 1, 1)
             with cast:
@@ -74,6 +74,10 @@ def prepare(spec: dict[str, Any]) -> tuple[Callable[[], None], int]:
             adam.zero_grad(set_to_none=True)
             with torch.no_grad():
                 torch._foreach_lerp_(average, params, 1e-4)
+
+        def train() -> None:
+            for _ in range(spec.get("steps", 1)):
+                step()
             wait()
 
         return train, count

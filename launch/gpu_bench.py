@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,22 @@ def measure(options: argparse.Namespace) -> None:
             say("sample", **sampled("emoji.py:form1", 512, 10, tiny))
 
 
+def pytorch(options: argparse.Namespace, batch: int) -> list[dict]:
+    """Measure the train step of diffusers' U-Net under torch.compile, if PyTorch and diffusers are installed."""
+    if options.tiny or not all(find_spec(name) for name in ("torch", "diffusers")):
+        return []
+    spec = {"what": "train", "network": "full", "batch": batch, "precision": "bfloat16", "steps": 10}
+    orders = f"{json.dumps(spec | {'backend': 'torch.compile'})}\n5\n"
+    worker = [sys.executable, str(Path(__file__).with_name("bench_torch.py"))]
+    done = subprocess.run(worker, input=orders, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        print(f"PyTorch: exit status {done.returncode}", file=sys.stderr)
+        return []
+    about, runs = (json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith("@"))
+    seconds = statistics.median(runs["seconds"]) / spec["steps"]
+    return [{"kind": "torch.compile", **about, "batch": batch, "ms": 1e3 * seconds, "images_per_s": batch / seconds}]
+
+
 def child(options: argparse.Namespace, part: str, *more: str, seconds: float, memory: float = 0.75) -> list[dict]:
     """Measure a part in a child process. Return its lines."""
     command = [sys.executable, __file__, f"--part={part}", f"--seconds={seconds}", *more]
@@ -206,13 +223,14 @@ def child(options: argparse.Namespace, part: str, *more: str, seconds: float, me
 
 
 def drive(options: argparse.Namespace) -> list[dict]:
-    """Return the lines of all processes. `bits` and `rounding` run side by side, then the train steps run in turn."""
+    """Return the lines of all processes. `bits` and `rounding` run side by side, and all others in turn."""
     ends = time.monotonic() + options.seconds
     with ThreadPoolExecutor(5) as pool:
         runs = [("bits", f"--run={i}", *flag) for flag in ((), ("--deterministic",)) for i in range(2)]
         parts = [pool.submit(child, options, *run, seconds=60, memory=0.1) for run in (*runs, ("rounding",))]
         lines = [line for part in parts for line in part.result()]
     lines += child(options, "steps", "--deterministic", seconds=60)
+    lines += pytorch(options, batch=128)
     return lines + child(options, "steps", seconds=ends - time.monotonic())
 
 

@@ -19,7 +19,11 @@ parts=("${@:2}")
 ((${#parts[@]})) || parts=(0 1 2 ablations)
 
 same=(--config.data.avatars=50000 --config.data.held_out=0.1 --config.data.archive="$workdir/avatars.npz" --config.xla.deterministic=True)
-[ "$config" != configs/avatars_small.py ] || same+=(--config.vae.steps=6000 --config.ddpm.steps=4000)
+if [ "$config" = configs/avatars_small.py ]; then
+  same+=(--config.vae.steps=6000 --config.ddpm.steps=4000) brief=(--config.ddpm.steps=2000)
+else
+  brief=(--config.ddpm.steps=1000 --config.ddpm.warmup=100)
+fi
 eps=(--config.ddpm.prediction=eps --config.ddpm.t_sampling=uniform)  # as in the paper
 tuned=(  # consistency tuning (docs/few_steps.md)
   --config.ddpm.objective=consistency --config.ddpm.t_mean=-0.4 --config.ddpm.t_deviation=2
@@ -102,7 +106,7 @@ all_of_seed() {
   finish
 }
 short() {  # NAME [SETTING...]: a short training; NAME is VARIANT-short_KIND, and refiners use the VAE of `avatars`
-  train "$1" "${1%%-*}" --stage=ddpm --config.ddpm.steps=2000 "${@:2}"
+  train "$1" "${1%%-*}" --stage=ddpm "${brief[@]}" "${@:2}"
 }
 ablated() {  # KIND [SETTING...]: a refiner
   local name=form1-short_$1
