@@ -56,6 +56,13 @@ def test_the_gap_halves_and_small_noise_is_compared_with_the_image_itself():
     assert (gaps[3] < 0.02 * np.asarray(sigma)).all()
 
 
+def test_a_run_of_many_doublings_keeps_a_gap_that_float32_resolves():
+    eps, sigma = jnp.ones((1, 1, 1, 1)), jnp.asarray([2.0])
+    losses = [consistency_loss(FULL, predict_with(1.0), 0 * eps, sigma, eps, jnp.asarray(k)) for k in (8, 30, 2000)]
+    assert losses[1] == losses[2]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+
+
 def test_its_gradient_vanishes_at_the_consistency_function_alone():
     """The loss is not differentiated through its target, so its fixed point is where the gradient vanishes."""
     with in_float64():

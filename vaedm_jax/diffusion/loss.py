@@ -7,6 +7,8 @@ from vaedm_jax.diffusion.prediction import Predict, Predictor
 from vaedm_jax.diffusion.process import level_of_sigma, noise_level, q_sample
 from vaedm_jax.diffusion.schedule import Schedule
 
+MOST_DOUBLINGS = 12  # float32 does not resolve the difference between two clean images that are nearer
+
 
 def noise_loss(schedule: Schedule, predict: Predict, x_0: jax.Array, t: jax.Array, eps: jax.Array) -> jax.Array:
     """Return the mean squared error of eps of each image, [B], which is comparable between targets.
@@ -43,8 +45,10 @@ def training_loss(
 def earlier_sigma(sigma: jax.Array, doublings: jax.Array) -> jax.Array:
     """Return the noise r < sigma with which consistency tuning compares, [B] (ECT, arXiv 2406.14548, section 4).
 
-    The gap starts at about half of sigma, or at all of it if sigma is small, and halves with each of the `doublings`.
+    The gap starts at about half of sigma, or at all of it if sigma is small, and halves with each of the `doublings`,
+    of which the first MOST_DOUBLINGS count.
     """
+    doublings = jnp.minimum(doublings, MOST_DOUBLINGS)
     return sigma * jnp.maximum(1 - 2.0 ** -(doublings + 1) * (1 + 8 * jax.nn.sigmoid(-sigma)), 0)
 
 
