@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.tiny import by_noise
+from tests.tiny import by_noise, tiny_config
 from vaedm_jax.diffusion import reverse, samplers, spacing
 from vaedm_jax.diffusion.chain import Chain, run_chain
 from vaedm_jax.diffusion.loss import noise_loss
 from vaedm_jax.diffusion.prediction import Eps, from_eps, predictor
 from vaedm_jax.diffusion.process import FORMULATIONS, noise_level, q_sample
 from vaedm_jax.diffusion.samplers import SAMPLERS
-from vaedm_jax.diffusion.schedule import VARIANCES, linear_schedule, respace
+from vaedm_jax.diffusion.schedule import VARIANCES, linear_schedule, make_schedule, respace
 from vaedm_jax.errors import UserError
 
 T = 1000
@@ -284,6 +284,15 @@ def test_ddim_adds_no_noise_in_its_steps_unless_eta_is_set():
     for table in (samplers.ddim(schedule, 0.1), samplers.ddpm(schedule)):
         with pytest.raises(AssertionError, match="noise was asked for"):
             reverse.reverse(by_noise(stand_in), table.trimmed(), u, no_noise)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("total", [2, 5, 16, 100])
+def test_the_coefficients_of_every_sampler_are_finite_in_short_chains(sampler, total):
+    full = make_schedule(tiny_config(**{"ddpm.T": total}).ddpm)
+    for steps in {2, total // 2, total}:
+        for column in Chain(sampler, steps, eta=1.0, churn=1.0).table(full):
+            assert np.isfinite(column).all()
 
 
 @pytest.mark.parametrize("start", spacing.STARTS)

@@ -36,7 +36,7 @@ def ddim(schedule: Schedule, eta: float = 0.0, clip_eps: bool = True) -> Table:
       clip_eps: compute eps from the clipped x_0. False: use the predicted eps, as the authors' code does.
     """
     sigma = eta * np.sqrt(schedule.posterior_variance)
-    c = np.sqrt(1 - schedule.alpha_bar_prev - sigma**2)
+    c = np.sqrt(np.maximum(1 - schedule.alpha_bar_prev - sigma**2, 0))  # rounding may leave it just below 0
     follow = np.full_like(c, clip_eps)
     return _single_step(schedule, b=np.sqrt(schedule.alpha_bar_prev), c=c, sigma=sigma, follow=follow)
 
