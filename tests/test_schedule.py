@@ -88,6 +88,12 @@ def test_training_refuses_a_schedule_that_does_not_end_at_noise_unless_it_is_all
     check(config)
 
 
+@pytest.mark.parametrize("changes", [{"T": 100_000, "scale_betas": False}, {"T": 1000, "beta_T": 0.999}])
+def test_training_refuses_a_schedule_that_ends_where_float32_has_only_0(changes):
+    with pytest.raises(UserError, match=r"alpha_bar.* at least 1e-75.*lower T or the betas"):
+        check(of(**changes))
+
+
 def test_a_run_of_an_earlier_version_keeps_its_schedule_and_continues(tmp_path):
     config = of(100, scale_betas=False)
     config.sample.steps = 2

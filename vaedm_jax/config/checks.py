@@ -16,6 +16,7 @@ from vaedm_jax.errors import UserError, brief, check_choice, check_range, prefix
 from vaedm_jax.runtime.memory import check_fits
 
 MOST_SIGNAL = 0.01  # the largest alpha_bar at T, unless ddpm.allow_signal_at_T is set
+LEAST_SIGNAL = 1e-75  # the root of a smaller alpha_bar is 0 in float32
 MOST_ENTRIES, MOST_CHARACTERS = 1000, 10_000  # the longest tuple and the longest string
 # Settings whose product is a number of images that are held in memory at once.
 HELD = (
@@ -96,17 +97,22 @@ def check_held(settings: Mapping[str, Any]) -> None:
 
 
 def check_schedule(ddpm: Any) -> None:
-    """Raise UserError if alpha_bar at T is above MOST_SIGNAL, unless `ddpm.allow_signal_at_T` is set.
+    """Raise UserError if alpha_bar at T is below LEAST_SIGNAL, or above MOST_SIGNAL without `ddpm.allow_signal_at_T`.
 
-    Chains that start from pure noise would draw wrong samples then.
+    Above, chains that start from pure noise would draw wrong samples; below, the clean image is divided by 0.
     """
     signal = make_schedule(ddpm).alpha_bar[-1]
+    scaling = "" if ddpm.scale_betas else "; --config.ddpm.scale_betas=True takes the betas as those of 1,000 steps"
+    found = (
+        f"ddpm.T = {ddpm.T}, ddpm.beta_1 = {ddpm.beta_1:g}, ddpm.beta_T = {ddpm.beta_T:g}: alpha_bar at T is "
+        f"{signal:.2g}; it should be at"
+    )
+    if signal < LEAST_SIGNAL:
+        raise UserError(f"{found} least {LEAST_SIGNAL}: float32 has no smaller root; lower T or the betas{scaling}")
     if signal > MOST_SIGNAL and not ddpm.allow_signal_at_T:
-        scaling = "" if ddpm.scale_betas else "; --config.ddpm.scale_betas=True takes the betas as those of 1,000 steps"
         raise UserError(
-            f"ddpm.T = {ddpm.T}, ddpm.beta_1 = {ddpm.beta_1:g}, ddpm.beta_T = {ddpm.beta_T:g}: alpha_bar at T is "
-            f"{signal:.2g}; it should be at most {MOST_SIGNAL}, since chains start from pure noise; raise T or the "
-            f"betas{scaling}; --config.ddpm.allow_signal_at_T=True trains anyway"
+            f"{found} most {MOST_SIGNAL}, since chains start from pure noise; raise T or the betas{scaling}; "
+            "--config.ddpm.allow_signal_at_T=True trains anyway"
         )
 
 
