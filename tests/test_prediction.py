@@ -160,6 +160,15 @@ def test_min_snr_weighs_the_error_of_the_clean_image(case):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_min_snr_is_finite_where_the_square_of_the_snr_leaves_float32(case):
+    target, form = CASES[case]
+    full, zeros = linear_schedule(1000, 1e-4, 0.3), np.zeros((3, 1, 1, 1), np.float32)
+    predict = refiner(target, FORMULATIONS[form], lambda x, t, x_hat: 0 * x, jnp.asarray(X_HAT, jnp.float32))
+    loss = training_loss(full, predict, zeros, np.array([0, 500, 999], np.int32), zeros + 1, 5.0)
+    assert full.alpha_bar[-1] < 1e-60 and loss.dtype == jnp.float32 and np.isfinite(loss).all()
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_the_training_loss_is_0_if_the_network_gives_its_target(case):
     target, form = CASES[case]
     x_0, t = jnp.full((3, 1, 1, 1), MEAN), jnp.array([5, 300, 999])

@@ -33,13 +33,10 @@ def training_loss(
     """
     level, about = noise_level(schedule, t, len(x_0)), predict.about
     error = predict.output(q_sample(schedule, x_0, t, eps), level) - predict.target.wanted(x_0, eps, level, about)
-    error = error**2
-    if min_snr:
-        error *= (
-            jnp.minimum((level.sqrt_alpha_bar / level.sqrt_one_minus_alpha_bar) ** 2, min_snr)
-            * predict.target.gain(level, about) ** 2
-        )
-    return jnp.mean(error, axis=(1, 2, 3))
+    if min_snr:  # the roots are multiplied, since a square can be 0 or infinite in float32
+        root = jnp.minimum(level.sqrt_alpha_bar / level.sqrt_one_minus_alpha_bar, min_snr**0.5)
+        error *= root * predict.target.gain(level, about)
+    return jnp.mean(error**2, axis=(1, 2, 3))
 
 
 def earlier_sigma(sigma: jax.Array, doublings: jax.Array) -> jax.Array:
