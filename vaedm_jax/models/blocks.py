@@ -122,6 +122,8 @@ def check_blocks(text: str, channels: str, start: int, end: int) -> None:
             )
         if widths[written] != width:
             raise UserError(f"{where}: the features have {width} channels here, not {widths[written]}")
+        if kind in "xd" and width < 2:
+            raise UserError(f"{where}: a residual block has half of its channels inside, so it needs 2 or more, not 1")
         if kind == "d" and size % arg:
             raise UserError(f"{where}: {size} pixels cannot be pooled by {arg}")
         size = size // arg if kind == "d" else size * arg if kind == "u" else size
