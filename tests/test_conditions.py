@@ -229,6 +229,9 @@ def test_a_picture_without_a_hole_is_reported_as_unchanged(tmp_path, capsys):
 def test_an_invalid_condition_is_refused_in_one_line(refused, tmp_path):
     begin = "--config={configs}/tiny.py:form1 --workdir={new} --config.ddpm.condition="
     refused(begin + "dehaze", "ddpm.condition = 'dehaze'", "vae, downsample4, grayscale, mask0.5, blur2")
+    refused(begin + "downsample4.0", "downsample takes a whole number, as in downsample4")
+    refused(begin + "mask.5x", "mask takes a number, as in mask0.5")
+    refused(begin + "blur200", "ddpm.condition = 'blur200': sigma of the blur = 200", "from 0.1 to 100.0")
     refused(begin + "downsample3", "downsample3", "must divide data.image_size = 16")
     refused(begin + "blur --config.ddpm.z_conditioning=True", "ddpm.condition = 'blur', ddpm.z_conditioning")
     refused(begin + "blur --stage=vae", "--stage=vae", "ddpm.condition = 'blur'")

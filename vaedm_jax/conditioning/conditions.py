@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaedm_jax.errors import UserError, brief, check_range
+from vaedm_jax.errors import UserError, brief, check_range, prefix_errors
 
 GREY = 0.5  # the value of a hole: 0 in [-1, 1], as the network sees it, and 128 in a file
 
@@ -171,9 +171,12 @@ def parse_condition(name: str) -> Condition | None:
     if number and not takes:
         raise UserError(f"{setting}: {kind} takes no number")
     try:
-        return KINDS[kind](*(field.type(number) for field in takes if number)) if kind in KINDS else None
+        numbers = [field.type(number) for field in takes if number]
     except ValueError as error:
-        raise UserError(f"{setting}: {brief(error)}") from error
+        what = "a whole number" if takes[0].type is int else "a number"
+        raise UserError(f"{setting}: {kind} takes {what}, as in {kind}{takes[0].default:g}") from error
+    with prefix_errors(f"{setting}: "):
+        return KINDS[kind](*numbers) if kind in KINDS else None
 
 
 def has_vae(ddpm: Any) -> bool:
