@@ -342,6 +342,12 @@ def test_a_chain_describes_its_start_and_its_number_of_evaluations(chain, guidan
     assert (f"{evaluations} evaluations" in told) == (evaluations != steps)
 
 
+@pytest.mark.parametrize("name", ["even", "logsnr", "karras"])
+def test_a_chain_that_starts_at_the_last_step_is_described_as_one_from_noise_for_any_schedule(name):
+    for total, beta_T in ((5, 0.5), (100, 0.02), (128, 0.08), (1000, 0.03)):
+        assert Chain(steps=3, spacing=name).describe(linear_schedule(total, 1e-4, beta_T)) == "ddpm, 3 steps from noise"
+
+
 def test_chains_of_equal_length_have_different_names_if_their_setting_of_steps_differs():
     asked = range(900, T)
     assert len({len(spacing.quadratic(T, n)) for n in asked}) < len(asked)

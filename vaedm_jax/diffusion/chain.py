@@ -122,7 +122,7 @@ class Chain:
         If the chain starts from pure noise at another step than T - 1, it names the step: `from noise at t = 800`.
         """
         t, nfe = self.schedule(full).t, self.nfe(full)
-        noise = "noise" if t[-1] == full.t[-1] else f"noise at t = {t[-1]:g}"
+        noise = "noise" if np.isclose(t[-1], full.t[-1], rtol=0) else f"noise at t = {t[-1]:g}"
         start = f"t = {self.t_start}" if self.start == "warm" else noise
         steps = f"{len(t):,} step{'s' * (len(t) > 1)}"
         return f"{self.sampler}, {steps} from {start}" + (f", {nfe:,} evaluations" if nfe != len(t) else "")
