@@ -68,6 +68,7 @@ def test_the_configurations_of_the_project_are_accepted(file, variant):
         ("--config.log.sample_steps=2000", ["log.sample_steps", "2000 steps", "1000"]),
         ("--config.data.image_size=32", ["block string", "16x16", "32x32"]),
         ("--config.vae.enc_block=16d4", ["vae.enc_block", "block string '16d4'", "ends at 4x4"]),
+        ("--config.vae.channels=16:8,4:8,1:4,4:16", ["entry '4:16'", "resolution 4 has a width already, 8"]),
         ("--config.vae.channels=16:8,4:1,1:4", ["vae.enc_block", "entry 4d4", "2 or more"]),
         ("--config.data.image_size=15", ["data.image_size = 15", "multiple of 2"]),
         ("--config.ddpm.patch=3", ["data.image_size = 16", "multiple of 3"]),

@@ -37,7 +37,7 @@ def parse_channels(text: str) -> dict[int, int]:
     """Return a string of widths, such as `32:64,16:128`, as {resolution: width}.
 
     Raises:
-      UserError: an entry cannot be read, or a number is out of its range.
+      UserError: an entry cannot be read, a number is out of its range, or a resolution has two widths.
     """
     widths = {}
     for entry in text.split(","):
@@ -47,6 +47,8 @@ def parse_channels(text: str) -> dict[int, int]:
         where = f"channels, entry '{entry.strip()}'"
         check_range(f"{where}: the resolution", size, 1, MOST_SIDE, WHY_SIDE)
         check_range(f"{where}: the width", width, 1, MOST_WIDTH, WHY_WIDTH)
+        if size in widths:
+            raise UserError(f"{where}: resolution {size} has a width already, {widths[size]}; it must have only one")
         widths[size] = width
     return widths
 
