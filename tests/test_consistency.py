@@ -131,3 +131,5 @@ def test_a_tuned_run_continues_with_the_same_bits_and_refuses_what_it_cannot_do(
         whole.bound(np.zeros((1, 16, 16, 3)))
     assert tune(configs, teacher, tmp_path / "eps", "--config.ddpm.prediction=eps") == 2
     assert "ddpm.objective" in capsys.readouterr().err
+    assert tune(configs, teacher, tmp_path / "min_snr", "--config.ddpm.weighting=min_snr") == 2
+    assert "ddpm.weighting must be 'mse'" in capsys.readouterr().err

@@ -35,7 +35,7 @@ def check(config: ConfigDict, to_train: bool = True, to_run: bool = True) -> Non
 
     Args:
       config: the configuration.
-      to_train: also check what only training needs: its length, its batch sizes, its schedule and its pictures.
+      to_train: also check what only training needs: its length, its batch sizes, loss, schedule and pictures.
       to_run: also check that the images fit into the memory of this machine.
     """
     check_values(config)
@@ -51,6 +51,7 @@ def check(config: ConfigDict, to_train: bool = True, to_run: bool = True) -> Non
     if to_train:
         for name in ("vae", "ddpm") if has_vae(config.ddpm) else ("ddpm",):
             check_stage(name, config[name], config.mesh.model)
+        check_weighting(config.ddpm)
         check_schedule(config.ddpm)
         check_pictures(config)
 
@@ -93,6 +94,15 @@ def check_held(settings: Mapping[str, Any]) -> None:
         given = " and ".join(f"{name} = {settings[name]:,}" for name in names)
         check_fits(
             f"{given}, images of {size} x {size} pixels", math.prod(settings[n] for n in names) * 3 * size**2 * 4
+        )
+
+
+def check_weighting(ddpm: ConfigDict) -> None:
+    """Raise UserError if `weighting` would have no effect."""
+    if ddpm.objective == "consistency" and ddpm.weighting != "mse":
+        raise UserError(
+            f"ddpm.weighting = {ddpm.weighting!r}, ddpm.objective = 'consistency': this objective has a weight of its "
+            "own; ddpm.weighting must be 'mse'"
         )
 
 
