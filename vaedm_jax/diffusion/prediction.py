@@ -8,7 +8,7 @@ With a = sqrt(alpha_bar), s = sqrt(1 - alpha_bar) and u = a x_0 + s eps, the net
 
 where sigma is the root mean square of x_0 - x_hat, and r**2 = s**2 + (a sigma)**2. EDM's coefficients are multiplied
 out, so that nothing is divided by a small number: c_in = a / r, c_out = s sigma / r, c_skip = (a sigma / r)**2.
-At T the clean image of `residual` is x_hat.
+At T, where a is nearly 0, the clean image of `residual` is x_hat + sigma times the output.
 """
 
 from collections.abc import Callable
