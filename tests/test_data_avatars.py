@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 from importlib import metadata, util
 from pathlib import Path
@@ -26,14 +27,19 @@ def digest(images):
     return hashlib.sha256(np.asarray(images).tobytes()).hexdigest()[:16]
 
 
-def small(path, counts=(6, 2), **about):
-    """Write a file with the first faces of the package and return its path; `about` changes its description."""
+def small(path, counts=(6, 2), step=4096, **about):
+    """Write a file with the first faces of the package and return its path.
+
+    A block has `step` faces; `about` changes the description.
+    """
     arrays = read_arrays(avatars.EMBEDDED, avatars.FORMS)
     told = json.loads(arrays["about"]) | dict(zip(("train", "test"), counts, strict=True)) | about
     source = loaded(avatars=counts[0], held_out=counts[1] / counts[0])
     for side, n in zip(("train", "test"), counts, strict=True):
-        block = avatars.lzma.compress(np.asarray(getattr(source, side)).tobytes())
-        arrays[f"{side}_pixels"], arrays[f"{side}_ends"] = np.frombuffer(block, np.uint8), np.array([len(block)])
+        images = np.asarray(getattr(source, side))
+        blocks = [avatars.lzma.compress(images[i : i + step].tobytes()) for i in range(0, n, step)]
+        arrays[f"{side}_pixels"] = np.frombuffer(b"".join(blocks), np.uint8)
+        arrays[f"{side}_ends"] = np.cumsum([len(block) for block in blocks])
         arrays[f"{side}_labels"] = arrays[f"{side}_labels"][:n]
     np.savez(path, **arrays | {"about": np.array(json.dumps(told))})
     return str(path)
@@ -147,6 +153,26 @@ def test_faces_that_do_not_fit_in_memory_are_read_from_disk(monkeypatch, tmp_pat
             copy = pickle.loads(pickle.dumps(getattr(lazy, side)))
             np.testing.assert_array_equal(np.stack([copy[i] for i in range(len(copy))]), getattr(kept, side))
     assert not isinstance(lazy.train, np.ndarray)
+
+
+def test_faces_on_disk_are_all_there_for_a_command_that_takes_more_of_them(monkeypatch, tmp_path):
+    path, other = small(tmp_path / "six.npz", step=2), small(tmp_path / "seven.npz", (7, 2), step=2)
+    expected = loaded(avatars=7).train
+    monkeypatch.setattr(avatars, "block_length", lambda size: 2)
+    monkeypatch.setattr(avatars, "CACHE_BYTES", 0)
+    for count in (2, 6, 7):
+        if count == 7:
+            os.replace(other, path)
+        found = loaded(avatars=count, held_out=0.2, archive=path).train
+        np.testing.assert_array_equal(np.stack([*found]), expected[:count])
+
+
+def test_faces_that_are_on_disk_are_not_decompressed_again(monkeypatch, tmp_path):
+    path, calls = small(tmp_path / "six.npz"), []
+    monkeypatch.setattr(avatars, "CACHE_BYTES", 0)
+    loaded(avatars=6, held_out=0.3, archive=path)
+    monkeypatch.setattr(avatars.lzma, "LZMADecompressor", lambda: calls.append("called"))
+    assert loaded(avatars=6, held_out=0.3, archive=path).train[5].any() and not calls
 
 
 @drawing

@@ -144,35 +144,44 @@ def check_file(path: Path, about: dict[str, Any], counts: dict[str, int], size: 
 
 def pixels(path: Path, found: Faces, side: str, n: int) -> Source:
     """Return the first n faces of a side: an array, or a file on disk if they take more than CACHE_BYTES."""
-    size = found.about["size"]
-    step, blocks = block_length(size), found.blocks[side][: -(-n // block_length(size))]
+    if n * found.about["size"] ** 2 * 3 > CACHE_BYTES:
+        return Lazy(range(n), Row(uncompressed(path, found, side)))
+    return np.concatenate(list(decompress(path, found, side, n)))[:n]
 
-    def decompress(block: bytes, count: int) -> np.ndarray:
-        shape = (min(step, count), size, size, 3)
+
+def decompress(path: Path, found: Faces, side: str, n: int) -> Iterator[np.ndarray]:
+    """Yield the blocks that have the first n faces of a side, uint8 [N, S, S, 3]; few of them are in memory at once."""
+    size, cores = found.about["size"], os.cpu_count() or 1
+    step = block_length(size)
+
+    def read_block(i: int) -> np.ndarray:
+        shape = (min(step, found.about[side] - i * step), size, size, 3)
         try:
-            data = lzma.LZMADecompressor().decompress(block, np.prod(shape).item() + 1)
+            data = lzma.LZMADecompressor().decompress(found.blocks[side][i], np.prod(shape).item() + 1)
             return np.frombuffer(data, np.uint8).reshape(shape)
         except (lzma.LZMAError, EOFError, ValueError) as error:
             raise Damaged(path, f"a block of '{side}' is damaged ({error})") from error
 
-    remaining = (found.about[side] - i * step for i in range(len(blocks)))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = pool.map(decompress, blocks, remaining)
-        if n * size * size * 3 <= CACHE_BYTES:
-            return np.concatenate(list(parts))[:n]
-        return store_uncompressed(path.with_suffix(f".{side}.npy"), parts, (found.about[side], size, size, 3), n)
+    blocks = range(-(-n // step))
+    with ThreadPoolExecutor(cores) as pool:
+        for first in blocks[::cores]:
+            yield from pool.map(read_block, blocks[first : first + cores])
 
 
-def store_uncompressed(path: Path, parts: Iterator[np.ndarray], shape: tuple[int, ...], n: int) -> Source:
-    """Return the first n images of an uncompressed file, which is written from `parts` if it does not exist."""
-    if not path.exists():
-        with replacing(path) as beside:
-            file, first = np.lib.format.open_memmap(beside, "w+", np.uint8, shape), 0
-            for part in parts:
-                file[first : first + len(part)] = part
-                first += len(part)
-            file.flush()
-    return Lazy(range(n), Row(path))
+def uncompressed(path: Path, found: Faces, side: str) -> Path:
+    """Return the file of all faces of a side, uncompressed, beside `path`. It is written if it does not exist.
+
+    Its name says what is in it, so that it is not used for other faces if `path` is replaced.
+    """
+    size, n = found.about["size"], found.about[side]
+    file = path.with_name(f"{path.stem}.{side}_{n}_{size}_{found.about['recipe']}.npy")
+    if not file.exists():
+        # Written in order, and not through a memory map, where a full disk would kill the process by a signal.
+        with replacing(file) as beside, beside.open("wb") as out:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
+            np.lib.format.write_array_header_1_0(out, header)
+            out.writelines(decompress(path, found, side, n))
+    return file
 
 
 class Row(NamedTuple):
