@@ -10,9 +10,11 @@ import pytest
 
 from tests.loading import data_config
 from tests.pictures import noise, save
+from tests.test_data_avatars import small
 from tests.test_data_cifar10 import cifar_archive, cifar_config, cifar_files
 from vaedm_jax import data
 from vaedm_jax.api import Samples
+from vaedm_jax.data import avatars
 from vaedm_jax.data.shards import Shard, write_shard
 from vaedm_jax.modes.shared.drawing import write_npz
 from vaedm_jax.runtime import failures
@@ -56,6 +58,16 @@ def test_cifar10_that_does_not_fit_is_reported_and_can_be_prepared_later(tmp_pat
         data.load(config)
     assert_told(raised.value, tmp_path)
     assert len(data.load(config).train) == sum(len(files[f"data_batch_{i}.bin"]) for i in range(1, 6))
+
+
+def test_faces_that_do_not_fit_on_the_disk_are_reported_and_can_be_written_later(tmp_path, monkeypatch):
+    config = data_config(source="avatars", avatars=6, held_out=0.3, archive=small(tmp_path / "six.npz"))
+    monkeypatch.setattr(avatars, "CACHE_BYTES", 0)
+    with full_after(10_000), pytest.raises(OSError) as raised:
+        data.load(config)
+    assert_told(raised.value, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["six.npz"]
+    assert len(data.load(config).train) == 6
 
 
 @pytest.mark.parametrize("write", [lambda p: write_whole(p, bytes(9999)), lambda p: write_npz(p, 4, many)])

@@ -8,9 +8,10 @@ of the program that drew them.
 import json
 import lzma
 import os
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +26,7 @@ from vaedm_jax.data.folder import CACHE_BYTES
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage import Array, Damaged, parse_json, read_arrays
 from vaedm_jax.storage.cache import user_cache
+from vaedm_jax.storage.disk import full_disk, writing
 from vaedm_jax.storage.paths import regular_file, resolve_path
 
 EMBEDDED = Path(__file__).with_name("avatars_32.npz")
@@ -257,24 +259,26 @@ def draw_block(task: tuple[int, int, int, int]) -> tuple[bytes, list[dict[str, s
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which is renamed to `path` at the end.
 
-    The temporary file is created first, so that an error comes before the work.
+    The temporary file is created first, so that an error comes before the work. Its name is unique, since processes of
+    several machines, which can have the same number, may write the same file.
 
     Raises:
       UserError: the file cannot be written.
+      OSError: the disk is full.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.touch()
-        yield beside
-        os.replace(beside, path)
+        with writing(path, beside):
+            beside.touch()
+            yield beside
+            os.replace(beside, path)
     except OSError as error:
+        if full_disk(error):
+            raise
         raise UserError(
             f"{path} cannot be written ({error.strerror}); name another file with --config.data.archive=FILE"
         ) from error
-    finally:
-        with suppress(OSError):
-            beside.unlink()
 
 
 def save(path: Path, arrays: dict[str, Any]) -> None:
