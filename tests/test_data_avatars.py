@@ -229,6 +229,13 @@ def test_drawing_that_is_stopped_leaves_nothing_behind(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_of_faces_may_be_larger_than_other_files_of_arrays(monkeypatch, tmp_path):
+    path = small(tmp_path / "six.npz")
+    monkeypatch.setattr(avatars, "MOST", 1000)
+    monkeypatch.setattr(read_arrays, "__defaults__", (*read_arrays.__defaults__[:-1], 1000))
+    assert len(loaded(avatars=6, archive=path).train) == 6
+
+
 def test_machines_whose_processes_have_the_same_number_can_draw_the_same_faces(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "getpid", lambda: 1)
     with avatars.replacing(tmp_path / "a") as first, avatars.replacing(tmp_path / "a") as second:

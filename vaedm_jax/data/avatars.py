@@ -25,6 +25,7 @@ from vaedm_jax.data.dataset import Dataset, Lazy, Source
 from vaedm_jax.data.folder import CACHE_BYTES
 from vaedm_jax.errors import UserError
 from vaedm_jax.storage import Array, Damaged, parse_json, read_arrays
+from vaedm_jax.storage.arrays import MOST
 from vaedm_jax.storage.cache import user_cache
 from vaedm_jax.storage.disk import full_disk, writing
 from vaedm_jax.storage.paths import regular_file, resolve_path
@@ -77,7 +78,7 @@ def load(n: int, size: int, held_out: float, archive: str = "") -> Dataset:
         faces.require(f"{path} does not exist; ")
         with replacing(path) as beside:
             save(beside, draw(counts, size, os.cpu_count() or 1))
-    found = read(regular_file(path, "data.archive"))
+    found = read(path)
     check_file(path, found.about, counts, size)
     return Dataset("avatars", *(pixels(path, found, side, count) for side, count in counts.items()))
 
@@ -113,7 +114,9 @@ def sides(held_out: float) -> list[dict[str, np.ndarray]]:
 
 def read(path: Path) -> Faces:
     """Return the content of a file; raise `Damaged` if it is not a file of faces."""
-    arrays = read_arrays(path, FORMS)
+    # The pixels are compressed already, so they take about as much memory as the file takes on disk.
+    most = max(MOST, 2 * regular_file(path, "data.archive").stat().st_size)
+    arrays = read_arrays(path, FORMS, most=most)
     try:
         about = parse_json(arrays["about"], ABOUT)
         bounds = {side: [0, *arrays[f"{side}_ends"].tolist()] for side in SEEDS}
