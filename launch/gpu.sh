@@ -95,9 +95,10 @@ stop_there() { # on a signal to the launcher, stop the process on each host
 
 slurm() { # start one task on each node. JAX_LOCAL_DEVICE_IDS gives it all GPUs; without it JAX takes only the first
   train auto
-  local gpus=${SLURM_GPUS_ON_NODE:-}
-  if [[ $gpus =~ ^[0-9]+$ ]] && ((gpus > 1)); then gpus=$(seq -s, 0 $((gpus - 1))); else gpus=''; fi
-  run srun --kill-on-bad-exit=1 ${gpus:+--export="ALL,JAX_LOCAL_DEVICE_IDS=$gpus"} "${command[@]}"
+  local gpus=${SLURM_GPUS_ON_NODE:-} all=()
+  # The tasks inherit the variable: in --export=NAME=VALUE, a comma would end the value.
+  if [[ $gpus =~ ^[0-9]+$ ]] && ((gpus > 1)); then all=(env "JAX_LOCAL_DEVICE_IDS=$(seq -s, 0 $((gpus - 1)))"); fi
+  run "${all[@]}" srun --kill-on-bad-exit=1 --export=ALL "${command[@]}"
 }
 
 if [ "${#hosts[@]}" -gt 0 ]; then

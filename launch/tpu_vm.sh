@@ -60,13 +60,15 @@ elif [ "${#arguments[@]}" -gt 0 ]; then
   fail "${arguments[0]}: only train accepts this option"
 fi
 # https://cloud.google.com/tpu/docs/runtimes
-case $runtime$type in
-  v[234]-*) runtime=tpu-ubuntu2204-base ;;
-  v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
-  v5p-*) runtime=v2-alpha-tpuv5 ;;
-  v6e-*) runtime=v2-alpha-tpuv6e ;;
-  *) [ -z "$type" ] || [ -n "$runtime" ] || fail "--type=$type: no runtime is known for this type; give --runtime=VERSION too" ;;
-esac
+if [ -n "$type" ] && [ -z "$runtime" ]; then
+  case $type in
+    v[234]-*) runtime=tpu-ubuntu2204-base ;;
+    v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
+    v5p-*) runtime=v2-alpha-tpuv5 ;;
+    v6e-*) runtime=v2-alpha-tpuv6e ;;
+    *) fail "--type=$type: no runtime is known for this type; give --runtime=VERSION too" ;;
+  esac
+fi
 [ -n "$dry" ] || command -v gcloud >/dev/null || fail "gcloud is not installed; see https://cloud.google.com/sdk/docs/install"
 
 workdir=/mnt/bucket/runs/$name

@@ -152,7 +152,13 @@ def test_hosts_are_reached_by_ssh_and_training_survives_a_broken_connection(tmp_
 
 
 def test_slurm_is_asked_to_requeue_a_job_whose_time_is_over(tmp_path):
-    srun = f"""echo "$*" >>{tmp_path}/calls; trap 'exit 143' TERM; while :; do sleep 0.05; done\n"""
+    # As in Slurm, a comma in --export=NAME=VALUE ends the value.
+    srun = f"""for word; do case $word in --export=*)
+      IFS=, read -ra given <<<"${{word#*=}}"
+      for pair in "${{given[@]}}"; do case $pair in *=*) export "$pair" ;; esac; done
+    esac; done
+    echo "JAX_LOCAL_DEVICE_IDS=$JAX_LOCAL_DEVICE_IDS $*" >>{tmp_path}/calls
+    trap 'exit 143' TERM; while :; do sleep 0.05; done\n"""
     program(tmp_path / "bin" / "srun", srun)
     program(tmp_path / "bin" / "scontrol", f'echo "scontrol $*" >>{tmp_path}/calls\n')
     # Slurm runs a copy of the script in a folder of its own.
@@ -164,7 +170,7 @@ def test_slurm_is_asked_to_requeue_a_job_whose_time_is_over(tmp_path):
     process.send_signal(signal.SIGUSR1)
     assert process.wait(30) == 143
     first, last = (tmp_path / "calls").read_text().splitlines()
-    assert "JAX_LOCAL_DEVICE_IDS=0,1,2,3" in first and first.endswith("--workdir=run 1 --distributed=auto")
+    assert first.startswith("JAX_LOCAL_DEVICE_IDS=0,1,2,3 ") and first.endswith("--workdir=run 1 --distributed=auto")
     assert last == "scontrol requeue 7"
 
 
@@ -252,6 +258,13 @@ def test_a_dry_run_on_a_tpu_prints_the_commands_in_order():
     assert dry["create"][2] == [w for w in create if w != "--spot"] and len(dry["create"]) == 9
     assert dry["fetch"][-1] == "gcloud storage rsync gs://mine/runs/r1 runs/r1 --recursive".split()
     assert dry["delete"][-1][3:6] == ["queued-resources", "delete", "r1"] and "stop" in dry["delete"][0][-1]
+
+
+@pytest.mark.parametrize("runtime", ["v2-alpha-tpuv6e", "v5p-mine"])
+def test_a_runtime_that_is_given_for_a_tpu_is_the_one_that_is_requested(runtime):
+    given = [f"--runtime={runtime}", "--zone=z", "--type=v6e-8", "--bucket=b", "--dry-run"]
+    create = next(c for c in commands(launch("tpu_vm.sh", "create", "r1", *given)) if "create" in c)
+    assert f"--runtime-version={runtime}" in create
 
 
 @pytest.mark.skipif(not GCLOUD_FLAGS.is_file(), reason="gcloud is not installed, or its table of flags is not there")
