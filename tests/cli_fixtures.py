@@ -39,6 +39,8 @@ def configs_fixture(tmp_path_factory):
     (folder / "own.py").write_text("from ml_collections import ConfigDict\nget_config = lambda: ConfigDict({'a': 1})\n")
     (folder / "typo.py").write_text(TINY.replace("return ", "c = ") + "    c.ddpm.batchsize = 3\n    return c\n")
     (folder / "type.py").write_text(TINY.replace("return ", "c = ") + "    c.ddpm.batch_size = 'x'\n    return c\n")
+    (folder / "unset.py").write_text(TINY.replace("return ", "c = ") + "    c.vae.batch_size = None\n    return c\n")
+    (folder / "zero.py").write_bytes(b"x = 1\0")
     (folder / "binary.py").write_bytes(b"\xff\x00\xfe")
     return folder
 

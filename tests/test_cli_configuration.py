@@ -25,6 +25,8 @@ from vaedm_jax.diffusion.process import FORMULATIONS
         ("own.py", ["own.py", "base_config"]),
         ("typo.py", ["typo.py, line 4", "batchsize", "batch_size"]),
         ("type.py", ["type.py, line 4", "batch_size", "int"]),
+        ("unset.py", ["unset.py", "vae.batch_size = None", "must have a value"]),
+        ("zero.py", [": {configs}/zero.py: SyntaxError: source code string cannot contain null bytes"]),
         ("binary.py", ["binary.py"]),
     ],
 )

@@ -90,6 +90,17 @@ def test_weights_and_runs_bring_their_own_configuration(trained, tmp_path, setti
         assert (config.ddpm.variant, config.sample.steps, config.sample.eta) == ("uncond", 2, 0.5)
 
 
+@pytest.mark.parametrize("before", ["--config.sample.weights=", "--config.sample.weights=avatars"])
+def test_a_setting_that_is_given_twice_brings_the_configuration_of_its_last_value(before, tmp_path):
+    argv = ["main", f"--workdir={tmp_path}", "--mode=sample", before, "--config.sample.weights=avatars-uncond"]
+    assert flags.parse(argv, MODES, STAGES).config.ddpm.variant == "uncond"
+
+
+def test_a_setting_that_names_no_model_leaves_the_configuration_to_another(tmp_path):
+    argv = ["main", f"--workdir={tmp_path}", "--mode=evaluate", "--config.ddpm.init=", "--config.eval.runs=avatars"]
+    assert flags.parse(argv, MODES, STAGES).config.ddpm.variant == "form1"
+
+
 def test_the_best_checkpoint_is_sampled_if_it_is_asked_for(trained, tmp_path):
     workdir = Path(shutil.copytree(trained, tmp_path / "run"))
     save(workdir / "ddpm" / "best", 0.1)

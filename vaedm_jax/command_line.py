@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vaedm_jax.config import base_config, flatten, published_config, trust
+from vaedm_jax.config.checks import check_length
 from vaedm_jax.config.named import named_configs
 from vaedm_jax.errors import UserError, brief
 from vaedm_jax.runs import rundir
@@ -191,8 +192,9 @@ def given_settings(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def named_model(argv: Sequence[str]) -> str:
-    """Return the first model that a setting in argv names; "" if there is none."""
-    return next((text.split(",")[0].strip() for name, text in given_settings(argv) if name in OWN_MODELS), "")
+    """Return the first model that a setting in argv names; "" if there is none. The last value of a setting counts."""
+    models = (text.split(",")[0].strip() for name, text in dict(given_settings(argv)).items() if name in OWN_MODELS)
+    return next(filter(None, models), "")
 
 
 def load(spec: str) -> ConfigDict:
@@ -214,6 +216,8 @@ def load(spec: str) -> ConfigDict:
         config = get_config(variant) if variant else get_config()
         if not isinstance(config, ConfigDict) or flatten(config).keys() != flatten(base_config()).keys():
             raise UserError(f"get_config() in {path} must return a base_config(), in which only values are changed")
+        for name, value in flatten(config).items():
+            check_length(name, value)
     except UserError as error:
         raise UserError(f"--config={spec}: {error}") from error
     except (Exception, SystemExit) as error:  # the file is a program, which may raise any error
@@ -224,7 +228,7 @@ def load(spec: str) -> ConfigDict:
 
 def locate_error(error: BaseException, path: str) -> str:
     """Return the place of an error in a file as `FILE, line N`, or as `FILE` if the line is unknown."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
     return f"{path}, line {lines[-1]}" if lines else path
