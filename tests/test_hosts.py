@@ -161,7 +161,9 @@ def test_the_first_process_waits_until_the_others_have_disconnected():
         assert process.returncode == 143
 
 
-@pytest.mark.parametrize("spec", ["2/2@127.0.0.1:1", "0/2", "0/2@host", "two", "-1/2@host:1", "0/2@host:65536"])
+@pytest.mark.parametrize(
+    "spec", ["2/2@127.0.0.1:1", "0/2", "0/2@host", "two", "-1/2@host:1", "0/2@host:65536", "0/2@host:0"]
+)
 def test_a_malformed_name_of_a_process_is_refused(spec):
     with pytest.raises(UserError, match=r"it must be 'auto', or K/N@HOST:PORT with K < N, such as 0/2@10.0.0.1:1234"):
         hosts.join(spec)

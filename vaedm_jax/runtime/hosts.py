@@ -42,7 +42,7 @@ def join(spec: str) -> None:
       PeersMissing: process 0 does not listen for PATIENCE seconds.
     """
     found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})@(.+:[0-9]{1,5})", spec)
-    if spec != "auto" and not (found and int(found[1]) < int(found[2]) and int(spec.rpartition(":")[2]) < 2**16):
+    if spec != "auto" and not (found and int(found[1]) < int(found[2]) and 0 < int(spec.rpartition(":")[2]) < 2**16):
         raise UserError(f"--distributed={spec}: it must be 'auto', or K/N@HOST:PORT with K < N, such as {EXAMPLE}")
     who = {}
     if found:
