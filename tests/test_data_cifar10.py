@@ -17,6 +17,7 @@ import pytest
 from tests.loading import data_config, load_error
 from vaedm_jax import data
 from vaedm_jax.data import cifar10
+from vaedm_jax.errors import UserError
 
 
 def cifar_files(n: int = 3) -> dict[str, np.ndarray]:
@@ -29,8 +30,8 @@ def cifar_files(n: int = 3) -> dict[str, np.ndarray]:
     return files
 
 
-def cifar_archive(path: Path, files: dict[str, np.ndarray]) -> Path:
-    with tarfile.open(path, "w:gz") as archive:
+def cifar_archive(path: Path, files: dict[str, np.ndarray], compression: str = "gz") -> Path:
+    with tarfile.open(path, f"w:{compression}") as archive:
         for name, records in files.items():
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = records.nbytes
@@ -96,6 +97,14 @@ def test_a_wrong_cifar10_archive_is_an_error_and_a_right_one_mends_it(tmp_path, 
     files = cifar_files()
     cifar_archive(archive, files)
     assert_cifar(data.load(data_config(**cifar_config(tmp_path, archive))), files)
+
+
+def test_an_archive_that_xz_compressed_may_be_damaged_too(tmp_path):
+    content = bytearray(cifar_archive(tmp_path / "c", cifar_files(), "xz").read_bytes())
+    content[len(content) // 2] ^= 255
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(UserError, match=f"{tmp_path / 'c'} is damaged"):
+        cifar10.read_archive(tmp_path / "c")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """CIFAR-10 from its binary archive, prepared without TensorFlow, which the builder of tfds needs."""
 
+import lzma
 import os
 import tarfile
 import zlib
@@ -104,7 +105,7 @@ def read_archive(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         with tarfile.open(path, "r:*") as archive:
             found = {m.name: archive.extractfile(m).read() for m in archive if m.isfile() and m.name in wanted}
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"data.archive: {path} is damaged ({reason(error)}); download it again from {URL}") from error
     if missing := sorted(wanted - set(found)):
         raise UserError(f"data.archive: {path} has no {missing[0]}; it must be the binary version, {URL}")
