@@ -111,6 +111,14 @@ def test_the_cost_on_a_tpu_is_kept_for_the_same_program_and_versions(monkeypatch
     assert len(made) == 7
 
 
+def test_a_plan_needs_no_cache(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(targets, "compile_for", lambda lowered: "does not fit")
+    monkeypatch.setattr(targets, "user_cache", lambda: str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(targets.metadata, "version", lambda name: "1.0")
+    assert cost_on("tpu-v2-8", SimpleNamespace(as_text=lambda: "program")) == "does not fit"
+
+
 def test_durations_are_printed_in_the_largest_unit():
     assert [duration(s) for s in (0.002, 3, 90, 7200, 5e5)] == ["2 ms", "3 s", "1.5 minutes", "2 hours", "5.79 days"]
 

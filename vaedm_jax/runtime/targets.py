@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -127,7 +128,7 @@ def device_memory(name: str) -> float:
 
 
 def cost_on(name: str, lowered: Any) -> Cost | str:
-    """Return what `compile_for` returns, for a target. For a TPU it is kept in the user's cache.
+    """Return what `compile_for` returns, for a target. For a TPU it is kept in the user's cache, if it can be written.
 
     The file's name is a digest of the program, the target, and the versions of JAX and libtpu.
     """
@@ -141,7 +142,8 @@ def cost_on(name: str, lowered: Any) -> Cost | str:
         return found if isinstance(found, str) else Cost(**found)
     except Damaged:  # or not there
         cost = compile_for(lowered)
-        write_whole(file, json.dumps({"cost": cost if isinstance(cost, str) else cost._asdict()}).encode())
+        with suppress(OSError):  # without a cache it is compiled again next time
+            write_whole(file, json.dumps({"cost": cost if isinstance(cost, str) else cost._asdict()}).encode())
         return cost
 
 
