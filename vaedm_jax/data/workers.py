@@ -74,7 +74,7 @@ def pool(
         yield executor
     except BrokenProcessPool as error:
         raise RunError(
-            "a process that reads images was killed (out of memory?); run the same command again to continue"
+            "a process that reads or draws images was killed (out of memory?); run the same command again"
         ) from error
     finally:
         for process in set(active_children()) - before:
