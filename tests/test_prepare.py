@@ -20,6 +20,7 @@ from tests.pictures import noise, save
 from vaedm_jax import data
 from vaedm_jax.errors import UserError
 from vaedm_jax.main import main
+from vaedm_jax.runs import rundir
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,14 @@ def test_what_cannot_be_prepared_is_refused(config, made, tmp_path, capsys, sett
     for word in words:
         assert word.format(**folders) in said
     assert files(made[0]) | files(made[1]) == before
+
+
+def test_two_commands_do_not_prepare_the_same_records_at_once(config, tmp_path, capsys):
+    command = arguments(config, pictures(tmp_path / "images", 3), tmp_path / "records")
+    with rundir.lock(tmp_path / "records"):
+        assert main(command) == 2
+    assert f"another command writes to {tmp_path / 'records'}; wait until it ends" in capsys.readouterr().err
+    assert not list((tmp_path / "records").iterdir())
 
 
 def test_records_that_do_not_fit_are_an_error_that_says_what_would_fit(config, made, tmp_path, capsys):

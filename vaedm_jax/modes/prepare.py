@@ -20,6 +20,7 @@ from vaedm_jax.data.images import read
 from vaedm_jax.data.records import BROKEN, INFO, PLAN, Plan
 from vaedm_jax.errors import UserError, reason
 from vaedm_jax.reporting import Progress
+from vaedm_jax.runs import rundir
 from vaedm_jax.storage.paths import shown
 from vaedm_jax.storage.writing import write_whole
 
@@ -36,7 +37,8 @@ def prepare(config: ConfigDict, workdir: Path) -> None:
         if config.prepare.beam:
             by_beam(plan, workdir, config)
         else:
-            by_processes(plan, workdir, config)
+            with rundir.lock(workdir, "command"):
+                by_processes(plan, workdir, config)
     written = len(records.recorded_names(workdir, plan))
     place = shown(workdir)
     print(f"wrote {written:,} images to {place}; to train on them, use --config.data.path={place}", flush=True)

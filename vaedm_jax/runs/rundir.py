@@ -180,10 +180,13 @@ def rescheduled(workdir: Path, old: ConfigDict, new: ConfigDict) -> Iterator[str
 
 
 @contextmanager
-def lock(workdir: Path) -> Iterator[None]:
-    """Lock a directory for one training; raise UserError if another has it, or if it cannot be written to.
+def lock(workdir: Path, what: str = "training") -> Iterator[None]:
+    """Lock a directory for one command; raise UserError if another has it, or if it cannot be written to.
 
     The kernel holds the lock until the process ends, in whatever way. A file system without locks never refuses.
+
+    Args:
+      what: what the commands do, for the message.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -196,7 +199,7 @@ def lock(workdir: Path) -> Iterator[None]:
             fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another training writes to {shown(workdir)}; wait until it ends, or name another --workdir"
+                f"another {what} writes to {shown(workdir)}; wait until it ends, or name another --workdir"
             ) from error
         except OSError:
             pass
