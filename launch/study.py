@@ -22,7 +22,7 @@ SCORES = ("kid_avatars", "fd_avatars", "fd_random", "precision_avatars", "recall
 TITLES = ("KID", "FD-avatars", "FD-random", "precision", "recall")
 CLAIMS = (5, 10, 25, 50)  # N: VAEDM at N evaluations is compared with the plain DDPM at 2 N and 4 N
 NOISE, NORMAL, WARM = "noise", "noise, z from N(0, I)", "x̂"
-Scores = dict[str, np.ndarray]  # each [seeds]
+Scores = dict[str, np.ndarray]  # each [seeds]; "seed" has the seeds
 
 
 class Point(NamedTuple):
@@ -41,17 +41,18 @@ def points(workdir: Path) -> dict[Point, Scores]:
     for file in sorted((workdir / "scores").glob("*/evaluation/evaluation.csv")):
         with file.open() as lines:
             for row in csv.DictReader(lines):
-                point = point_of(row)
+                point, seed = point_of(row)
+                found[point]["seed"].append(seed)
                 for name in SCORES:
                     found[point][name].append(float(row[name] or "nan"))
     return {point: {name: np.array(values) for name, values in of.items()} for point, of in found.items()}
 
 
-def point_of(row: dict[str, str]) -> Point:
-    """Return the point of a row, whose run is named VARIANT-KIND-SEED, or VARIANT-KIND-SEED-PRIOR."""
-    variant, kind, prior = re.fullmatch(r"(\w+)-(\w+)-\d+(-\w+)?", row["run"]).groups()
+def point_of(row: dict[str, str]) -> tuple[Point, int]:
+    """Return the point and the seed of a row, whose run is named VARIANT-KIND-SEED, or VARIANT-KIND-SEED-PRIOR."""
+    variant, kind, seed, prior = re.fullmatch(r"(\w+)-(\w+)-(\d+)(-\w+)?", row["run"]).groups()
     start = WARM if row["start"].startswith("warm") else NOISE if prior or variant == "uncond" else NORMAL
-    return Point(variant, kind, start, row["sampler"], int(row["nfe"]))
+    return Point(variant, kind, start, row["sampler"], int(row["nfe"])), int(seed)
 
 
 def interval(values: np.ndarray) -> float:
@@ -80,7 +81,7 @@ def table(found: dict[Point, Scores], variant: str, kind: str) -> list[str]:
 
 
 def claims(found: dict[Point, Scores], variant: str, kind: str, sampler: str) -> list[str]:
-    """Return a Markdown table: VAEDM at N against the plain DDPM of the same `kind` at 2 N and 4 N."""
+    """Return a Markdown table: VAEDM at N against the plain DDPM of the same `kind` and seeds at 2 N and 4 N."""
     lines = ["| N | start | score | VAEDM at N | DDPM at 2 N | difference | DDPM at 4 N | difference |"]
     lines.append("| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for n in CLAIMS:
@@ -92,7 +93,7 @@ def claims(found: dict[Point, Scores], variant: str, kind: str, sampler: str) ->
                 cells = [str(n), start, title, shown(mine[name])]
                 for times in (2, 4):
                     other = found.get(Point("uncond", kind, NOISE, sampler, times * n))
-                    paired = other is not None and len(other[name]) == len(mine[name])
+                    paired = other is not None and np.array_equal(other["seed"], mine["seed"])
                     cells += [shown(other[name]), shown(mine[name] - other[name])] if paired else ["–", "–"]
                 lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -143,8 +144,8 @@ def main(workdir: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*Point._fields, "seeds", *(f"{name}{of}" for name in SCORES for of in ("", "_95"))])
         for p, scores in sorted(found.items()):
-            pairs = [(values.mean(), interval(values)) for values in scores.values()]
-            writer.writerow([*p, len(scores[SCORES[0]]), *(f"{v:.5g}" for pair in pairs for v in pair)])
+            pairs = [(values.mean(), interval(values)) for values in map(scores.get, SCORES)]
+            writer.writerow([*p, len(scores["seed"]), *(f"{v:.5g}" for pair in pairs for v in pair)])
     if whole := [kind for kind in compared if not kind.startswith("short_")]:
         plot(found, whole, workdir / "study.png")
     print(f"wrote the tables of {len(found)} points to {workdir}")

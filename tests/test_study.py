@@ -62,6 +62,16 @@ def test_the_refiner_is_compared_with_the_plain_ddpm_at_two_and_four_times_its_s
     assert line == f"| 5 | noise | KID | 3 ± {twice} | 8 ± {once} | -5 ± {once} | 8 ± {once} | -5 ± {once} |"
 
 
+def test_models_of_other_seeds_are_not_compared(tmp_path):
+    for seed in (0, 1):
+        evaluation(tmp_path / "scores" / f"noise-{seed}", (f"form1-eps-{seed}-prior", "unipc2", "noise", 5, seed))
+        evaluation(tmp_path / "scores" / f"plain-{seed}", (f"uncond-eps-{seed}", "unipc2", "noise", 10, seed))
+        evaluation(tmp_path / "scores" / f"more-{seed}", (f"uncond-eps-{seed + 1}", "unipc2", "noise", 20, seed))
+    assert study(tmp_path).returncode == 0
+    (line,) = (line for line in (tmp_path / "tables.md").read_text().splitlines() if "| 5 | noise | KID |" in line)
+    assert line == "| 5 | noise | KID | 0.5 ± 6.4 | 0.5 ± 6.4 | 0 ± 0 | – | – |"
+
+
 def test_a_folder_without_evaluations_is_refused(tmp_path):
     refused = study(tmp_path)
     assert refused.returncode == 1 and "launch/study.sh makes them" in refused.stderr
