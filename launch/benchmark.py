@@ -149,6 +149,10 @@ def main() -> None:
     parser.add_argument("--only", default="", help="measure only programs whose name has this text")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each process (default: 7)")
     options = parser.parse_args()
+    if not any(options.only in name(cell) for cell in cells()):
+        parser.error(
+            f"--only={options.only}: no program has this in its name; give one of: " + ", ".join(map(name, cells()))
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "figures.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -270,6 +270,8 @@ def main() -> None:
         return measure(options)
     lines = drive(options)
     options.out.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    if not any(line["kind"] == "device" for line in lines):
+        sys.exit("gpu_bench.py: no train step could be measured; the errors are above")
     print(tables(lines))
 
 
