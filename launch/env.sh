@@ -54,7 +54,7 @@ else
 fi
 [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ] && exit 0
 
-if ! "$venv/bin/python" -c '' 2>/dev/null; then
+if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then  # Python also leaves environments that it cannot complete
   python=${PYTHON:-python3} advice="install Python 3.11 to 3.13, or name one: PYTHON=/path/to/python $0"
   command -v "$python" >/dev/null || fail "no $python found: $advice"
   # A shim of pyenv can be on the PATH and still not run, if its version is not installed.

@@ -22,7 +22,7 @@ if ! mountpoint -q "$mount"; then
 fi
 
 # The images of TPU VMs have Python 3.10, which is too old.
-if [ ! -x .venv/bin/python ]; then
+if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
   python3 -m pip install --quiet --user uv
   python3 -m uv python install --quiet 3.12
   PYTHON=$(python3 -m uv python find --no-project 3.12)

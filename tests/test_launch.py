@@ -421,3 +421,17 @@ def test_an_unusable_interpreter_is_refused_with_the_reason(tmp_path, text, word
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("env.sh: ") and done.stderr.count("\n") == 1
     assert words in done.stderr and str(python) in done.stderr and "PYTHON=/path/to/python" in done.stderr
+
+
+def test_an_environment_without_pip_is_made_again(tmp_path):
+    """Without ensurepip, as on Debian until python3-venv is installed, Python makes one without pip, and fails."""
+    shutil.copytree(ROOT / "launch", tmp_path / "checkout" / "launch")
+    shutil.copy(ROOT / "setup.py", tmp_path / "checkout")
+    half = """#!/bin/sh\ncase $2 in *pip*) exit 1 ;; esac\n"""
+    text = f"""[ "$1" = -c ] && {{ echo 3.12; exit; }}
+    mkdir -p "$3/bin"; printf {shlex.quote(half)} >"$3/bin/python"; chmod +x "$3/bin/python"; exit 1\n"""
+    environment = os.environ | {"PYTHON": str(program(tmp_path / "shim", text))}
+    for _ in range(2):
+        command = [tmp_path / "checkout" / "launch" / "env.sh"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and "cannot make a virtual environment" in done.stderr
