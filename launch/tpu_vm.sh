@@ -52,10 +52,10 @@ esac
 [[ $name =~ ^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$ ]] ||
   fail "'$name' is not a valid NAME; use lower-case letters, digits and dashes, and begin with a letter"
 if [ "$verb" = train ]; then
-  config=''
+  config='' # a file, or the name of one in configs/
   for argument in "${arguments[@]}"; do case $argument in --config=*) config=${argument#*=} ;; esac; done
   [ -n "$config" ] || fail "train needs --config=FILE, such as configs/cifar10.py"
-  [ -f "${config%%:*}" ] || fail "--config=$config: there is no file ${config%%:*} in this checkout, which is copied to the TPU"
+  [ -f "${config%%:*}" ] || [ -f "configs/${config%%:*}.py" ] || fail "--config=$config: there is no file ${config%%:*} in this checkout, which is copied to the TPU"
 elif [ "${#arguments[@]}" -gt 0 ]; then
   fail "${arguments[0]}: only train accepts this option"
 fi

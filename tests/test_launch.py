@@ -276,6 +276,12 @@ def test_a_dry_run_on_a_tpu_prints_the_commands_in_order():
     assert dry["delete"][-1][3:6] == ["queued-resources", "delete", "r1"] and "stop" in dry["delete"][0][-1]
 
 
+@pytest.mark.parametrize("config", ["cifar10", "own:64"])
+def test_a_tpu_trains_by_the_name_of_a_configuration_too(config):
+    dry = commands(launch("tpu_vm.sh", "train", "r1", *TPU, f"--config={config}", "--dry-run"))
+    assert f"--config={config}" in dry[-1][-1]
+
+
 @pytest.mark.parametrize("runtime", ["v2-alpha-tpuv6e", "v5p-mine"])
 def test_a_runtime_that_is_given_for_a_tpu_is_the_one_that_is_requested(runtime):
     given = [f"--runtime={runtime}", "--zone=z", "--type=v6e-8", "--bucket=b", "--dry-run"]
