@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from tests.cli_fixtures import ROOT, configs_fixture, refused_fixture, untrained_fixture  # noqa: F401
-from vaedm_jax.main import main
+from vaedm_jax import command_line
+from vaedm_jax.main import MODES, main
 from vaedm_jax.modes import train
 from vaedm_jax.runs import rundir
 
@@ -77,6 +78,13 @@ def test_every_form_of_a_flag_is_understood(tmp_path, configs, untrained, form):
     assert untrained == [("vae", 4), ("ddpm", 3)]
     config = rundir.read_config(tmp_path / "new")
     assert config.seed == 7 and config.data.flip
+
+
+def test_the_last_value_of_a_setting_counts(tmp_path, configs):
+    given = "--config.eval.steps=2 --config.eval.n=5 --config.eval.steps 4,6 --config.eval.n=7 --config.eval.steps=(3,)"
+    argv = ["main", f"--workdir={tmp_path}", f"--config={configs}/tiny.py", "--config.figures.steps=9", *given.split()]
+    config = command_line.parse(argv, MODES, train.STAGES).config
+    assert (config.eval.steps, config.eval.n, config.figures.steps) == ((3,), 7, (9,))
 
 
 def test_the_process_exits_with_the_status_and_one_line(tmp_path):

@@ -4,10 +4,10 @@ import difflib
 import os
 import re
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -258,6 +258,7 @@ def override(config: ConfigDict, argv: Sequence[str]) -> None:
       UserError: a value has the wrong type, or an argument is not a flag.
     """
     settings = flatten(config)
+    argv = without_earlier_tuples(argv, settings)
     values = flags.FlagValues()
     values.set_gnu_getopt(True)
     try:
@@ -271,6 +272,22 @@ def override(config: ConfigDict, argv: Sequence[str]) -> None:
         raise UserError(brief(error, 400)) from error
     if stray:
         raise UserError(f"'{stray[0]}' is not a flag; every argument must have the form --NAME=VALUE")
+
+
+def without_earlier_tuples(argv: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
+    """Return argv with only the last of several values for a tuple, since the parser would join them.
+
+    Args:
+      argv: the arguments.
+      settings: {full name: value}.
+    """
+    places: dict[str, list[set[int]]] = {}
+    for i, arg in enumerate(argv):
+        match = re.fullmatch(r"--?config\.([^=]*)(=.*)?", arg, re.DOTALL)
+        if match and isinstance(settings.get(match[1]), tuple):
+            places.setdefault(match[1], []).append({i} if match[2] else {i, i + 1})
+    earlier = set().union(*(place for of in places.values() for place in of[:-1]))
+    return [arg for i, arg in enumerate(argv) if i not in earlier]
 
 
 def suggest(name: str, known: Collection[str], prefix: str = "") -> str:
