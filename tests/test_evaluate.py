@@ -258,6 +258,7 @@ def test_too_few_images_give_no_frechet_distance_and_a_message(fresh, capsys):
         (["--config.sample.z_temperature=0.8"], ["z_temperature = 0.8", "no z"]),
         (["--config.sample.eta=1.5"], ["sample.eta = 1.5", "from 0.0 to 1.0"]),
         (["--config.eval.steps=0"], ["eval.steps = (0,)"]),
+        (["--config.eval.steps=()"], ["eval.steps = ()", "at least one"]),
         (["--config.eval.steps=2000"], ["2000 steps", "T = 1000"]),
         (["--config.eval.split=all"], ["eval.split = 'all'", "train, held_out"]),
         (["--config.eval.features=resnet"], ["eval.features = 'resnet'", "MODULE:FUNCTION"]),

@@ -109,6 +109,7 @@ def test_a_chain_that_a_later_model_cannot_run_is_refused_before_anything_is_dra
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        (["--config.figures.steps=()"], ["figures.steps = ()", "at least one"]),
         (["--config.figures.columns=0"], ["figures.columns = 0"]),
         (["--config.figures.z=1"], ["figures.z = 1", "3 or more"]),
         (["--config.sample.sampler=euler"], ["'euler'"]),

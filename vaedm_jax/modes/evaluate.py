@@ -130,6 +130,8 @@ def plan(config: ConfigDict, models: dict[str, VAEDM], data: Dataset) -> list[Ce
     samplers = names(settings.samplers) or [config.sample.sampler]
     alone = VAE in samplers
     samplers = [sampler for sampler in samplers if sampler != VAE]
+    if samplers and not settings.steps:
+        raise UserError("eval.steps = (): it must have at least one number of steps")
     starts = names(settings.starts) or [config.sample.start]
     chains = []
     for start in starts:

@@ -15,7 +15,7 @@ from vaedm_jax.config.checks import check
 from vaedm_jax.data import Dataset, some
 from vaedm_jax.diffusion.chain import Chain, ChainName
 from vaedm_jax.diffusion.spacing import RULE_OF
-from vaedm_jax.errors import prefix_errors
+from vaedm_jax.errors import UserError, prefix_errors
 from vaedm_jax.evaluation.explained import shares_and_errors
 from vaedm_jax.evaluation.features import Extractor, width
 from vaedm_jax.evaluation.judge import spaces
@@ -100,6 +100,8 @@ def figures(config: ConfigDict, workdir: Path) -> None:
 
 def check_album(album: Album, drawn: Collection[str]) -> None:
     """Raise UserError now if a figure would fail after others have been written."""
+    if not album.config.figures.steps:
+        raise UserError("figures.steps = (): it must have at least one number of steps")
     for name, model in album.models.items():
         with prefix_errors(f"figures.steps: {name}: "):
             for chain in chains_of_steps(album, model):

@@ -20,7 +20,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.reporting import Progress
 from vaedm_jax.reporting.rows import aligned
 from vaedm_jax.runtime.mesh import batch_sharding, make_mesh, replicated, whole_batch
-from vaedm_jax.runtime.targets import Cost, cost_on, device_memory, make_devices, roofline
+from vaedm_jax.runtime.targets import TARGETS, Cost, cost_on, device_memory, make_devices, roofline
 from vaedm_jax.sampling.generation import Given, generate
 from vaedm_jax.sampling.networks import build_networks
 from vaedm_jax.storage.writing import write_csv
@@ -36,6 +36,9 @@ COLUMNS += ("MB temporary", "of memory", "largest batch", "roofline ms", "compil
 def plan(config: ConfigDict, workdir: Path) -> None:
     """Print a table of the cost of each program on each target, and write it to `plan.csv`."""
     check(config, to_train=False, to_run=False)
+    if not names(config.plan.targets):
+        known = ", ".join(TARGETS)
+        raise UserError(f"plan.targets = {config.plan.targets!r} names no accelerator; give some of {known}")
     meshes = {name: make_mesh(config.mesh.model, make_devices(name)) for name in names(config.plan.targets)}
     images, rows = config.plan.images or len(load(config.data).train), []
     asked = {name: programs(name, mesh, config, images) for name, mesh in meshes.items()}
