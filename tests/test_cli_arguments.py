@@ -40,6 +40,8 @@ from vaedm_jax.runs import rundir
         ("--out=a.ckpt", ["--out=a.ckpt", "--mode=import or export", "--mode=train"]),
         ("--targets=cpu", ["--targets=cpu", "--mode=plan"]),
         ("--mode=figures --distributed=0/2@localhost:1", ["--distributed", "--mode=train or sample or evaluate"]),
+        ("--distributed=", ["--distributed=: it must be 'auto', or K/N@HOST:PORT"]),
+        ("--config=", ["--config is empty"]),
         ("train", ["'train'", "--NAME=VALUE"]),
         ("-- train", ["'train'", "--NAME=VALUE"]),
         ("--flagfile={tmp}/none", ["{tmp}/none"]),

@@ -136,6 +136,7 @@ def test_a_plan_for_the_cpu_names_every_program(tmp_path, configs):
 def test_what_cannot_be_planned_is_refused(refused):
     plan = "--config={configs}/tiny.py --workdir={new} --mode=plan "
     refused(plan + "--targets=,", "plan.targets = ',' names no accelerator", "tpu-v5e-1")
+    refused(plan + "--targets=", "plan.targets = '' names no accelerator")
     refused(plan + "--config.plan.targets=", "plan.targets = '' names no accelerator")
     refused(plan + "--targets=tpu-v9-8", "plan.targets = 'tpu-v9-8'", "tpu-v5e-1")
     refused(plan + "--targets=cpu --config.mesh.model=3", "mesh.model = 3", "8 devices")

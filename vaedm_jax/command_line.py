@@ -119,10 +119,10 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     check_names(rest)
     config = initial_config(values.mode, values.config, workdir, named_model(rest))
     override(config, rest)
-    if not values.config and values.mode not in FILES:
+    if values.config is None and values.mode not in FILES:
         named = {match[1] for match in filter(None, (re.match(r"--?config\.([^=]*)", arg) for arg in rest))}
         trust.check_borrowed(flatten(config), named_model(rest) or str(workdir / rundir.FILE), named)
-    if values.targets:
+    if values.targets is not None:
         config.plan.targets = values.targets
     return Command(values.mode, values.stage, values.distributed, config, workdir, values["from"].value, values.out)
 
@@ -142,7 +142,7 @@ def initial_config(mode: str, spec: str | None, workdir: Path | None, model: str
     Raises:
       UserError: there is no configuration, or it is invalid.
     """
-    if spec:
+    if spec is not None:
         config = load(spec)
         if workdir:
             rundir.keep_old_meaning(config, workdir)

@@ -40,7 +40,7 @@ def setup(deterministic: bool, matmul_precision: str, batch_sizes: Sequence[int]
     set_xla(deterministic, matmul_precision)
     if os.environ.get("TPU_SKIP_MDS_QUERY"):  # JAX sets it if it finds no TPU
         set_libtpu_environment()
-    if not distributed:
+    if distributed is None:
         share_cpu(*batch_sizes)
         return
     hosts.join(distributed)
