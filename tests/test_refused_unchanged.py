@@ -76,6 +76,11 @@ def test_a_z_temperature_for_a_plain_ddpm_is_refused(refused):
     refused("--config={configs}/tiny.py:uncond --workdir={new} --config.sample.z_temperature=0.9", "z_temperature")
 
 
+def test_guidance_of_a_plain_ddpm_is_refused_even_if_its_training_names_a_dropout_of_the_condition(refused):
+    settings = "--config.ddpm.cond_dropout=0.1 --config.sample.guidance=1"
+    refused("--config={configs}/tiny.py:uncond --workdir={new} " + settings, "guidance = 1", "neither x_hat nor z")
+
+
 def test_checkpoints_that_cannot_be_read_are_refused_before_the_configuration_is_written(refused, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     for file in (tmp_path / "run" / "ddpm" / "checkpoints").rglob("*"):

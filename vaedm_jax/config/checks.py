@@ -144,6 +144,8 @@ def check_chain(config: ConfigDict, chain: Chain) -> None:
         raise UserError("start = 'warm': this model has no x_hat to start from; use start = 'noise'")
     if chain.z_temperature != 1 and not has_vae(ddpm):
         raise UserError(f"z_temperature = {chain.z_temperature:g}: this model has no VAE and no z; it must be 1")
+    if chain.guidance and ddpm.variant == "uncond" and not ddpm.z_conditioning:
+        raise UserError(f"guidance = {chain.guidance:g}: this model is shown neither x_hat nor z; it must be 0")
     if chain.guidance and not ddpm.cond_dropout:
         raise UserError(
             f"guidance = {chain.guidance:g}: the refiner must be trained to work without its condition too, as by "
