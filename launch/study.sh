@@ -134,6 +134,8 @@ ablations() {  # first as in avatars_small.py, then with one thing changed
   finish
 }
 
+# The faces are drawn before commands run side by side, each of which would draw them too.
+"$PYTHON" -c 'import sys; from vaedm_jax.data import avatars; avatars.load(50000, 32, 0.1, sys.argv[1])' "$workdir/avatars.npz"
 for seed in "${parts[@]}"; do
   if [ "$seed" = ablations ]; then seed=0 start ablations; else start all_of_seed; fi
   [ "$jobs" != 1 ] || finish
