@@ -131,7 +131,7 @@ def main(workdir: Path) -> None:
     if not found:
         sys.exit(f"study.py: {workdir} has no evaluations; launch/study.sh makes them")
     models = sorted({(p.variant, p.kind) for p in found})
-    compared = sorted({kind for variant, kind in models if variant == "uncond"})
+    compared = sorted({p.kind for p in found if (p.variant, p.sampler) == ("uncond", "unipc2")})
     text = []
     for variant, kind in models:
         if variant != "uncond" and kind in compared:

@@ -55,6 +55,13 @@ def test_a_point_is_the_mean_over_seeds_with_its_interval(done):
     assert (done / "study.png").stat().st_size > 1000
 
 
+def test_a_kind_without_points_of_the_plotted_sampler_gets_no_empty_plot(done):
+    evaluation(done / "scores" / "tuned", ("uncond-consistency-0", "consistency", "noise-open", 1, 9))
+    made = study(done)
+    assert made.returncode == 0 and "legend" not in made.stderr
+    assert "## uncond, consistency" in (done / "tables.md").read_text()
+
+
 def test_the_refiner_is_compared_with_the_plain_ddpm_at_two_and_four_times_its_steps(done):
     lines = (done / "tables.md").read_text().splitlines()
     (line,) = (line for line in lines if line.startswith("| 5 | noise | KID |"))
