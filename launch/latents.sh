@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the figures and tables of docs/latents.md with the weights in the package. This takes half an hour on two cores with
-# AVX-512. The page's tables of temperature and guidance, and its picture of guidance, are of an earlier model.
+# AVX-512. The page's table and picture of guidance are of an earlier model.
 #   launch/latents.sh [WORKDIR]    run it again to continue after a stop. WORKDIR is runs/latents by default
 set -euo pipefail
 . "$(dirname "$0")/help.sh"
@@ -16,7 +16,7 @@ restore() { vaedm --workdir="$workdir" --mode=restore --config.sample.weights=av
 for factor in 2 4; do restore --config.restore.task=super --config.restore.factor=$factor; done
 for sigma in 0.05 0.1 0.2 0.5; do restore --config.restore.task=denoise --config.restore.sigma=$sigma; done
 
-score() { vaedm --mode=evaluate --config.eval.steps=5 --config.eval.n=1000 "$@"; }
+score() { vaedm --mode=evaluate --config.eval.steps=10 --config.eval.n=1000 "$@"; }
 for temperature in 0.7 0.8 0.9 1.0 1.1; do
   score --workdir="$workdir" --config.eval.runs=avatars --config.sample.temperature=$temperature
 done
