@@ -1,4 +1,4 @@
-"""Run commands of the tiny configuration as separate processes, which can be killed."""
+"""Run commands of the tiny configuration as separate processes, which can be killed, and stand-ins for programs."""
 
 import os
 import subprocess
@@ -56,3 +56,11 @@ def weights(workdir: Path, best: bool = True) -> list[np.ndarray]:
     found = [restore_average(ddpm_stage(config, vae), workdir, mesh, b) for b in (False, True)[: 1 + best]]
     assert all(found)
     return [np.asarray(a) for a in jax.tree.leaves((vae, found))]
+
+
+def program(path: Path, text: str) -> Path:
+    """Write a program for bash, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/usr/bin/env bash\n" + text)
+    path.chmod(0o755)
+    return path

@@ -4,8 +4,11 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from tests.processes import program
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,10 +19,26 @@ def test_a_benchmark_of_no_program_names_the_programs(tmp_path):
     assert done.returncode == 2 and "--only=nothing: no program" in done.stderr and "full train 16" in done.stderr
 
 
-def test_a_benchmark_of_a_gpu_that_fails_ends_in_one_line(tmp_path, monkeypatch):
+@pytest.fixture
+def bench(monkeypatch):
+    """Return the module launch/gpu_bench.py."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     spec = importlib.util.spec_from_file_location("gpu_bench", ROOT / "launch" / "gpu_bench.py")
-    spec.loader.exec_module(bench := importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
+
+def test_the_network_of_diffusers_is_timed_in_runs_of_ten_steps(bench, tmp_path, monkeypatch):
+    worker = """read -r spec; read -r runs; echo a note
+    echo '@{"torch": "2.0", "parameters": 7}'; echo '@{"seconds": [0.3, 0.2, 9], "memory_MB": 1}'\n"""
+    monkeypatch.setattr(sys, "executable", str(program(tmp_path / "python", worker)))
+    monkeypatch.setattr(bench, "find_spec", lambda name: True)
+    (line,) = bench.pytorch(SimpleNamespace(tiny=False), batch=64)
+    assert line["ms"] == pytest.approx(30) and line["images_per_s"] == pytest.approx(64 / 0.03)
+    assert (line["kind"], line["parameters"]) == ("torch.compile", 7)
+
+
+def test_a_benchmark_of_a_gpu_that_fails_ends_in_one_line(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "drive", lambda options: [])
     monkeypatch.setattr(sys, "argv", ["gpu_bench.py", f"--out={tmp_path / 'gpu.json'}"])
     with pytest.raises(SystemExit, match="no train step could be measured"):

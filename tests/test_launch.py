@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import program
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = [*sorted((ROOT / "launch").glob("*.sh")), ROOT / ".ci" / "run"]
 ARGUMENTS = ["--config=configs/emoji.py", "--workdir=run 1"]
@@ -21,13 +23,6 @@ QUICKLY = {"RESTART_PAUSE": "0", "RESTART_LIMIT": "3", "RESTART_GRACE": "1", "TP
 GCLOUD_FLAGS = Path(shutil.which("gcloud") or "").resolve().parents[1] / "data" / "cli" / "gcloud_completions.py"
 SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 TPU = "--zone=us-central2-b --type=v4-32 --bucket=mine".split()
-
-
-def program(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("#!/usr/bin/env bash\n" + text)
-    path.chmod(0o755)
-    return path
 
 
 def launch(name: str, *arguments: str, env: dict[str, str] | None = None, **more) -> subprocess.CompletedProcess:
@@ -388,40 +383,3 @@ def test_a_bucket_in_which_folders_cannot_be_renamed_is_refused(cloud, tmp_path)
     done = cloud("create", *TPU, python="exit 0")
     refused(done, "--location=us-central2 --uniform-bucket-level-access --enable-hierarchical-namespace")
     assert "create r1" not in (tmp_path / "gcloud").read_text()
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ('echo "pyenv: python3.12: command not found" >&2; echo "  3.11.9" >&2; exit 127\n', "python3.12: command not"),
-        ("exit 1\n", "does not run (no reason given)"),
-        ('[ "$1" = -c ] && echo 3.9\n', "is Python 3.9, which is too old"),
-        ('[ "$1" = -c ] && echo 2.7\n', "is Python 2.7, which is too old"),
-        ("exit 0\n", "is not a Python"),
-        (None, "found"),
-    ],
-)
-def test_an_unusable_interpreter_is_refused_with_the_reason(tmp_path, text, words):
-    shutil.copytree(ROOT / "launch", tmp_path / "checkout" / "launch")
-    shutil.copy(ROOT / "setup.py", tmp_path / "checkout")
-    python = tmp_path / "shim" if text is None else program(tmp_path / "shim", text)
-    environment = os.environ | {"PYTHON": str(python)}
-    command = [tmp_path / "checkout" / "launch" / "env.sh"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("env.sh: ") and done.stderr.count("\n") == 1
-    assert words in done.stderr and str(python) in done.stderr and "PYTHON=/path/to/python" in done.stderr
-
-
-def test_an_environment_without_pip_is_made_again(tmp_path):
-    """Without ensurepip, as on Debian until python3-venv is installed, Python makes one without pip, and fails."""
-    shutil.copytree(ROOT / "launch", tmp_path / "checkout" / "launch")
-    shutil.copy(ROOT / "setup.py", tmp_path / "checkout")
-    half = """#!/bin/sh\ncase $2 in *pip*) exit 1 ;; esac\n"""
-    text = f"""[ "$1" = -c ] && {{ echo 3.12; exit; }}
-    mkdir -p "$3/bin"; printf {shlex.quote(half)} >"$3/bin/python"; chmod +x "$3/bin/python"; exit 1\n"""
-    environment = os.environ | {"PYTHON": str(program(tmp_path / "shim", text))}
-    for _ in range(2):
-        command = [tmp_path / "checkout" / "launch" / "env.sh"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 2 and "cannot make a virtual environment" in done.stderr
