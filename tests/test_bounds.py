@@ -98,6 +98,30 @@ def test_arrays_that_do_not_fit_in_memory_are_refused(monkeypatch):
         some(images, 0)
 
 
+@pytest.mark.parametrize(
+    "groups, files, expected",
+    [
+        (
+            "0::/job/step\n",
+            {"job/step/memory.max": "max", "job/memory.max": "5000", "memory.max": "9000"},
+            {5000, 9000},
+        ),
+        ("0::/\n", {"memory.max": "4096\n"}, {4096}),  # as seen from inside a container
+        ("5:cpu:/a\n4:hugetlb,memory:/a\n", {"memory/a/memory.limit_in_bytes": "66", "cpu/a/memory.max": "1"}, {66}),
+        ("4:memory:/host/a\n", {"memory/memory.limit_in_bytes": "77"}, {77}),
+        ("4:memory:/a\n0::/\n", {}, set()),
+    ],
+)
+def test_a_container_has_the_memory_that_its_control_groups_leave_it(tmp_path, groups, files, expected):
+    for name, text in files.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "own").write_text(groups)
+    assert set(memory.limits(tmp_path / "groups", tmp_path / "own")) == expected
+    assert set(memory.limits(tmp_path / "groups", tmp_path / "none")) == set()
+
+
 def test_real_use_is_within_the_bounds():
     real = {"sample.n": 10_000_000, "eval.n": 50_000, "ddpm.steps": 10**9, "data.image_size": 1024, "ddpm.T": 4000}
     real |= {"vae.batch_size": 16, "ddpm.batch_size": 16, "sample.batch_size": 16, "eval.seeds": 100}

@@ -38,6 +38,7 @@ from vaedm_jax.runs import rundir
         ("--mode=sample --stage=vae", ["--stage=vae", "--mode=train"]),
         ("--mode=sample --from=a.ckpt", ["--from=a.ckpt", "--mode=import or export", "leave it out"]),
         ("--out=a.ckpt", ["--out=a.ckpt", "--mode=import or export", "--mode=train"]),
+        ("--mode=export --out=a.pt", ["mode 'export' has no run directory", "leave --workdir out", "--from"]),
         ("--targets=cpu", ["--targets=cpu", "--mode=plan"]),
         ("--mode=figures --distributed=0/2@localhost:1", ["--distributed", "--mode=train or sample or evaluate"]),
         ("--distributed=", ["--distributed=: it must be 'auto', or K/N@HOST:PORT"]),

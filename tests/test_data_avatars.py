@@ -236,14 +236,6 @@ def test_a_file_of_faces_may_be_larger_than_other_files_of_arrays(monkeypatch, t
     assert len(loaded(avatars=6, archive=path).train) == 6
 
 
-def test_machines_whose_processes_have_the_same_number_can_draw_the_same_faces(monkeypatch, tmp_path):
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    with avatars.replacing(tmp_path / "a") as first, avatars.replacing(tmp_path / "a") as second:
-        first.write_text("drawn")
-        second.write_text("drawn")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "drawn")]
-
-
 @drawing
 def test_every_style_is_free_to_use():
     licences = {look.name: faces.style_file(look.name)["meta"]["license"]["name"] for look in faces.LOOKS}

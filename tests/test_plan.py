@@ -156,6 +156,11 @@ def test_each_target_is_known_to_libtpu(name):
 
 
 @WITH_LIBTPU
+def test_both_cores_of_a_chip_are_one_device_from_v4_on_as_on_the_machine():
+    assert [len(make_devices(name)) for name in ("tpu-v3-8", "tpu-v4-8", "tpu-v5p-8")] == [8, 4, 4]
+
+
+@WITH_LIBTPU
 @pytest.mark.parametrize("name", ["vae", "ddpm"])
 def test_rematerialisation_takes_less_memory_of_a_tpu(name):
     mesh = make_mesh(1, make_devices("tpu-v2-8"))

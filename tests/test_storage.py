@@ -16,6 +16,7 @@ from PIL import Image
 
 from vaedm_jax.reporting import save_png
 from vaedm_jax.storage import Array, Damaged, parse_json, read_arrays, read_json, read_png, read_tensors
+from vaedm_jax.storage.writing import replacing
 
 GOOD_JSON = {"name": "a", "numbers": [1, 2.5], "inside": {"x": None, "y": 3}}
 FORM = {"name": str, "numbers": [float], "inside": {str: (int, None)}, "later?": int}
@@ -262,3 +263,14 @@ def test_a_path_that_is_no_regular_file_is_refused_without_waiting(tmp_path):
         for read in readers:
             refused(lambda: read(tmp_path / name), str(tmp_path / name))  # noqa: B023
     done.set()
+
+
+def test_of_several_that_write_one_file_each_writes_a_whole_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as on several machines
+    with replacing(tmp_path / "a") as first, replacing(tmp_path / "a") as second:
+        first.write_text("whole")
+        second.write_text("whole")
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a") as third:
+        third.write_text("half")
+        raise KeyboardInterrupt
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "whole")]

@@ -178,7 +178,12 @@ def check_belonging(values: flags.FlagValues) -> None:
 
 
 def check_files(values: flags.FlagValues) -> None:
-    """Raise UserError unless both --from and --out are given."""
+    """Raise UserError unless --from and --out are given, and --workdir is not."""
+    if values.workdir is not None:
+        raise UserError(
+            f"--workdir={values.workdir}: mode '{values.mode}' has no run directory; leave --workdir out, and name "
+            "what is read with --from and what is written with --out"
+        )
     for name in ("from", "out"):
         if not values[name].value:
             raise UserError(f"--{name}=FILE is missing: mode '{values.mode}' reads --from and writes --out")

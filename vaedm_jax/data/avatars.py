@@ -8,7 +8,6 @@ of the program that drew them.
 import json
 import lzma
 import os
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,8 +26,9 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.storage import Array, Damaged, parse_json, read_arrays
 from vaedm_jax.storage.arrays import MOST
 from vaedm_jax.storage.cache import user_cache
-from vaedm_jax.storage.disk import full_disk, writing
+from vaedm_jax.storage.disk import full_disk
 from vaedm_jax.storage.paths import regular_file, resolve_path
+from vaedm_jax.storage.writing import replacing
 
 EMBEDDED = Path(__file__).with_name("avatars_32.npz")
 SEEDS = {"train": 0, "test": 1}
@@ -76,7 +76,7 @@ def load(n: int, size: int, held_out: float, archive: str = "") -> Dataset:
     path = resolve_path(archive, "data.archive") if archive else default_path(counts, size)
     if not path.exists():
         faces.require(f"{path} does not exist; ")
-        with replacing(path) as beside:
+        with writable(path) as beside:
             save(beside, draw(counts, size, os.cpu_count() or 1))
     found = read(path)
     check_file(path, found.about, counts, size)
@@ -182,7 +182,7 @@ def uncompressed(path: Path, found: Faces, side: str) -> Path:
     file = path.with_name(f"{path.stem}.{side}_{n}_{size}_{found.about['recipe']}.npy")
     if not file.exists():
         # Written in order, and not through a memory map, where a full disk would kill the process by a signal.
-        with replacing(file) as beside, beside.open("wb") as out:
+        with writable(file) as beside, beside.open("wb") as out:
             header = {"descr": "|u1", "fortran_order": False, "shape": (n, size, size, 3)}
             np.lib.format.write_array_header_1_0(out, header)
             out.writelines(decompress(path, found, side, n))
@@ -259,23 +259,11 @@ def draw_block(task: tuple[int, int, int, int]) -> tuple[bytes, list[dict[str, s
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder, which is renamed to `path` at the end.
-
-    The temporary file is created first, so that an error comes before the work. Its name is unique, since processes of
-    several machines, which can have the same number, may write the same file.
-
-    Raises:
-      UserError: the file cannot be written.
-      OSError: the disk is full.
-    """
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+def writable(path: Path) -> Iterator[Path]:
+    """Yield a temporary path, as `replacing` does; raise UserError if the file cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with writing(path, beside):
-            beside.touch()
+        with replacing(path) as beside:
             yield beside
-            os.replace(beside, path)
     except OSError as error:
         if full_disk(error):
             raise

@@ -23,6 +23,7 @@ from vaedm_jax.storage.writing import write_whole
 
 MISSING = "needs libtpu, which can compile for a TPU without one: run launch/env.sh plan, or pip install '.[tpu]'"
 ALONE = {"chips_per_host_bounds": (1, 1, 1)}  # a host with one chip
+MEGACORE = {"chip_config_name": "megacore"}  # both cores of a chip as one device, which is what a machine with v4 has
 ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v3-8"}
 ENVIRONMENT["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # another process may compile at the same time
 
@@ -30,7 +31,7 @@ ENVIRONMENT["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # another process may compile a
 class Target(NamedTuple):
     """An accelerator, with the vendor's peak figures for one device.
 
-    A device is what JAX counts as one: a core up to v4, a chip from v5 on.
+    A device is what JAX counts as one: a core up to v3, a chip from v4 on.
 
     Attributes:
       topology: the name for `jax.experimental.topologies`; "" for the CPU of this machine.
@@ -51,7 +52,7 @@ class Target(NamedTuple):
 TARGETS = {
     "tpu-v2-8": Target("v2:2x2", 8, 22.5, 350),
     "tpu-v3-8": Target("v3:2x2", 16, 61.5, 450),
-    "tpu-v4-8": Target("v4:2x2x1", 16, 137.5, 614),
+    "tpu-v4-8": Target("v4:2x2x1", 32, 275, 1228, MEGACORE),
     "tpu-v5e-1": Target("v5e:1x1", 16, 197, 819, ALONE),
     "tpu-v5e-8": Target("v5e:2x4", 16, 197, 819),
     "tpu-v6e-1": Target("v6e:1x1", 32, 918, 1640, ALONE),

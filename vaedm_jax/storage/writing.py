@@ -7,7 +7,9 @@ import csv
 import io
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -43,15 +45,26 @@ def write_whole(path: Path | str, data: bytes) -> None:
     if not is_writer():
         return
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
     try:
-        with writing(path, beside):
+        with replacing(path) as beside:
             beside.write_bytes(data)
-            os.replace(beside, path)
     except IsADirectoryError as error:
-        there = path if path.is_dir() else beside
-        raise UserError(f"{shown(there)} is a folder, where a file is to be written; move or remove it") from error
+        raise UserError(f"{shown(path)} is a folder, where a file is to be written; move or remove it") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file in the same folder, which is renamed to `path` if there is no error.
+
+    The temporary file is created first, so that an error comes before the work. Its name is unique, since processes of
+    several machines, which can have the same number, may write the same file. Parent folders are created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+    with writing(path, beside):
+        beside.touch()
+        yield beside
+        os.replace(beside, path)
 
 
 def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
