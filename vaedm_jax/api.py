@@ -34,7 +34,7 @@ from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import make_mesh
 from vaedm_jax.sampling.engine import Engine, Options, Samples
 from vaedm_jax.sampling.generation import Bound, Given, bound_terms, decode, draw_prior, encode, posterior, shown_x_hat
-from vaedm_jax.sampling.inputs import Images, as_array, check_indices, from_pil, path_between, spread
+from vaedm_jax.sampling.inputs import Images, as_array, as_pixels, check_indices, mirrored, path_between, spread
 from vaedm_jax.storage.paths import PathLike, resolve_path, shown
 from vaedm_jax.storage.writing import write_whole
 
@@ -281,22 +281,19 @@ class VAEDM:
         Args:
           x_T, begin, how: arguments of `sample`.
         """
-        size = self.engine.networks.size
-        images = as_array("images", from_pil("images", images, size))
+        size, multiple = self.engine.networks.size, self.engine.networks.multiple
+        images = as_pixels("images", images, size)
         if images.ndim != 4 or images.shape[3] != 3 or not images.size:
             raise UserError(f"images of the shape {images.shape}; give [N, H, W, 3]")
-        (n, H, W), multiple = images.shape[:3], self.engine.networks.multiple
-
-        def padded(a):
-            return np.pad(a, ((0, 0), (0, -H % multiple), (0, -W % multiple), (0, 0)), "symmetric")
-
-        x_T = None if x_T is None else padded(spread("x_T", x_T, n, images.shape[1:]))
+        n, H, W, _ = images.shape
+        if x_T is not None:
+            x_T = mirrored(spread("x_T", x_T, n, images.shape[1:]), multiple)
         if begin is not None:
-            begin = as_array("begin", from_pil("begin", begin, size))
+            begin = as_pixels("begin", begin, size)
             if begin.shape != images.shape:
                 raise UserError(f"begin has the shape {begin.shape}; it must be that of the images, {images.shape}")
-            begin = padded(begin)
-        return self.sample(n, seed, x_hat=padded(images), x_T=x_T, begin=begin, **how).images[:, :H, :W]
+            begin = mirrored(begin, multiple)
+        return self.sample(n, seed, x_hat=mirrored(images, multiple), x_T=x_T, begin=begin, **how).images[:, :H, :W]
 
     def interpolate(
         self,
@@ -314,7 +311,7 @@ class VAEDM:
           path: "linear" or "spherical"; see `inputs.path_between`.
           how: arguments of `sample`.
         """
-        ends = [as_array("an end", from_pil("an end", end, self.engine.networks.size)) for end in (a, b)]
+        ends = [as_pixels("an end", end, self.engine.networks.size) for end in (a, b)]
         for end in ends:
             if end.ndim > 2 and np.prod(end.shape[:-3]) != 1:
                 raise UserError(f"an end of the shape {end.shape}; give one z, [D], or one image, [H, W, C]")

@@ -38,32 +38,18 @@ BATCH, LOOK, RATE = 256, 100, 1e-3
 def fit_prior(config: ConfigDict, workdir: Path) -> None:
     """Write `prior.npz`, the prior with the highest held-out likelihood, and `prior.csv`, the scores of all."""
     check(config, to_train=False)
-    kinds, settings = names(config.prior.kinds), config.prior
-    for kind in kinds:
-        check_choice("prior.kinds", kind, KINDS)
-    if not kinds:
-        raise UserError(f"prior.kinds = {config.prior.kinds!r}: give one or more of {', '.join(KINDS)}")
-    if set(kinds) - {"flow"}:
-        mixtures()
+    settings = config.prior
+    kinds = wanted_kinds(settings)
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
     model.engine.check_vae()
     data = load_training_images(config, model)
     held_out = posterior_draws(model, some(data.test, settings.images), 1)[0]
     draws = posterior_draws(model, some(data.train, settings.images), DRAWS)
-    used = used_latents(draws)
+    used, train = used_latents(draws), draws[0]
     print(f"{len(used)} of {draws.shape[-1]} latents are used; the others stay N(0, 1)", flush=True)
-    train, chosen = draws[0], draws.reshape(-1, draws.shape[-1])[:, used]
+    tried = candidates(kinds, settings, len(train), len(used))
+    chosen = draws.reshape(-1, draws.shape[-1])[:, used]
     rows, best = [row("N(0, I)", 0, {}, train, held_out)], {}
-    counts = [k for k in settings.components if k <= len(train) // 2]
-    most = max(counts, default=0)
-    check_fits(f"prior.components = {most}, each with a covariance matrix", 8 * most * len(used) ** 2)
-    tried = [(kind, k) for kind in kinds for k in ((LAYERS,) if kind == "flow" else counts)]
-    if not tried:
-        raise UserError(
-            f"prior.components = {tuple(settings.components)}: none is at most {len(train) // 2}, half of the training "
-            "images that prior.images allows, so there is no mixture to fit; give a smaller number, or "
-            "--config.prior.kinds=flow"
-        )
     with Progress(len(tried), 0, "prior", noun="prior", unit="priors") as progress:
         for i, (kind, k) in enumerate(tried):
             if kind == "flow":
@@ -87,6 +73,41 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     write_csv(workdir / "prior.csv", rows)
     write_arrays(file, best | {"vae": np.array(model.engine.vae_digest)})
     print(f"wrote the best prior; use it with --config.sample.prior={file}", flush=True)
+
+
+def wanted_kinds(settings: ConfigDict) -> list[str]:
+    """Return the kinds of `prior.kinds`; raise UserError if there is none, or one is unknown or cannot be fitted."""
+    kinds = names(settings.kinds)
+    for kind in kinds:
+        check_choice("prior.kinds", kind, KINDS)
+    if not kinds:
+        raise UserError(f"prior.kinds = {settings.kinds!r}: give one or more of {', '.join(KINDS)}")
+    if set(kinds) - {"flow"}:
+        mixtures()
+    return kinds
+
+
+def candidates(kinds: list[str], settings: ConfigDict, images: int, latents: int) -> list[tuple[str, int]]:
+    """Return the priors to fit, each as its kind and its number of components (layers of a flow).
+
+    Args:
+      images: the number of training images. A mixture has at most half as many components.
+      latents: the number of latents that are used.
+
+    Raises:
+      UserError: there is none, or the largest does not fit in memory.
+    """
+    counts = [k for k in settings.components if k <= images // 2]
+    most = max(counts, default=0)
+    check_fits(f"prior.components = {most}, each with a covariance matrix", 8 * most * latents**2)
+    found = [(kind, k) for kind in kinds for k in ((LAYERS,) if kind == "flow" else counts)]
+    if not found:
+        raise UserError(
+            f"prior.components = {tuple(settings.components)}: none is at most {images // 2}, half of the training "
+            "images that prior.images allows, so there is no mixture to fit; give a smaller number, or "
+            "--config.prior.kinds=flow"
+        )
+    return found
 
 
 def posterior_draws(model: VAEDM, images: np.ndarray, draws: int) -> np.ndarray:

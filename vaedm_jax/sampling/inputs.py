@@ -48,14 +48,14 @@ def spread(name: str, values: Any, n: int, shape: tuple[int, ...]) -> np.ndarray
     return np.broadcast_to(values, (n, *shape))
 
 
-def from_pil(name: str, images: Any, size: int) -> Any:
-    """Return a PIL image, or a list of them, as uint8 [N, size, size, 3]; return other values unchanged.
+def as_pixels(name: str, images: Images, size: int) -> np.ndarray:
+    """Return images as an array; a PIL image, or a list of them, as uint8 [N, size, size, 3].
 
-    They are prepared as for training: laid on white, resized, and cropped to the centre.
+    PIL images are prepared as for training: laid on white, resized, and cropped to the centre.
     """
     pictures = [images] if isinstance(images, Image.Image) else images
     if not (isinstance(pictures, list | tuple) and pictures and all(isinstance(p, Image.Image) for p in pictures)):
-        return images
+        return as_array(name, images)
     try:
         return np.stack([square(picture, size) for picture in pictures])
     except (ValueError, OSError) as error:  # an unknown range of pixels, or a damaged file that is only read now
@@ -66,10 +66,10 @@ def as_images(name: str, images: Any, shape: tuple[int, int, int], multiple: int
     """Return images [N, *shape] as float32 in [0, 1]; raise UserError for another shape or range.
 
     Args:
-      images: an array, or PIL images of any size; see `from_pil`.
+      images: an array, or PIL images of any size; see `as_pixels`.
       multiple: allow all sizes whose sides are multiples of it; 0 allows only the size of the shape.
     """
-    images = as_array(name, from_pil(name, images, shape[0]))
+    images = as_pixels(name, images, shape[0])
     if multiple:
         fits = images.ndim == 4 and images.shape[3] == 3 and not any(side % multiple for side in images.shape[1:3])
         wanted = f"N, H, W, 3], H and W multiples of {multiple}"
@@ -88,6 +88,11 @@ def as_images(name: str, images: Any, shape: tuple[int, int, int], multiple: int
         low, high = images.min(), images.max()
         raise UserError(f"{name}: values from {low:g} to {high:g}; floats must be in [0, 1], uint8 in 0 ... 255")
     return images
+
+
+def mirrored(images: np.ndarray, multiple: int) -> np.ndarray:
+    """Return images [N, H, W, C], mirrored at the lower and the right edge to sides that are multiples of a number."""
+    return np.pad(images, [(0, 0), *((0, -side % multiple) for side in images.shape[1:3]), (0, 0)], "symmetric")
 
 
 def path_between(a: np.ndarray, b: np.ndarray, n: int, path: str = "linear") -> np.ndarray:
