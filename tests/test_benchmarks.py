@@ -19,13 +19,24 @@ def test_a_benchmark_of_no_program_names_the_programs(tmp_path):
     assert done.returncode == 2 and "--only=nothing: no program" in done.stderr and "full train 16" in done.stderr
 
 
-@pytest.fixture
-def bench(monkeypatch):
-    """Return the module launch/gpu_bench.py."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    spec = importlib.util.spec_from_file_location("gpu_bench", ROOT / "launch" / "gpu_bench.py")
+def script(name, monkeypatch):
+    """Return a script of launch/ as a module."""
+    monkeypatch.setattr(sys, "path", [str(ROOT / "launch"), *sys.path])
+    spec = importlib.util.spec_from_file_location(name, ROOT / "launch" / f"{name}.py")
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
     return module
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    return script("gpu_bench", monkeypatch)
+
+
+def test_growth_is_the_exponent_of_the_sizes(monkeypatch):
+    growth = script("growth", monkeypatch)
+    found = growth.curve("side", growth.sizes(2, 8, False), lambda size: (3 * size**2, size * 2**20))
+    assert found.row() == "| side | 2, 4, 8 | 12, 48, 192 | 2.00 | 2, 4, 8 | 1.00 |"
+    assert growth.Curve("images", [1, 10], [1, 10], None).row() == "| images | 1, 10 | 1, 10 | 1.00 |  |  |"
 
 
 def test_the_network_of_diffusers_is_timed_in_runs_of_ten_steps(bench, tmp_path, monkeypatch):

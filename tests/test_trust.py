@@ -114,6 +114,6 @@ def test_settings_of_this_machine_are_those_of_the_command():
     asked, trained = base_config(), base_config()
     trained.data.tfds_dir, trained.data.workers = "/there", 8
     assert (data_section(asked, trained).tfds_dir, data_section(asked, trained).workers) == ("/there", 0)
-    asked.data.tfds_dir, asked.data.workers, asked.data.max_pixels = "/here", 3, 2**30
+    asked.data.tfds_dir, asked.data.workers, asked.data.max_pixels, asked.data.avatars = "/here", 3, 2**30, 50_000
     found = data_section(asked, trained)
-    assert (found.tfds_dir, found.workers, found.max_pixels) == ("/here", 3, 2**30)
+    assert (found.tfds_dir, found.workers, found.max_pixels, found.avatars) == ("/here", 3, 2**30, 50_000)

@@ -109,7 +109,8 @@ def data_section(config: Config, trained: Config) -> Config:
 
     Args:
       config: the configuration of the command. Its `data.path`, `data.archive` and `data.tfds_dir`, if set, are used
-        instead: the files may have moved. So are its `data.workers`, and the larger of both `data.max_pixels`.
+        instead: the files may have moved. So are its `data.workers`, and the larger of both `data.max_pixels` and of
+        both `data.avatars`, so that weights of the package can be scored against more faces than it holds.
       trained: the configuration of the model, which was read from a file.
 
     Raises:
@@ -118,7 +119,8 @@ def data_section(config: Config, trained: Config) -> Config:
     section = trained.data.copy_and_resolve_references()
     section.archive = config.data.archive or section.archive
     section.tfds_dir = config.data.tfds_dir or section.tfds_dir
-    section.max_pixels = max(config.data.max_pixels, section.max_pixels)
+    for name in ("max_pixels", "avatars"):
+        section[name] = max(config.data[name], section[name])
     section.workers = config.data.workers
     named = {f"data.{name}" for name, value in section.items() if value == config.data[name]}
     check_borrowed(flatten({"data": section}), "the model's configuration", named)
