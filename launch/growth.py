@@ -8,6 +8,7 @@ It is 0 for what stays the same, and 1 for what doubles with the size. Memory is
 """
 
 import argparse
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 from gpu_bench import configured, drawn, timed
+from jax.sharding import Mesh
 
 from vaedm_jax.api import VAEDM
 from vaedm_jax.evaluation.moments import Moments
@@ -27,7 +29,7 @@ from vaedm_jax.modes.plan import lower_train_step
 from vaedm_jax.runtime.mesh import batch_sharding, make_mesh, replicated
 from vaedm_jax.sampling.generation import generate
 from vaedm_jax.training.loop import abstract_state, new_state
-from vaedm_jax.training.stages import ddpm_stage, vae_stage
+from vaedm_jax.training.stages import Stage, ddpm_stage, vae_stage
 
 FAKE = 8  # devices into which the CPU is split. Their number changes the memory; their times say nothing
 CORES = 2  # devices for all other measurements
@@ -67,34 +69,44 @@ def curve(of: str, sizes: Sequence[int], measure: Callable[[int], tuple[float, i
     return Curve(of, sizes, *zip(*map(measure, sizes), strict=True))
 
 
-def train_step(stage_name: str, devices: int, batch: int, side: int, fsdp: bool = False) -> tuple[float, int]:
-    """Return the seconds of a train step, the median of five, and the bytes that it takes on a device."""
+def compile_step(name: str, devices: int, batch: int, side: int, fsdp: bool = False) -> tuple[Stage, Mesh, Any]:
+    """Return a stage, the mesh, and the stage's compiled train step."""
     config = configured("avatars.py", False, **{"data.image_size": side, "mesh.fsdp": fsdp})
     mesh, first = make_mesh(1, jax.devices()[:devices]), vae_stage(config)
-    stage = first if stage_name == "vae" else ddpm_stage(config, drawn(first))
-    compiled = lower_train_step(stage, mesh, config, batch).compile()
-    memory = compiled.memory_analysis()
-    state = new_state(stage, abstract_state(stage, mesh, fsdp), jax.random.key(1), drawn(stage))
+    stage = first if name == "vae" else ddpm_stage(config, drawn(first))
+    return stage, mesh, lower_train_step(stage, mesh, config, batch).compile()
+
+
+def memory(compiled: Any) -> int:
+    """Return the bytes of a program on a device: its arguments, and its temporary memory."""
+    found = compiled.memory_analysis()
+    return found.argument_size_in_bytes + found.temp_size_in_bytes
+
+
+def train_step(name: str, batch: int, side: int = 32) -> tuple[float, int]:
+    """Return the seconds of a train step, the median of five, and the bytes that it takes on a device."""
+    stage, mesh, compiled = compile_step(name, CORES, batch, side)
+    state = new_state(stage, abstract_state(stage, mesh), jax.random.key(1), drawn(stage))
     images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
-    images, key = jax.device_put(images, batch_sharding(mesh)), jax.device_put(jax.random.key(3), replicated(mesh))
-    frozen = jax.device_put(stage.frozen, replicated(mesh))
+    frozen, key = jax.device_put((stage.frozen, jax.random.key(3)), replicated(mesh))
+    images = jax.device_put(images, batch_sharding(mesh))
 
     def step() -> None:
         nonlocal state
         state, metrics = compiled(state, frozen, images, key)
         metrics["loss"].block_until_ready()
 
-    return timed(step, 5), memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return timed(step, 5), memory(compiled)
 
 
 def chain(model: VAEDM, batch: int, steps: int) -> tuple[float, int]:
-    """Return the seconds of a chain, the median of three, and the temporary bytes of its program."""
+    """Return the seconds of a chain, the median of three, and the bytes that it takes on a device."""
     arrays = model.chain(steps=steps).arrays(model.schedule)
     indices = jax.device_put(np.arange(batch), batch_sharding(model.engine.mesh))
     key, arrays = model.engine.replicate((np.uint32(0), arrays))
     compiled = generate.lower(model.engine.networks, arrays, model.params, key, indices).compile()
     seconds = timed(lambda: jax.block_until_ready(compiled(arrays, model.params, key, indices)), 3)
-    return seconds, compiled.memory_analysis().temp_size_in_bytes
+    return seconds, memory(compiled)
 
 
 def scored(images: int, score: Callable[[np.ndarray, np.ndarray], Any]) -> float:
@@ -113,25 +125,33 @@ def sizes(first: int, last: int, tiny: bool) -> list[int]:
     return [first << i for i in range((last // first).bit_length())][: 2 if tiny else None]
 
 
-def curves(tiny: bool) -> Iterator[Curve]:
+def serve(model: VAEDM, calls: int) -> str:
+    """Call `sample` with 1 to 64 images again and again. Return what was compiled, and how memory grew."""
+    before, found = generate._cache_size(), []
+    for i, n in enumerate(np.random.default_rng(0).integers(1, 65, calls)):
+        model.sample(int(n), seed=i, steps=1, progress=False)
+        if i + 1 in (calls // 10, calls):
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            found.append(f"{pages * resource.getpagesize() / 2**20:,.0f} MB after {i + 1:,}")
+    return f"{generate._cache_size() - before} programs for {calls:,} calls; {', '.join(found)}"
+
+
+def curves(tiny: bool, model: VAEDM) -> Iterator[Curve]:
     """Yield the curves, each as soon as it is measured."""
-    for name in ("vae", "ddpm"):
-        label = f"train step of the {name.upper()}"
-        batches, sides = sizes(8, 128, tiny), sizes(32, 64 if name == "vae" else 256, tiny)
-        yield curve(f"{label}: batch", batches, lambda batch, name=name: train_step(name, CORES, batch, 32))
-        if name == "ddpm":
-            yield curve(f"{label}: side, in pixels, batch of 2", sides, lambda side: train_step("ddpm", CORES, 2, side))
-    shipped = VAEDM.from_pretrained("avatars")
-    model = VAEDM(shipped.config, shipped.params["vae"], shipped.params["ddpm"], make_mesh(1, jax.devices()[:CORES]))
-    yield curve("chain of ten steps: batch", sizes(8, 128, tiny), lambda batch: chain(model, batch, 10))
+    batches = sizes(8, 128, tiny)
+    yield curve("train step of the VAE: batch", batches, lambda batch: train_step("vae", batch))
+    yield curve("train step of the DDPM: batch", batches, lambda batch: train_step("ddpm", batch))
+    sides = sizes(32, 256, tiny)
+    yield curve("train step of the DDPM, 2 images: side in pixels", sides, lambda side: train_step("ddpm", 2, side))
+    yield curve("chain of ten steps: batch", batches, lambda batch: chain(model, batch, 10))
     yield curve("chain of 64 images: steps", sizes(5, 80, tiny), lambda steps: chain(model, 64, steps))
     counts = sizes(1000, 2000 if tiny else 16000, tiny)
     for label, score in (("FD", distance), ("KID", kernel_distance), ("precision and recall", precision_recall)):
         yield Curve(f"{label}: images", counts, [scored(n, score) for n in counts], None)
     for fsdp in (False, True):
         devices = sizes(1, FAKE, tiny)
-        held = [train_step("ddpm", n, 64, 32, fsdp)[1] for n in devices]
-        yield Curve(f"train step of the DDPM, batch of 64{', `fsdp`' * fsdp}: devices", devices, None, held)
+        held = [memory(compile_step("ddpm", n, 64, 32, fsdp)[2]) for n in devices]
+        yield Curve(f"train step of the DDPM, 64 images{', `fsdp`' * fsdp}: devices", devices, None, held)
 
 
 def main() -> None:
@@ -144,8 +164,11 @@ def main() -> None:
         "| --- | --- | --- | ---: | --- | ---: |",
         sep="\n",
     )
-    for found in curves(tiny):
+    shipped, mesh = VAEDM.from_pretrained("avatars"), make_mesh(1, jax.devices()[:CORES])
+    model = VAEDM(shipped.config, shipped.params["vae"], shipped.params["ddpm"], mesh)
+    for found in curves(tiny, model):
         print(found.row(), flush=True)
+    print(f"sampling 1 to 64 images at a time: {serve(model, 100 if tiny else 1000)}")
     print(f"measured in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 

@@ -108,8 +108,9 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
         raise UserError(str(error).removeprefix("flag ")) from error
     if values.help:
         return values.module_help(__name__)
-    for match in filter(None, (re.match(r"--?(?!(?:no)?config\.)([A-Za-z][^=]*)", arg) for arg in rest)):
-        raise UserError(f"--{match[1]}: there is no such flag; {suggest(match[1], list(values))}")
+    unknown = [match[1] for arg in rest if (match := re.match(r"--?(?!(?:no)?config\.)([A-Za-z][^=]*)", arg))]
+    if unknown:
+        raise UserError(f"--{unknown[0]}: there is no such flag; {suggest(unknown[0], list(values))}")
     check_belonging(values)
     workdir = None
     if values.mode in FILES:
@@ -120,7 +121,7 @@ def parse(argv: Sequence[str], modes: Collection[str], stages: Collection[str]) 
     config = initial_config(values.mode, values.config, workdir, named_model(rest))
     override(config, rest)
     if values.config is None and values.mode not in FILES:
-        named = {match[1] for match in filter(None, (re.match(r"--?config\.([^=]*)", arg) for arg in rest))}
+        named = {match[1] for arg in rest if (match := re.match(r"--?config\.([^=]*)", arg))}
         trust.check_borrowed(flatten(config), named_model(rest) or str(workdir / rundir.FILE), named)
     if values.targets is not None:
         config.plan.targets = values.targets
@@ -242,8 +243,9 @@ def locate_error(error: BaseException, path: str) -> str:
 def check_names(argv: Sequence[str]) -> None:
     """Raise UserError for the first setting that does not exist, or that is a tuple with a nested tuple."""
     settings = flatten(base_config())
-    for match in filter(None, (re.match(r"--?(?:no)?config\.([^=]*)", arg) for arg in argv)):
-        if match[1] not in settings:
+    for arg in argv:
+        match = re.match(r"--?(?:no)?config\.([^=]*)", arg)
+        if match and match[1] not in settings:
             known = suggest(match[1], settings, "config.")
             raise UserError(f"--config.{brief(match[1])}: there is no such setting; {known}")
     for name, text in given_settings(argv):

@@ -92,8 +92,8 @@ def dataset(
         except NotImplementedError as error:
             obstacle = f"it was prepared as {builder.info.file_format.value}, which does not allow random access"
             raise UserError(how_to_prepare(builder.name, builder.data_dir_root, obstacle)) from error
-        for missing in (file for file in splits[part].filepaths if not file.exists()):
-            raise UserError(f"{setting}: {missing} does not exist; prepare the data again")
+        if missing := [file for file in splits[part].filepaths if not file.exists()]:
+            raise UserError(f"{setting}: {missing[0]} does not exist; prepare the data again")
         return Lazy(range(len(examples)), partial(read, examples, part))
 
     def read(examples: Any, part: str, index: int) -> np.ndarray:

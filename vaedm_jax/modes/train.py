@@ -70,7 +70,9 @@ def train(config: ConfigDict, workdir: Path, stage: str = "all") -> None:
     if stage == "vae" and not vae:
         why, use = ("variant", "form1 or form2") if config.ddpm.variant == "uncond" else ("condition", "'vae'")
         raise UserError(f"--stage=vae: ddpm.{why} = {config.ddpm[why]!r} has no VAE; use {use}, or --stage=ddpm")
-    build_unet(config), vae and build_vae(config)  # raises errors before the data is read
+    build_unet(config)  # raises errors before the data is read
+    if vae:
+        build_vae(config)
     note_attention(config.ddpm)
     names = ("vae", "ddpm") if vae else ("ddpm",)
     for name in names:
@@ -233,7 +235,8 @@ def given_params(name: str, config: ConfigDict, workdir: Path) -> Any | None:
     differing = [key for key in (*ARCHITECTURE[name], *of_z) if theirs[key] != ours[key]]
     if name == "ddpm" and model.engine.networks.form.shown != FORMULATIONS[config.ddpm.variant].shown:
         differing.append("ddpm.variant")
-    for key in differing:
+    if differing:
+        key = differing[0]
         raise UserError(
             f"the {name.upper()} in {source} has another architecture: {key} is {brief(repr(theirs[key]))} there and "
             f"{brief(repr(ours[key]))} here"
