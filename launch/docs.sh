@@ -10,4 +10,4 @@ launch/env.sh
 if [ "${1:-}" = serve ]; then
   exec .venv/bin/python -m mkdocs serve --strict --config-file launch/site/mkdocs.yml
 fi
-exec .venv/bin/python -m mkdocs build --strict --quiet --config-file launch/site/mkdocs.yml "$@"
+exec .venv/bin/python -m mkdocs build --strict --config-file launch/site/mkdocs.yml "$@"

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module", name="site")
 def site_fixture(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
     done = subprocess.run(
         [*command, "--config-file", "launch/site/mkdocs.yml"], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
