@@ -1,6 +1,6 @@
 """Command line. An installed package also has the command `vaedm`, which is the same as `python -m vaedm_jax.main`.
 
-python -m vaedm_jax.main --config=configs/emoji.py:form1 --workdir=DIR --mode=train
+python -m vaedm_jax.main --config=emoji:form1 --workdir=DIR --mode=train
 python -m vaedm_jax.main --config.data.path=PICTURES --workdir=DIR --mode=new
 python -m vaedm_jax.main --workdir=DIR --mode=sample --config.sample.steps=20
 python -m vaedm_jax.main --workdir=DIR --mode=evaluate --config.eval.steps=5,10,25
@@ -9,8 +9,8 @@ python -m vaedm_jax.main --workdir=DIR --mode=figures
 python -m vaedm_jax.main --workdir=DIR --mode=explore
 python -m vaedm_jax.main --workdir=DIR --mode=prior --config.prior.kinds=flow
 python -m vaedm_jax.main --workdir=DIR --mode=tune --config.sample.start=noise --config.sample.steps=3
-python -m vaedm_jax.main --config=configs/cifar10.py --workdir=DIR --mode=plan --targets=tpu-v2-8,tpu-v5e-1
-python -m vaedm_jax.main --config=configs/celebamask_hq_128.py --workdir=RECORDS --mode=prepare
+python -m vaedm_jax.main --config=cifar10 --workdir=DIR --mode=plan --targets=tpu-v2-8,tpu-v5e-1
+python -m vaedm_jax.main --config=celebamask_hq_128 --workdir=RECORDS --mode=prepare
 python -m vaedm_jax.main --mode=import --from=PUBLISHED.ckpt --out=WEIGHTS.safetensors
 python -m vaedm_jax.main --mode=export --from=DIR --out=FOLDER_FOR_DIFFUSERS
 """
