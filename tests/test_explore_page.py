@@ -88,8 +88,7 @@ def test_the_page_opens_with_a_random_picture_and_fits_a_laptop(page):
 def test_a_slider_changes_both_images_and_undo_restores_them(page):
     first, before = page.shown, page.images()
     page.page.locator("#z0 input[type=range]").focus()
-    for _ in range(5):
-        page.page.keyboard.press("ArrowLeft")
+    page.page.keyboard.press("Home")  # once: a slow machine takes several presses for several visits
     page.wait()
     assert all(a != b for a, b in zip(before, page.images(), strict=True))
     page.page.keyboard.press("u")
