@@ -43,7 +43,13 @@ def test_the_second_stage_alone_needs_a_finished_first_stage(refused, run):
 def test_the_first_stage_is_not_trained_further_once_the_second_has_begun(refused, run, untrained):
     reach(run, "vae", 6)
     reach(run, "ddpm", 3)
-    refused("--workdir={run} --config.vae.steps=9", "the DDPM in {run}", "--config.vae.steps=6", "another --workdir")
+    refused(
+        "--workdir={run} --config.vae.steps=9",
+        "the DDPM in {run}",
+        "--config.vae.steps=6",
+        "another --workdir",
+        "--config.vae.init={run}",
+    )
     assert main(["main", f"--workdir={run}", "--config.ddpm.steps=9"]) == 0
     assert untrained[-1] == ("ddpm", 9)
 

@@ -9,8 +9,9 @@ from vaedm_jax import command_line as flags
 from vaedm_jax.api import VAEDM, Samples
 from vaedm_jax.config import MEASURED
 from vaedm_jax.errors import UserError
+from vaedm_jax.runs import weights
 from vaedm_jax.runs.rundir import FREE, TUNABLE, differences
-from vaedm_jax.runs.weights import SHIPPED, model_at, model_name, shipped
+from vaedm_jax.runs.weights import NOT_IN_WHEEL, SHIPPED, model_at, model_name, shipped
 
 CONFIG = Path(__file__).parents[1] / "configs" / "avatars.py"
 FACES = {"avatars": "form1", "avatars-fast": "form1", "avatars-uncond": "uncond"}
@@ -32,6 +33,13 @@ def test_the_files_are_small_enough_to_ship():
     sizes = {file.stem: file.stat().st_size for file in SHIPPED.glob("*.safetensors")}
     assert sizes.pop(LARGE) <= 6.5e6
     assert sizes.keys() == FACES.keys() and sum(sizes.values()) <= 15e6
+
+
+def test_weights_that_a_wheel_lacks_are_said_to_be_in_the_repository(monkeypatch, tmp_path):
+    monkeypatch.setattr(weights, "SHIPPED", tmp_path)
+    assert NOT_IN_WHEEL == (LARGE,)
+    with pytest.raises(UserError, match=f"'{LARGE}': .*repository, vaedm_jax/weights/{LARGE}.safetensors"):
+        shipped(LARGE)
 
 
 @pytest.mark.parametrize("name", FACES)

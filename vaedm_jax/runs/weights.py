@@ -157,6 +157,7 @@ def write_tables(file: PathLike, tables: Any, refiner_digest: str) -> None:
 
 
 SHIPPED = Path(__file__).parents[1] / "weights"
+NOT_IN_WHEEL = ("avatars-64",)  # as in setup.py
 
 
 def model_name(name: PathLike) -> str:
@@ -173,6 +174,11 @@ def shipped_file(name: str) -> Path:
 def shipped(name: str) -> Path:
     """Return the file of weights of the package with this name; raise UserError without one."""
     path = shipped_file(name)
+    if not path.is_file() and name in NOT_IN_WHEEL:
+        raise UserError(
+            f"weights '{name}': an installed package is without them, since it would be too large; name their file in "
+            f"a copy of the repository, vaedm_jax/weights/{name}.safetensors"
+        )
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
         raise UserError(f"weights '{name}': no such file; weights in the package: {names}")
