@@ -68,7 +68,8 @@ class VAEDM:
 
         Args:
           config: the whole configuration that the model was trained with.
-          vae_params, ddpm_params: empty if they are not trained.
+          vae_params: the parameters of the VAE, empty if it is not trained.
+          ddpm_params: the parameters of the refiner, empty if it is not trained.
           prior: see `models.prior`; None is N(0, I).
           tables: learnt tables, by the names of `learnt.table_name`.
         """
@@ -279,7 +280,9 @@ class VAEDM:
         the U-Net can work on, and cropped afterwards.
 
         Args:
-          x_T, begin, how: arguments of `sample`.
+          x_T: see `sample`.
+          begin: see `sample`.
+          how: further arguments of `sample`.
         """
         size, multiple = self.engine.networks.size, self.engine.networks.multiple
         images = as_pixels("images", images, size)
@@ -307,7 +310,8 @@ class VAEDM:
         """Return n samples on the path from a to b in z, with the same noise for all (figure 2 of the paper).
 
         Args:
-          a, b: z [D], or an image, [H, W, C] or of PIL, which is encoded.
+          a: z [D], or an image, [H, W, C] or of PIL, which is encoded.
+          b: the other end, in one of these forms.
           path: "linear" or "spherical"; see `inputs.path_between`.
           how: arguments of `sample`.
         """
@@ -329,7 +333,8 @@ class VAEDM:
         """Draw one z of q(z | x) for each image, [N, D].
 
         Args:
-          seed, first: the noise of image i is that of the seed and of index first + i.
+          seed: the noise of image i is that of this seed and of index first + i.
+          first: see `seed`.
         """
         self.engine.check_vae()
         x = self.engine.check_images(images, "images")
@@ -351,7 +356,8 @@ class VAEDM:
         """Return x_hat of images, [N, H, W, C]: their reconstructions, or what `ddpm.condition` leaves of them.
 
         Args:
-          seed, first: if the condition is random, image i is that of the seed and of index first + i.
+          seed: if the condition is random, image i is that of this seed and of index first + i.
+          first: see `seed`.
         """
         self.engine.check_x_hat()
         x = self.engine.check_images(images, "images", any_size=bool(self.engine.networks.condition))
@@ -390,7 +396,8 @@ class VAEDM:
 
         Args:
           images: floats are rounded to 256 levels.
-          seed, first: the noise of image i is that of the seed and of index first + i.
+          seed: the noise of image i is that of this seed and of index first + i.
+          first: see `seed`.
           chain: its `variance`, `clip` and `cond_noise` are those of the reverse steps; by default as configured.
         """
         engine, chain = self.engine, self.chain(chain)
