@@ -71,9 +71,8 @@ def curve(of: str, sizes: Sequence[int], measure: Callable[[int], tuple[float, i
 
 def compile_step(name: str, devices: int, batch: int, side: int, fsdp: bool = False) -> tuple[Stage, Mesh, Any]:
     """Return a stage, the mesh, and the stage's compiled train step."""
-    config = configured("avatars.py", False, **{"data.image_size": side, "mesh.fsdp": fsdp})
-    mesh, first = make_mesh(1, jax.devices()[:devices]), vae_stage(config)
-    stage = first if name == "vae" else ddpm_stage(config, drawn(first))
+    config = configured("avatars.py:uncond", False, **{"data.image_size": side, "mesh.fsdp": fsdp})
+    mesh, stage = make_mesh(1, jax.devices()[:devices]), vae_stage(config) if name == "vae" else ddpm_stage(config, {})
     return stage, mesh, lower_train_step(stage, mesh, config, batch).compile()
 
 
