@@ -59,7 +59,7 @@ def q_sample(schedule: Schedule, x_0: jax.Array, index: jax.Array, eps: jax.Arra
 def augment(schedule: Schedule, x_hat: jax.Array, k: jax.Array, noise: jax.Array) -> jax.Array:
     """Add the noise of the first k [B] steps of the chain to x_hat [B, H, W, C]; k = 0 leaves it unchanged.
 
-    This is the conditioning augmentation of cascaded diffusion (arXiv 2106.15282, section 4).
+    This is the conditioning augmentation of cascaded diffusion (arXiv 2106.15282).
     """
     alpha_bar = np.append(1.0, schedule.alpha_bar)
     return at(np.sqrt(alpha_bar), k) * x_hat + at(np.sqrt(1 - alpha_bar), k) * noise

@@ -83,7 +83,7 @@ def make_schedule(settings: Any) -> Schedule:
 def respace(schedule: Schedule, positions: np.ndarray) -> Schedule:
     """Return the chain that visits only some positions (ascending) of a schedule: same marginals, new betas.
 
-    Between two steps log alpha_bar is interpolated linearly in t, as in DPM-Solver (arXiv 2206.00927, appendix D).
+    Between two steps log alpha_bar is interpolated linearly in t, as in DPM-Solver (arXiv 2206.00927).
     """
     low = np.floor(positions).astype(int)
     share, high = positions - low, np.minimum(low + 1, len(schedule.t) - 1)

@@ -31,7 +31,7 @@ def even(T: int, n: int) -> np.ndarray:
 
 
 def log_snr(low: float, high: float, n: int) -> np.ndarray:
-    """Return n values of log_snr, evenly spaced (DPM-Solver, arXiv 2206.00927, section 3.4)."""
+    """Return n values of log_snr, evenly spaced (DPM-Solver, arXiv 2206.00927)."""
     return np.linspace(high, low, n) if n > 1 else np.array([low])
 
 

@@ -88,37 +88,67 @@ def fit(
         closing(Log(stage, like, step, flops, start, total, folder, config)) as log,
         Best(folder / "best", chosen_by, like) as best,
     ):
-
-        def look(n: int) -> dict[str, float] | None:
-            found = stop.try_to(lambda poll: on_picture(n, state.average, poll))
-            if found is not None:
-                best.consider(state, found)
-            return found
-
+        outputs = Outputs(stage.name, total, intervals(config), on_picture, stop, log, checkpoints, best)
         if owed:
-            looked = look(start)
-            stop.check(stop.asked if looked is None else 0, stage.name, start, total)
-            log.write(start, looked)
-            if start >= total:  # no later checkpoint will say that they are drawn
-                checkpoints.save(state)
+            outputs.draw_owed(start, state)
         for n in range(start + 1, total + 1):
             state, metrics = step(state, stage.frozen, batch, key)
-            log.add(n, metrics)
-            due = {what: n == total or n % every == 0 for what, every in intervals(config).items()}
-            stopped = stop.request(together=due["metrics"])
-            looked = {}
-            if stopped or any(due.values()):
-                means = log.averages(n)
-                looked = look(n) if due["pictures"] else {}
-                log.write(n, means | (looked or {}))
-                stopped = stopped or (stop.asked if looked is None else 0)
-            if stopped or due["checkpoint"]:
-                log.writer.sync()
-                checkpoints.save(state, {OWED: 1.0} if looked is None else {})
-            stop.check(stopped, stage.name, n, total)
+            outputs.after_step(n, state, metrics)
             if n < total:
                 batch = next(placed)
     return state
+
+
+class Outputs(NamedTuple):
+    """What a stage writes between its steps: metrics, pictures and checkpoints. A signal ends the run here.
+
+    Attributes:
+      name: the stage.
+      total: its number of steps.
+      every: the interval of each output in steps.
+      on_picture: see `fit`.
+      stop, log, checkpoints, best: open while the stage is trained.
+    """
+
+    name: str
+    total: int
+    every: dict[str, int]
+    on_picture: OnPicture
+    stop: Stop
+    log: Log
+    checkpoints: Checkpoints
+    best: Best
+
+    def draw(self, n: int, state: TrainState) -> dict[str, float] | None:
+        """Draw the pictures of step n, and return their metrics; None if a signal came before they were finished."""
+        found = self.stop.try_to(lambda poll: self.on_picture(n, state.average, poll))
+        if found is not None:
+            self.best.consider(state, found)
+        return found
+
+    def draw_owed(self, n: int, state: TrainState) -> None:
+        """Draw the pictures that an earlier command was stopped before."""
+        found = self.draw(n, state)
+        self.stop.check(self.stop.asked if found is None else 0, self.name, n, self.total)
+        self.log.write(n, found)
+        if n >= self.total:  # no later checkpoint will say that they are drawn
+            self.checkpoints.save(state)
+
+    def after_step(self, n: int, state: TrainState, metrics: Any) -> None:
+        """Write what is due after step n; raise Stopped, with the state saved, if a signal came."""
+        self.log.add(n, metrics)
+        due = {what: n == self.total or n % every == 0 for what, every in self.every.items()}
+        stopped = self.stop.request(together=due["metrics"])
+        found: dict[str, float] | None = {}
+        if stopped or any(due.values()):
+            means = self.log.averages(n)
+            found = self.draw(n, state) if due["pictures"] else {}
+            self.log.write(n, means | (found or {}))
+            stopped = stopped or (self.stop.asked if found is None else 0)
+        if stopped or due["checkpoint"]:
+            self.log.writer.sync()
+            self.checkpoints.save(state, {OWED: 1.0} if found is None else {})
+        self.stop.check(stopped, self.name, n, self.total)
 
 
 class Begun(NamedTuple):

@@ -24,8 +24,7 @@ from vaedm_jax.runtime.mesh import whole_batch
 from vaedm_jax.sampling.generation import NOTHING, Given
 from vaedm_jax.sampling.inputs import compute_digest
 from vaedm_jax.storage import Array, Damaged, read_arrays
-from vaedm_jax.storage.disk import writing
-from vaedm_jax.storage.writing import is_writer, set_aside, write_arrays
+from vaedm_jax.storage.writing import is_writer, replacing, set_aside, write_arrays
 
 Parts = Callable[[], Iterator[Samples]]  # each call starts with the first part
 
@@ -144,9 +143,7 @@ def write_npz(path: Path, n: int, parts: Parts) -> None:
     """Write all n images, and their x_hat if there is one, as arrays [n, H, W, C] of one file."""
     if not is_writer():
         return
-    beside = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with writing(path, beside), zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
+    with replacing(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in (name for name, a in next(parts())._asdict().items() if a is not None):
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 for i, part in enumerate(parts()):
@@ -155,7 +152,6 @@ def write_npz(path: Path, n: int, parts: Parts) -> None:
                         header = {"descr": "|u1", "fortran_order": False, "shape": (n, *images.shape[1:])}
                         np.lib.format.write_array_header_1_0(file, header)
                     file.write(images.tobytes())
-    os.replace(beside, path)
 
 
 def write_pngs(folder: Path, parts: Parts) -> None:
