@@ -1,6 +1,6 @@
 """Measure how time and memory grow with the batch, the side of an image, the steps, the images and the devices.
 
-    .venv/bin/python launch/growth.py           print the table of docs/benchmarks.md; ten minutes on two quiet cores
+    .venv/bin/python launch/growth.py           print the table of docs/benchmarks.md; half an hour on two quiet cores
     .venv/bin/python launch/growth.py --tiny    try the script
 
 The networks are those of the weights `avatars`. An exponent is the slope of log(value) over log(size).
