@@ -10,7 +10,7 @@ from tests.test_solvers import best_eps, predictor
 from tests.tiny import by_noise, in_float64
 from vaedm_jax.diffusion.bound import chain_terms
 from vaedm_jax.diffusion.chain import Chain, run_chain
-from vaedm_jax.diffusion.loss import noise_loss, training_loss
+from vaedm_jax.diffusion.loss import consistency_loss, noise_loss, training_loss
 from vaedm_jax.diffusion.prediction import Eps, Residual, V
 from vaedm_jax.diffusion.prediction import predictor as refiner
 from vaedm_jax.diffusion.process import FORMULATIONS, Level, augment, nearest_step, noise_level, q_sample
@@ -125,6 +125,18 @@ def test_ideal_networks_of_all_targets_run_the_same_chain(sampler, clip):
     want, *others = run(noise_of(0))
     for got in others:
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-10)
+
+
+def test_ideal_networks_of_all_variants_have_the_same_consistency_loss():
+    x_0 = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 1, 1, 1)))
+    sigma, eps = jnp.array([0.02, 0.5, 20.0]), jnp.array([0.3, -1.0, 0.8]).reshape(3, 1, 1, 1)
+    for doublings in (0, 3):
+        losses = [
+            consistency_loss(FULL, ideal(*CASES[case]), x_0, sigma, eps, jnp.asarray(doublings))
+            for case in ("v form1", "v form2", "v uncond")
+        ]
+        for other in losses[1:]:
+            np.testing.assert_allclose(other, losses[0], rtol=1e-9)
 
 
 def test_ideal_networks_of_all_targets_have_the_same_bound_and_noise_loss():
