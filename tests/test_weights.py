@@ -75,6 +75,15 @@ def test_each_refined_image_is_near_its_own_x_hat_and_far_from_most_others(sampl
     assert (own < 1.25 * distance.min(axis=1)).all() and (own < 0.5 * np.median(distance, axis=1)).all()
 
 
+def test_five_learnt_steps_are_nearer_to_fifty_than_those_of_the_solver(model):
+    def images(steps: int, sampler: str) -> np.ndarray:
+        return model.sample(16, seed=7, start="noise", steps=steps, sampler=sampler).images
+
+    many = images(50, "unipc2")
+    of_table, of_solver = (np.sqrt(np.mean((images(5, name) - many) ** 2)) for name in ("tuned", "unipc2"))
+    assert of_table < 0.75 * of_solver
+
+
 def test_a_name_is_a_file_or_a_run_before_it_is_that_of_weights_in_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "avatars").mkdir()  # a folder of pictures, say
