@@ -67,6 +67,7 @@ def test_the_configurations_of_the_project_are_accepted(file, variant):
         ("--config.sample.steps=75 --config.sample.spacing=uniform", ["75 steps", "72 and 77", "'even'"]),
         ("--config.sample.steps=1001", ["1001 steps", "from 1 to 1000"]),
         ("--config.sample.start=warm --config.sample.t_start=1000", ["t_start = 1000", "999"]),
+        ("--config.sample.sampler=tuned", ["sample.sampler = 'tuned'", "learnt table", "'unipc2'"]),
         ("--config.log.sample_steps=2000", ["log.sample_steps", "2000 steps", "1000"]),
         ("--config.data.image_size=32", ["block string", "16x16", "32x32"]),
         ("--config.vae.enc_block=16d4", ["vae.enc_block", "block string '16d4'", "ends at 4x4"]),

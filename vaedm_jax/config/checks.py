@@ -11,6 +11,7 @@ from vaedm_jax.conditioning.conditions import has_vae, parse_condition
 from vaedm_jax.config.build import flatten, make_chain, picture_chain
 from vaedm_jax.config.settings import SETTINGS, Choice, Number
 from vaedm_jax.diffusion.chain import Chain
+from vaedm_jax.diffusion.learnt import TEACHER, TUNED
 from vaedm_jax.diffusion.schedule import make_schedule
 from vaedm_jax.errors import UserError, brief, check_choice, check_range, prefix_errors
 from vaedm_jax.runtime.memory import check_fits
@@ -131,6 +132,11 @@ def check_pictures(config: ConfigDict) -> None:
     chain = make_chain(config.sample)
     if chain.start == "warm" and not chain.t_start:
         raise UserError("sample.t_start = 0 needs a trained model; pictures during training need a step, such as 500")
+    if chain.sampler == TUNED:
+        raise UserError(
+            f"sample.sampler = {TUNED!r} needs a trained model with a learnt table; pictures during training need "
+            f"another sampler, such as {TEACHER!r}"
+        )
     with prefix_errors("sample: "):
         check_chain(config, chain)
     with prefix_errors("log.sample_steps: "):
