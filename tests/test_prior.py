@@ -14,6 +14,7 @@ from vaedm_jax.errors import UserError
 from vaedm_jax.main import main
 from vaedm_jax.models.flow import forward, init_flow
 from vaedm_jax.models.prior import draw, log_prob
+from vaedm_jax.modes import prior as mode
 from vaedm_jax.modes.prior import fit_flow, used_latents
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
@@ -88,6 +89,14 @@ def test_the_density_of_a_flow_is_that_of_its_draws():
         expected = multivariate_normal(np.zeros(D)).logpdf(noise) - np.linalg.slogdet(jacobians)[1]
         np.testing.assert_allclose(log_prob(params, z), expected, rtol=1e-9)
         assert np.abs(expected - gaussian.logpdf(z)).max() > 0.1, "it is not the Gaussian any more"
+
+
+def test_z_are_scored_in_chunks_since_each_component_holds_them_all(monkeypatch):
+    z, sizes = np.float32(RNG.normal(0, 3, (7, 3))), []
+    monkeypatch.setattr(mode, "CHUNK", 3)
+    monkeypatch.setattr(mode, "log_prob", lambda params, z: (sizes.append(len(z)), log_prob(params, z))[1])
+    found = mode.mean_log_density(MIXTURE, z)
+    assert sizes == [3, 3, 1] and found == pytest.approx(float(np.mean(log_prob(MIXTURE, z))), rel=1e-5)
 
 
 def test_a_flow_fits_a_ring_better_than_a_gaussian():

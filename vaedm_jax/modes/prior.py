@@ -28,7 +28,7 @@ from vaedm_jax.storage.writing import set_aside, write_arrays, write_csv
 KINDS = ("full", "diag", "flow")
 RIDGE = 1e-4  # added to variances
 DRAWS = 8  # z that are drawn for each image
-CHUNK, ENCODED = 1024, 64  # images that are converted at a time, and that are encoded at a time
+CHUNK, ENCODED = 1024, 64  # images or z that are converted or scored at a time, and images that are encoded at a time
 MOST = 2**16  # z that a mixture is fitted to, or as many as there are images if these are more
 LEAST = 0.01  # nats of KL(q(z | x) || N(0, I)), the mean over the images, above which a latent is used
 # For the flow: z in a step; steps between evaluations on held-out z; the learning rate of Adam.
@@ -202,5 +202,11 @@ def fit_flow(z: np.ndarray, held_out: np.ndarray, steps: int, seed: int) -> dict
 def row(kind: str, components: int, params: dict[str, Any], train: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
     """Return a row of `prior.csv`: the mean log densities of training and held-out z under a prior."""
     sides = {"train": train, "held_out": held_out}
-    means = {name: float(np.mean(log_prob(params, z))) for name, z in sides.items()}
+    means = {name: mean_log_density(params, z) for name, z in sides.items()}
     return {"kind": kind, "components": components, **means}
+
+
+def mean_log_density(params: dict[str, Any], z: np.ndarray) -> float:
+    """Return the mean log density of z [N, D]. CHUNK of them are in memory at a time, once for each component."""
+    parts = [log_prob(params, z[begin : begin + CHUNK]) for begin in range(0, len(z), CHUNK)]
+    return float(np.mean(np.concatenate(parts)))
