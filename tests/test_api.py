@@ -284,10 +284,12 @@ def test_progress_is_reported_batch_by_batch(model):
 def test_large_arrays_are_computed_in_batches(model, monkeypatch):
     images = np.random.default_rng(0).random((20, *SHAPE), np.float32)
     whole = model.encode(images, batch_size=24)
+    z = model.sample_z(20, batch_size=24)
     sizes, on_devices = [], Engine.on_devices
     monkeypatch.setattr(Engine, "on_devices", lambda *a: ((sizes.append(len(b)), (n, b))[1] for n, b in on_devices(*a)))
     np.testing.assert_allclose(model.encode(images, batch_size=8), whole, atol=1e-5)
-    assert sizes == [8, 8, 8]
+    np.testing.assert_allclose(model.sample_z(20, batch_size=8), z, rtol=1e-6)
+    assert sizes == [8, 8, 8] * 2
 
 
 @pytest.mark.parametrize(

@@ -363,7 +363,7 @@ class VAEDM:
         x = self.engine.check_images(images, "images", any_size=bool(self.engine.networks.condition))
         return self.engine.map_images(shown_x_hat, x, seed, first, batch_size)
 
-    def sample_z(self, n: int, seed: int = 0, temperature: float | None = None) -> np.ndarray:
+    def sample_z(self, n: int, seed: int = 0, temperature: float | None = None, batch_size: int = 64) -> np.ndarray:
         """Draw n latents from the prior, [n, D]: those that `sample` draws with this seed.
 
         Args:
@@ -373,8 +373,10 @@ class VAEDM:
         engine.check_vae()
         check_indices(n, seed)
         t = (self.chain() if temperature is None else self.chain(z_temperature=temperature)).z_temperature
-        inputs = engine.replicate((np.uint32(seed), np.arange(n), np.float32(t)))
-        return np.asarray(draw_prior(engine.networks, engine.params, *inputs))
+        key, t = engine.replicate((np.uint32(seed), np.float32(t)))
+        return engine.map_batches(
+            lambda indices: draw_prior(engine.networks, engine.params, key, indices, t), np.arange(n), batch_size
+        )
 
     def sample_x_hat(self, n: int, seed: int = 0) -> np.ndarray:
         """Return n samples of the VAE, [n, H, W, C]: the x_hat of `sample` with this seed."""

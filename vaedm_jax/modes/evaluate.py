@@ -247,7 +247,7 @@ class Scorer:
         """Yield the images of a cell, uint8, in parts."""
         model, chain = cell.model, cell.chain
         if cell.alone:
-            z = model.sample_z(self.n, cell.seed, chain.z_temperature)
+            z = model.sample_z(self.n, cell.seed, chain.z_temperature, self.batch_size)
             for begin in range(0, self.n, BLOCK):
                 yield to_uint8(model.decode(z[begin : begin + BLOCK], self.batch_size))
             return
