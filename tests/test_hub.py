@@ -42,8 +42,9 @@ def model_fixture():
     config = tiny_config()
     with config.unlocked():
         config.data.path = "/home/me/private pictures"
-    vae = random_params(vae_stage(config))
-    return VAEDM(config, vae, random_params(ddpm_stage(config, vae)))
+    vae, sides = random_params(vae_stage(config)), {"image_size": 16, "content": "-"}
+    images = {"train": {"images": 4500, **sides}, "held_out": {"images": 10, **sides}, "files": "-", "folder": "-"}
+    return VAEDM(config, vae, random_params(ddpm_stage(config, vae)), images=images)
 
 
 def test_a_model_comes_back_as_it_was_pushed_with_card_and_samples(hub, model, tmp_path):
@@ -56,6 +57,7 @@ def test_a_model_comes_back_as_it_was_pushed_with_card_and_samples(hub, model, t
     assert card.startswith("---\nlibrary_name: vaedm_jax\n") and "license: cc0-1.0\n---\n\n# faces\n" in card
     assert 'VAEDM.from_pretrained("user/faces")' in card and "16 x 16 pixels" in card and "private" not in card
     assert f"| VAE | {sum(a.size for a in jax.tree.leaves(model.params['vae'])):,} | 6 steps, batches of 8 |" in card
+    assert "**Data.** A folder of pictures, 4,500 to train on and 10 held out.\n" in card
     assert "KID, `random` | FD, `random` | precision, `random` | recall, `random` |" in card
     assert "| `ddim` | noise | 10 | 500 | 0.251 | 1.5 | 0.7 | 0.625 |" in card
     assert files["samples.png"].startswith(b"\x89PNG")

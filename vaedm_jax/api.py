@@ -206,7 +206,7 @@ class VAEDM:
           licence: the licence of the weights, by the Hub's name for it, such as "cc-by-4.0".
         """
         rows, chain = read_scores(evaluation) if evaluation else [], self.chain().describe(self.schedule)
-        card = model_card(repository, self.config, self.params, chain, rows, licence)
+        card = model_card(repository, self.config, self.params, self.images, chain, rows, licence)
         files = {hub.CARD: card.encode()}
         files[hub.WEIGHTS] = encode_weights(Stored(self.config, self.params, self.images), dtype)
         if not self.engine.networks.condition:

@@ -61,6 +61,7 @@ def model_card(
     repository: str,
     config: ConfigDict,
     params: dict[str, Any],
+    images: dict[str, Any] | None,
     chain: str,
     rows: list[dict[str, str]],
     licence: str,
@@ -68,6 +69,7 @@ def model_card(
     """Return the card as Markdown.
 
     Args:
+      images: identifies the images that the model was trained on (`Dataset.identity`); None if that is not known.
       chain: the description of the chain that the samples were drawn by.
       rows: the rows of `read_scores`.
       licence: the Hub's name of it; "" for none.
@@ -82,11 +84,12 @@ def model_card(
     networks = [f"| {name} | {count(of):,} | {budget(settings)} |" for name, settings, of in stages]
     section = config.data
     data = "A folder of pictures" if section.path else f"`data.source={section.source}`"  # without the private path
+    if images:
+        data += ", {train[images]:,} to train on and {held_out[images]:,} held out".format(**images)
     return TEXT.format(
         front="\n".join(front), name=repository.partition("/")[2], what=what, size=section.image_size,
         does=does.format(chain=chain, condition=config.ddpm.condition), repository=repository, code=code,
-        networks="\n".join(networks), scores=scores_table(rows),
-        data=data + (f", {section.held_out:.0%} held out" if section.held_out else "") + ".",
+        networks="\n".join(networks), scores=scores_table(rows), data=f"{data}.",
     )  # fmt: skip
 
 
