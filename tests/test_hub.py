@@ -87,6 +87,14 @@ def test_a_card_has_all_scores_of_a_space_with_any_name():
     assert "| samples | KID, `body` | FD, `body` |\n" in scores_table([row])
 
 
+def test_a_table_with_the_scores_of_several_models_names_them():
+    rows = [{name: str(value) for name, value in SCORES.items()} | {"run": run} for run in ("mine", "plain")]
+    table = scores_table(rows)
+    assert "| model | sampler | start |" in table and "| --- | --- | --- | ---: | ---: |" in table
+    assert "| mine | `ddim` | noise | 10 | 500 |" in table and "| plain | `ddim` | noise | 10 | 500 |" in table
+    assert "training images" not in table, "the table does not say which split they are compared with"
+
+
 def test_a_table_whose_scores_are_no_numbers_is_refused(tmp_path):
     (tmp_path / "evaluation.csv").write_text("sampler,start,nfe,n,kid_body\nddim,noise,5,9,good\n")
     with pytest.raises(UserError, match=r"evaluation\.csv: kid_body = 'good' is not a number"):

@@ -118,16 +118,20 @@ def score_columns(row: dict[str, str]) -> list[str]:
 
 
 def scores_table(rows: list[dict[str, str]]) -> str:
-    """Return the scores as a Markdown table, with a column for each score and feature space; "" without rows."""
+    """Return the scores as a Markdown table, with a column for each score and feature space; "" without rows.
+
+    If the scores are those of several models, a column names the model.
+    """
     if not rows:
         return ""
-    columns = score_columns(rows[0])
+    columns, several = score_columns(rows[0]), len({row.get("run") for row in rows}) > 1
     titles = [f"{SCORES[kind]}, `{space}`" for kind, _, space in (name.partition("_") for name in columns)]
     lines = [
-        f"| sampler | start | evaluations | samples | {' | '.join(titles)} |",
-        f"| --- | --- | ---: | ---: |{' ---: |' * len(titles)}",
+        f"|{' model |' * several} sampler | start | evaluations | samples | {' | '.join(titles)} |",
+        f"|{' --- |' * several} --- | --- | ---: | ---: |{' ---: |' * len(titles)}",
     ]
     for row in rows:
         values = " | ".join(f"{float(row[name]):.3g}" if row[name] else "" for name in columns)
-        lines.append(f"| `{row['sampler']}` | {row['start']} | {row['nfe']} | {row['n']} | {values} |")
-    return "\n".join(["**Scores** against the training images; lower KID and FD are better.", "", *lines, ""])
+        model = f" {row['run']} |" if several else ""
+        lines.append(f"|{model} `{row['sampler']}` | {row['start']} | {row['nfe']} | {row['n']} | {values} |")
+    return "\n".join(["**Scores** against images of the data; lower KID and FD are better.", "", *lines, ""])
