@@ -140,9 +140,10 @@ def test_what_is_not_there_or_not_a_model_is_refused_in_one_line(hub, model, tmp
     refused("--mode=sample --workdir={new} --config.sample.weights=hub:faces", "hub:faces: give hub:USER/MODEL")
     with pytest.raises(UserError, match="faces: give USER/MODEL"):
         model.push_to_hub("faces")
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"other\.csv is not an evaluation\.csv"):
-        model.push_to_hub("user/faces", evaluation=tmp_path / "other.csv")
+    for text in ("a,b\n1,2\n", "sampler,start,nfe,n\n" + "a" * 200_000):
+        (tmp_path / "other.csv").write_text(text)
+        with pytest.raises(UserError, match=r"other\.csv is not an evaluation\.csv"):
+            model.push_to_hub("user/faces", evaluation=tmp_path / "other.csv")
 
 
 def test_a_file_may_not_name_a_model_of_the_hub():

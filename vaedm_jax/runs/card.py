@@ -101,7 +101,11 @@ def budget(settings: ConfigDict) -> str:
 
 def read_scores(file: PathLike) -> list[dict[str, str]]:
     """Return the rows of an `evaluation.csv` of mode `evaluate`; raise UserError if it is none."""
-    rows = list(csv.DictReader(read_bytes(file, "evaluation", MOST).decode(errors="replace").splitlines()))
+    lines = read_bytes(file, "evaluation", MOST).decode(errors="replace").splitlines()
+    try:
+        rows = list(csv.DictReader(lines))
+    except csv.Error:  # such as a cell of too many characters
+        rows = []
     if not rows or not {"sampler", "start", "nfe", "n"} <= rows[0].keys():
         raise UserError(f"{shown(file)} is not an evaluation.csv of --mode=evaluate")
     for name, value in ((name, row[name]) for row in rows for name in score_columns(row)):
