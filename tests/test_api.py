@@ -156,6 +156,18 @@ def test_a_saved_model_is_loaded_whole(model, images, tmp_path):
     )
 
 
+def test_what_could_not_be_read_again_is_not_saved(model, tmp_path):
+    for dtype in ("int8", "half precision"):
+        with pytest.raises(UserError, match=r"dtype = .* one of float16, bfloat16, float32, float64"):
+            model.save(tmp_path / "a.safetensors", dtype)
+    large = VAEDM(CONFIG, VAE, DDPM | {"conv_in": jax.tree.map(lambda a: a + 1e5, DDPM["conv_in"])})
+    with pytest.raises(UserError, match=r"ddpm/conv_in/.* has numbers that are not finite in float16"):
+        large.save(tmp_path / "a.safetensors", np.float16)
+    assert not (tmp_path / "a.safetensors").exists()
+    model.save(tmp_path / "a.safetensors", "bfloat16")
+    assert VAEDM.open(tmp_path / "a.safetensors").params["vae"]
+
+
 def test_a_model_without_a_trained_refiner_says_so():
     with pytest.raises(UserError, match="no trained DDPM"):
         VAEDM(CONFIG, VAE, {}).sample(1)

@@ -183,7 +183,11 @@ class VAEDM:
         return self._with(self.engine.with_params(tables=read_tables(file, self.engine.refiner_digest)))
 
     def save(self, file: PathLike, dtype: Any = np.float32) -> None:
-        """Write the whole model, parameters and configuration, as one safetensors file."""
+        """Write the whole model, parameters and configuration, as one safetensors file.
+
+        Args:
+          dtype: of the parameters in the file: float16, bfloat16, float32 or float64.
+        """
         write_whole(resolve_path(file, "file"), encode_weights(Stored(self.config, self.params, self.images), dtype))
 
     def push_to_hub(

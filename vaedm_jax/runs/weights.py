@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from vaedm_jax.conditioning.conditions import has_vae
 from vaedm_jax.config import BEST_BY
-from vaedm_jax.errors import UserError
+from vaedm_jax.errors import UserError, check_choice
 from vaedm_jax.interop.diffusers_folder import is_diffusers
 from vaedm_jax.models import build_vae
 from vaedm_jax.models.prior import FORMS, expected
@@ -30,6 +30,8 @@ from vaedm_jax.storage.tensors import Tensors, encode_tensors, read_tensors
 from vaedm_jax.storage.writing import write_whole
 from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.stages import ddpm_stage, parameter_shapes, vae_stage
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")  # in which weights may be stored
 
 
 class Stored(NamedTuple):
@@ -48,13 +50,30 @@ def read_weights(file: PathLike) -> Stored:
 
 
 def encode_weights(model: Stored, dtype: Any) -> bytes:
-    """Return parameters and configuration as the content of one safetensors file, which is the whole model."""
-    flat = flatten_dict(jax.device_get(model.params), sep="/")
-    arrays = {n: np.asarray(a, np.float32 if n.startswith("tables/") else dtype) for n, a in flat.items()}
+    """Return parameters and configuration as the content of one safetensors file, which is the whole model.
+
+    Raises:
+      UserError: a file of this dtype, or with these numbers, could not be read again.
+    """
+    dtype, flat = stored_dtype(dtype), flatten_dict(jax.device_get(model.params), sep="/")
+    with np.errstate(over="ignore"):
+        arrays = {n: np.asarray(a, np.float32 if n.startswith("tables/") else dtype) for n, a in flat.items()}
+    if lost := [name for name, a in arrays.items() if not np.isfinite(a).all()]:
+        raise UserError(f"{lost[0]} has numbers that are not finite in {dtype}; a file of weights can hold none")
     metadata = {"config": encode_config(model.config), "format": "vaedm_jax 1"}
     if model.images:  # without their folder, which is private
         metadata["images"] = json.dumps(model.images | {"folder": ""})
     return encode_tensors(arrays, metadata)
+
+
+def stored_dtype(dtype: Any) -> np.dtype:
+    """Return a dtype of DTYPES; raise UserError for another."""
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = dtype
+    check_choice("dtype", name, DTYPES)
+    return np.dtype(name)
 
 
 def expected_shapes(config: ConfigDict, found: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
