@@ -235,11 +235,16 @@ def test_a_saved_file_gives_the_same_picture(explorer, tmp_path):
     assert explorer.from_file(tmp_path / "a.json") == (saved, "")
 
 
-def test_an_address_of_another_model_or_of_other_images_is_named(explorer):
-    query = explorer.to_query(explorer.own)
+def test_an_address_of_another_model_of_other_images_or_of_other_settings_is_named(explorer):
+    """A browser also keeps the images of an address, so those of other settings need another address."""
+    query, chain = explorer.to_query(explorer.own), explorer.chain(explorer.own)
     assert explorer.from_query(query, explorer.own) == (explorer.own, "")
-    other = drawing.Explorer(explorer.model, explorer.images[::-1], explorer.chain(explorer.own))
+    other = drawing.Explorer(explorer.model, explorer.images[::-1], chain)
     assert other.from_query(query, other.own)[1] == drawing.OTHER
+    changed = drawing.Explorer(explorer.model, explorer.images, replace(chain, temperature=0.5))
+    assert changed.from_query(query, changed.own)[1] == drawing.OTHER
+    same = drawing.Explorer(explorer.model, explorer.images, replace(chain, steps=3, sampler="ddim"))
+    assert same.from_query(query, same.own)[1] == ""
 
 
 def test_a_picture_is_found_among_the_directions(explorer, tmp_path):

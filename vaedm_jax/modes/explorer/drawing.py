@@ -21,7 +21,7 @@ from vaedm_jax.diffusion.samplers import SAMPLERS
 from vaedm_jax.diffusion.spacing import RULE_OF
 from vaedm_jax.errors import UserError, check_range
 from vaedm_jax.modes.explorer.directions import describe_loss, find_directions, lost
-from vaedm_jax.modes.explorer.state import Allowed, State, from_file, from_query, to_file, to_query
+from vaedm_jax.modes.explorer.state import SETTINGS, Allowed, State, from_file, from_query, to_file, to_query
 from vaedm_jax.modes.shared.restoration import restore_images
 from vaedm_jax.reporting import to_uint8
 from vaedm_jax.sampling.inputs import compute_digest, path_between
@@ -42,7 +42,7 @@ PRESETS = {"Fast": ("unipc2", 3, "warm"), "Good": ("unipc2", 5, "warm"), "From n
 # The chain of a tuned refiner whose configuration does not have one that suits it (docs/few_steps.md).
 TUNED_CHAIN = {"sampler": CONSISTENCY, "steps": 2, "start": "warm", "spacing": "open"}
 TUNED_START = 0.9  # its t_start, as a share of T
-OTHER = "This was made with another model. So the picture differs from the one that was shown there."
+OTHER = "This was made with another model or other settings. So the picture differs from the one that was shown there."
 OTHER_CHAIN = "This was made with other settings ({}). So the picture differs from the one that was shown there."
 
 
@@ -55,7 +55,8 @@ class Explorer:
       allowed: the states that the model allows.
       own: the settings of the configuration, at the mean z.
       presets: states with the mean z, by the name of their settings; `own` is one of them.
-      identity: identifies the model and the images, which together give a position its meaning.
+      identity: identifies the model and the images, which together give a position its meaning, and the settings that a
+        state does not have.
     """
 
     def __init__(self, model: VAEDM, images: np.ndarray, chain: Chain):
@@ -73,7 +74,10 @@ class Explorer:
         self._chain = chain if chain.start == "warm" else replace(chain, t_start=0)
         self._variance = cache(lambda: model.error_variance(images[:RULE_OF]))
         model.engine.check_chain(self._chain.with_t_start(model.schedule, self._variance))
-        self.identity = compute_digest(to_uint8(images), model.engine.fingerprint)
+        usual = asdict(Chain())
+        others = {k: v for k, v in asdict(self._chain).items() if k not in SETTINGS and v != usual[k]}
+        made_with = model.engine.fingerprint + (json.dumps(others) if others else "")
+        self.identity = compute_digest(to_uint8(images), made_with)
         z = model.encode(images)
         self.directions, self.usual = find_directions(z), lost(images, model.decode(z))
         self._known = np.array([self.directions.position(one) for one in z])
