@@ -323,5 +323,7 @@ def test_samples_take_the_place_of_training_images_that_are_elsewhere(explorer, 
     model.config.data.path = "/not/here"
     assert explore.known_images(config, model).shape == (explore.STAND_INS, 16, 16, 3)
     assert "take the place" in capsys.readouterr().out
+    config.sample.start, config.sample.t_start = "warm", 0  # found from training images
+    assert explore.known_images(config, model).shape == (explore.STAND_INS, 16, 16, 3)
     with pytest.raises(UserError, match="elsewhere"):
         explore.known_images(tiny_config(**{"data.path": "/elsewhere"}), model)

@@ -1,5 +1,6 @@
 """Mode `explore`: a page in the browser, with sliders along the principal directions of encoded images."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,4 +65,7 @@ def known_images(config: ConfigDict, model: VAEDM) -> np.ndarray:
         print(
             f"note: {error}\nnote: {STAND_INS} samples of the model take the place of its training images", flush=True
         )
-        return model.sample(STAND_INS, chain=make_chain(config.sample)).images
+        chain = make_chain(config.sample)
+        if chain.start == "warm" and not chain.t_start:  # the rule that finds it needs training images
+            chain = replace(chain, start="noise")
+        return model.sample(STAND_INS, chain=chain).images
