@@ -140,6 +140,8 @@ def test_tables_of_other_chains_are_kept_and_stored_with_the_weights(weights, tu
     chain = dict(sampler="tuned", start="warm", t_start=400, steps=3)
     np.testing.assert_allclose(stored.sample(2, **chain).images, model.sample(2, **chain).images, atol=0.02)
     assert table_name(stored.chain(**chain)) == "warm400_3"
+    alone = VAEDM(model.config, model.params["vae"], model.params["ddpm"], tables={"noise_5": {}})
+    assert set(alone.with_tables(tuned / "tables.safetensors").params["tables"]) == {"noise_2", "noise_5"}
 
 
 def test_a_table_is_drawn_from_by_the_command_line(weights, tuned, tmp_path):

@@ -175,12 +175,13 @@ class VAEDM:
         return self._with(self.engine.with_params(prior=prior))
 
     def with_tables(self, file: PathLike) -> "VAEDM":
-        """Return the model with the learnt tables that mode `tune` fitted, for `sampler="tuned"`.
+        """Return the model with the learnt tables of a file of mode `tune` beside its own, for `sampler="tuned"`.
 
         Raises:
           UserError: the tables were fitted to another refiner.
         """
-        return self._with(self.engine.with_params(tables=read_tables(file, self.engine.refiner_digest)))
+        tables = read_tables(file, self.engine.refiner_digest)
+        return self._with(self.engine.with_params(tables=self.params["tables"] | tables))
 
     def save(self, file: PathLike, dtype: Any = np.float32) -> None:
         """Write the whole model, parameters and configuration, as one safetensors file.

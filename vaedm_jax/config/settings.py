@@ -161,7 +161,7 @@ SAMPLE = dict(
     # What z is drawn from: a file of mode `prior`, other weights that have this VAE and a prior, or "normal", N(0, I).
     # Empty: what the weights contain, or N(0, I).
     prior="",
-    tables="",  # a file of mode `tune`, for sampler = "tuned"; empty: the tables that the weights contain
+    tables="",  # a file of mode `tune`, for sampler = "tuned", beside the tables that the weights contain
     nearest=False,  # show the nearest training images beside the samples
     files=Choice("npz", ("npz", "png")),  # one file with all images, or a file for each
 ) | {f.name: f.default for f in fields(Chain)}
