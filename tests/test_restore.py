@@ -101,6 +101,12 @@ def test_the_chain_of_a_reduced_image_starts_by_the_rule_for_x_hat():
     assert begun.temperature == 1
 
 
+@pytest.mark.parametrize("task", [SuperResolution(2), Denoising(0.1)])
+def test_a_learnt_table_which_is_of_another_start_is_replaced_by_its_solver(task):
+    chains = (task.begin(Chain(sampler, 3), FULL, lambda: TRUTH) for sampler in ("tuned", "unipc2", "ddim"))
+    assert [chain.sampler for chain in chains] == ["unipc2", "unipc2", "ddim"]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -11,6 +11,7 @@ import numpy as np
 from vaedm_jax.conditioning.conditions import Condition, Downsample, parse_condition
 from vaedm_jax.diffusion.chain import Chain
 from vaedm_jax.diffusion.images import condition_keys
+from vaedm_jax.diffusion.learnt import TEACHER, TUNED
 from vaedm_jax.diffusion.schedule import Schedule
 from vaedm_jax.diffusion.spacing import principal_variance
 from vaedm_jax.errors import UserError, check_choice, check_range
@@ -51,6 +52,15 @@ class Task(Protocol):
 
     def make_consistent(self, images: Images, damaged: Images) -> Images:
         """Return the images nearest to `images` that the damage would turn into `damaged`."""
+
+
+def start_warm(chain: Chain, **changes: Any) -> Chain:
+    """Return the chain with a warm start and other changes.
+
+    A learnt table is of one start, and each task has its own. So the solver that tables are fitted to takes its place.
+    """
+    sampler = TEACHER if chain.sampler == TUNED else chain.sampler
+    return replace(chain, sampler=sampler, start="warm", **changes)
 
 
 def map_chunks(function: Callable[..., jax.Array], *arrays: Any) -> np.ndarray:
@@ -105,7 +115,7 @@ class SuperResolution(Conditioned):
 
     def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
         """Return the chain with a warm start from the bicubic images, at the t_start of `warm_step`."""
-        return super().begin(replace(chain, start="warm", t_start=0), full, train)
+        return super().begin(start_warm(chain, t_start=0), full, train)
 
 
 @dataclass(frozen=True)
@@ -138,7 +148,7 @@ class Denoising:
     def begin(self, chain: Chain, full: Schedule, train: Callable[[], Images]) -> Chain:
         """Return the chain with a warm start at the step that has as much noise as the image, which is u_t then."""
         t = int(np.argmin(np.abs(np.exp(-full.log_snr) - 2 * self.sigma)))
-        return replace(chain, start="warm", t_start=t, steps=min(chain.steps, t + 1))
+        return start_warm(chain, t_start=t, steps=min(chain.steps, t + 1))
 
     def x_T(self, damaged: Images, seed: int = 0) -> Images:
         """Return random noise for pixels whose noise was clipped, and 0 elsewhere.
