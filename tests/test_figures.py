@@ -1,6 +1,7 @@
 """The figures of a run are drawn with captions, and the shares of the variance are right for known data."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,14 @@ def test_a_number_of_steps_without_a_learnt_table_is_refused_before_anything_is_
     command += [f"--config.sample.weights={tmp_path / 'tuned.safetensors'}", "--config.sample.steps=2"]
     assert main([*command, "--config.figures.steps=(2,3)"]) == 2
     assert "figures.steps: " in (told := capsys.readouterr().err) and "noise_3" in told
+    assert not (tmp_path / "out" / "figures").exists()
+
+
+def test_a_chain_that_a_restoration_cannot_run_is_refused_before_anything_is_drawn(tmp_path, capsys):
+    """Noise of a deviation of 0.1 belongs to t = 57, from where no integer stride gives 37 steps."""
+    steps = "--config.sample.steps=37", "--config.sample.spacing=uniform", "--config.sample.start=warm"
+    assert draw(tmp_path, ["form1"], *steps, "--config.sample.t_start=36") == 2
+    assert re.search(r"vaedm: (super2|denoise0\.1): 37 steps: no integer stride", capsys.readouterr().err)
     assert not (tmp_path / "out" / "figures").exists()
 
 

@@ -111,6 +111,10 @@ def check_album(album: Album, drawn: Collection[str]) -> None:
     if "restoration" in drawn:
         for task in restoration_tasks(album):
             task.corrupt(np.zeros((1, *album.model.engine.networks.shape), np.float32))
+            chain = restoration_chain(album, task)
+            for one in (chain, replace(chain, start="noise")):
+                with prefix_errors(f"{task.label}: "):
+                    album.model.engine.check_chain(one)
     if "restoration" in drawn or any(model.engine.networks.condition for model in album.models.values()):
         _ = album.data  # raises UserError if the images cannot be read
 
@@ -226,13 +230,18 @@ def restoration_tasks(album: Album) -> list[Task]:
     return [SuperResolution(settings.factor), Denoising(settings.sigma)]
 
 
+def restoration_chain(album: Album, task: Task) -> Chain:
+    """Return the chain by which a task restores images."""
+    return task.begin(album.chain, album.model.schedule, lambda: some(album.data.train, RULE_OF))
+
+
 def restoration(album: Album) -> tuple[str, Rows]:
     """Draw figure 3b of the paper: damaged images take the place of x_hat; see `restoration.ways`."""
-    rows, descriptions = [], []
-    truth, train = some(album.data.test, album.columns), some(album.data.train, RULE_OF)
+    rows, descriptions, settings = [], [], album.config.sample
+    truth, how = some(album.data.test, album.columns), {"batch_size": settings.batch_size, "progress": False}
     for task in restoration_tasks(album):
-        chain = task.begin(album.chain, album.model.schedule, lambda: train)
-        rows += [(way, made()) for way, made in ways(album.model, task, chain, truth, progress=False).items()]
+        chain = restoration_chain(album, task)
+        rows += [(way, made()) for way, made in ways(album.model, task, chain, truth, settings.seed, **how).items()]
         descriptions.append(f"{task.label}: {describe_ways(album.model, chain)}")
     return f"held-out images, damaged images, and restored images; {'; '.join(descriptions)}", [
         ("held out", truth),
