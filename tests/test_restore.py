@@ -199,6 +199,20 @@ def test_a_picture_that_is_too_large_is_named_before_any_is_restored(tmp_path, w
     assert not list(tmp_path.rglob("out/restored/**/*.png"))
 
 
+def test_pictures_of_which_a_refiner_cannot_be_given_z_are_named_before_any_is_restored(tmp_path, capsys):
+    config = tiny_config(**{"ddpm.z_conditioning": True})
+    vae = random_params(vae_stage(config), 1)
+    VAEDM(config, vae, random_params(ddpm_stage(config, vae), 2)).save(file := tmp_path / "z.safetensors")
+    (tmp_path / "mine").mkdir()
+    noise(8).save(tmp_path / "mine" / "a.png")
+    options = [f"--config.restore.files={tmp_path / 'mine'}", "--config.restore.task=super"]
+    assert restore(tmp_path / "out", file, *options) == 0
+    noise(9).save(tmp_path / "mine" / "b.png")
+    assert restore(tmp_path / "other", file, *options) == 2
+    assert "b.png: 18 x 18 pixels would be restored; this refiner takes z too" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("other/restored/**/*.png"))
+
+
 def test_the_limit_of_pixels_names_a_setting_only_where_there_is_one():
     """The explorer has a fixed limit; mode `restore` puts the name of its setting before the message."""
     with pytest.raises(UserError, match=r"^the picture: 40 x 40 pixels .* the limit is 1,000, since") as caught:

@@ -59,10 +59,17 @@ def restore(config: ConfigDict, workdir: Path) -> None:
 
 def restore_files(found: list, config: ConfigDict, model: VAEDM, task: Task, chain: Chain, folder: Path) -> None:
     """Restore each picture of a folder at its own size, or `factor` times that. All sizes are checked first."""
+    networks = model.engine.networks
     for name, read in found:
         shape = read().shape
         with prefix_errors("restore.pixels: "):
-            check_size(name, task, shape, config.restore.pixels, model.engine.networks.multiple)
+            check_size(name, task, shape, config.restore.pixels, networks.multiple)
+        H, W = (side * task.factor for side in shape[:2])
+        if networks.z_conditioning and (H, W) != networks.shape[:2]:
+            raise UserError(
+                f"{shown(name)}: {W} x {H} pixels would be restored; this refiner takes z too (ddpm.z_conditioning), "
+                f"so they must be {networks.size} x {networks.size}"
+            )
     targets = output_names([name for name, _ in found])
     with Progress(len(found), 0, "restore", noun="picture", unit="pictures") as progress:
         for i, (name, read) in enumerate(found):
