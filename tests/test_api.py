@@ -359,6 +359,7 @@ def test_large_arrays_are_computed_in_batches(model, monkeypatch):
         (lambda m: m.bound(np.zeros((1, *SHAPE)), chain={}), ["chain = {}", "Chain"]),
         (lambda m: m.interpolate(*m.sample_z(2), path="curved"), ["'curved'", "spherical"]),
         (lambda m: VAEDM.from_pretrained("cats"), ["'cats'", "avatars"]),
+        (lambda m: VAEDM.from_pretrained("avatars", revision="v1"), ["revision = 'v1'", "leave it out"]),
         (lambda m: VAEDM.from_checkpoint("missing.safetensors"), ["missing.safetensors"]),
     ],
 )

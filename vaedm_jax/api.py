@@ -118,6 +118,8 @@ class VAEDM:
           revision: a branch, a tag or a commit of the repository; by default its main branch.
         """
         if "/" not in name:
+            if revision is not None:
+                raise UserError(f"revision = {revision!r}: weights of the package have none; leave it out")
             return cls.from_checkpoint(shipped(name))
         return cls.open(f"{hub.PREFIX}{name.removeprefix(hub.PREFIX)}" + (f"@{revision}" if revision else ""))
 
