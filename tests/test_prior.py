@@ -236,6 +236,18 @@ def test_a_model_with_a_prior_has_its_own_name_in_a_comparison(weights, fitted, 
     assert sorted(line.split(",")[0] for line in lines[1:]) == ["tiny", "tiny-prior"]
 
 
+def test_z_are_encoded_in_the_precision_that_is_asked_for(weights, tmp_path, monkeypatch):
+    seen = []
+
+    def stop(model, *_):
+        seen.append(model.engine.networks.vae.precision)
+        raise UserError("enough is seen")
+
+    monkeypatch.setattr(mode, "posterior_draws", stop)
+    command = ["main", "--mode=prior", f"--workdir={tmp_path}", f"--config.sample.weights={weights}"]
+    assert main([*command, "--config.vae.precision=bfloat16"]) == 2 and seen == ["bfloat16"]
+
+
 def test_an_earlier_prior_is_kept(weights, tmp_path, capsys):
     command = ["main", "--mode=prior", f"--workdir={tmp_path}", f"--config.sample.weights={weights}"]
     for components in (1, 2, 1):

@@ -41,6 +41,7 @@ def fit_prior(config: ConfigDict, workdir: Path) -> None:
     settings = config.prior
     kinds = wanted_kinds(settings)
     model = VAEDM.open(config.sample.weights or workdir, config.sample.best)
+    model = model.with_precision(config.vae.precision, config.ddpm.precision)
     model.engine.check_vae()
     data = load_training_images(config, model)
     held_out = posterior_draws(model, some(data.test, settings.images), 1)[0]
