@@ -211,12 +211,15 @@ def test_files_that_cannot_be_imported_or_exported_are_refused(tmp_path, refused
     assert not (tmp_path / out).exists() and not (tmp_path / "b.pt").exists()
 
 
-def test_two_files_make_one_model(tmp_path, configuration):
+def test_two_files_make_one_model(tmp_path, configuration, capsys):
     alone, vae = write(tmp_path / "ddpm.ckpt", published(vae="")), write(tmp_path / "vae.ckpt", published(unet=""))
     target = tmp_path / "both.safetensors"
-    command = ["main", "--mode=import", f"--from={alone},{vae}", f"--out={target}", configuration]
-    assert main([*command, "--config.ddpm.heads=1"]) == 0
-    assert VAEDM.open(target).params["vae"]
+    command = ["main", "--mode=import", configuration, "--config.ddpm.heads=1"]
+    assert main([*command, f"--from={alone},{vae}", f"--out={target}"]) == 0
+    assert VAEDM.open(target).params["vae"] and "VAE (" not in capsys.readouterr().out
+    whole = write(tmp_path / "whole.ckpt", published())
+    assert main([*command, f"--from={whole},{vae}", f"--out={tmp_path / 'first.safetensors'}"]) == 0
+    assert f"left out of {vae}: its VAE ({len(published(unet=''))})" in capsys.readouterr().out
 
 
 def test_the_default_vae_is_the_published_one():

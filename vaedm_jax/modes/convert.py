@@ -69,7 +69,9 @@ def import_files(config: ConfigDict, source: str, out: str) -> None:
     VAEDM(config, vae_params, ddpm_params).save(target)
     print(*notes, sep="\n")
     for source, f in zip(sources, found, strict=True):
-        left = ", ".join(f"{name} ({n})" for name, n in f.left_out.items())
+        others = {"its U-Net": f.unet, "its VAE": f.vae}
+        others = {name: len(of.state) for name, of in others.items() if of and of is not unet and of is not vae}
+        left = ", ".join(f"{name} ({n})" for name, n in (others | f.left_out).items())
         print(f"left out of {source}: {left or 'nothing'}")
     print(f"wrote {target}; use it in any mode with --config.sample.weights={target}", flush=True)
 
