@@ -271,6 +271,7 @@ def test_too_few_images_give_no_frechet_distance_and_a_message(fresh, capsys):
         (["--config.eval.inception={file}", "--config.eval.features=inception"], ["SHA-256", "6726825d"]),
         (["--config.eval.runs={file}"], ["config.json", "VAEDM.save"]),
         (["--config.eval.runs={run},{run}"], ["same name"]),
+        (["--config.eval.runs={run}", "--config.sample.weights={run}"], ["sample.weights and eval.runs both name"]),
         (["--stage=vae"], ["--stage=vae", "--mode=train"]),
     ],
 )

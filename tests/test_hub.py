@@ -14,6 +14,7 @@ from vaedm_jax import VAEDM, UserError
 from vaedm_jax.config.trust import find_risk
 from vaedm_jax.main import main
 from vaedm_jax.runs.card import read_scores, scores_table
+from vaedm_jax.runs.rundir import differences
 from vaedm_jax.training.stages import ddpm_stage, vae_stage
 
 constants = pytest.importorskip("huggingface_hub.constants", reason="an extra: pip install huggingface-hub")
@@ -64,7 +65,9 @@ def test_a_model_comes_back_as_it_was_pushed_with_card_and_samples(hub, model, t
 
     back = VAEDM.from_pretrained("user/faces")
     jax.tree.map(np.testing.assert_array_equal, back.params, model.params)
-    assert back.config == model.config
+    published = {"data.path": ("training-images", "/home/me/private pictures")}
+    assert differences(back.config, model.config, allowed=()) == published
+    assert b"private" not in files["model.safetensors"]
 
 
 def test_the_card_of_a_refiner_with_a_condition_says_how_to_restore_images(hub, tmp_path, monkeypatch):

@@ -29,6 +29,7 @@ from vaedm_jax.runs.weights import (
     read_tables,
     read_weights,
     shipped,
+    without_places,
 )
 from vaedm_jax.runtime import hosts
 from vaedm_jax.runtime.mesh import make_mesh
@@ -205,7 +206,7 @@ class VAEDM:
         """Write the model to a repository of the Hugging Face Hub, with a model card and samples; return its address.
 
         The repository is created if necessary. Log in before, by `hf auth login`. There are no samples of a refiner
-        with a `ddpm.condition`, which needs images for them.
+        with a `ddpm.condition`, which needs images for them. No path of this machine is published.
 
         Args:
           repository: "user/model".
@@ -215,7 +216,7 @@ class VAEDM:
         rows, chain = read_scores(evaluation) if evaluation else [], self.chain().describe(self.schedule)
         card = model_card(repository, self.config, self.params, self.images, chain, rows, licence)
         files = {hub.CARD: card.encode()}
-        files[hub.WEIGHTS] = encode_weights(Stored(self.config, self.params, self.images), dtype)
+        files[hub.WEIGHTS] = encode_weights(Stored(without_places(self.config), self.params, self.images), dtype)
         if not self.engine.networks.condition:
             files["samples.png"] = self.sample(16, seed=0, progress=False).to_png()
         return hub.push(repository, files, private)

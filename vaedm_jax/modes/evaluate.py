@@ -107,6 +107,10 @@ def evaluate(config: ConfigDict, workdir: Path) -> None:
 
 def open_models(config: ConfigDict, workdir: Path) -> dict[str, VAEDM]:
     """Return the models by the names of their directories or files; raise UserError if they cannot be compared."""
+    if config.eval.runs and config.sample.weights:
+        raise UserError(
+            "sample.weights and eval.runs both name models; leave sample.weights out, and add it to eval.runs"
+        )
     asked = names(config.eval.runs) or [config.sample.weights or str(workdir)]
     other = f"-{model_name(config.sample.prior)}" if config.sample.prior else ""
     found = {model_name(name) + other: configured(VAEDM.open(name, config.sample.best), config) for name in asked}

@@ -66,6 +66,18 @@ def encode_weights(model: Stored, dtype: Any) -> bytes:
     return encode_tensors(arrays, metadata)
 
 
+def without_places(config: ConfigDict) -> ConfigDict:
+    """Return a configuration that may be published: it names no file or folder of this machine.
+
+    A folder of images is called `training-images` instead, so that `data.path` of a command still takes its place.
+    """
+    config = config.copy_and_resolve_references()
+    places = dict.fromkeys(("data.archive", "data.tfds_dir", "vae.checkpoint", "vae.init", "ddpm.init"), "")
+    places["data.path"] = "training-images" if config.data.path else ""
+    config.update_from_flattened_dict(places)
+    return config
+
+
 def stored_dtype(dtype: Any) -> np.dtype:
     """Return a dtype of DTYPES; raise UserError for another."""
     try:
