@@ -116,7 +116,7 @@ EPS = {"ddpm.prediction": "eps", "ddpm.sigma_r": 0.0, "ddpm.sigma_data": 0.0}
     "variant, changes",
     [
         ("form1", {}),
-        ("form2", {"ddpm.multipliers": (1, 2)}),
+        ("form2", {"ddpm.multipliers": (1, 2), "sample.clip": False}),
         ("uncond", {"ddpm.conventions": "ddpm", "ddpm.patch": 1, "ddpm.attention": (1,)} | EPS),
     ],
 )
@@ -127,7 +127,7 @@ def test_exported_weights_are_imported_bit_for_bit(tmp_path, variant, changes):
     for part in ("ddpm", "vae"):
         jax.tree.map(np.testing.assert_array_equal, back.params[part], model.params[part])
     network = {f"ddpm.{n}" for n in ("variant", "prediction", "sigma_r", "heads", "scale_shift", "attention", "patch")}
-    network |= {"ddpm.conventions", "ddpm.dropout", "data.image_size"}
+    network |= {"ddpm.conventions", "ddpm.dropout", "data.image_size", "sample.clip"}
     before, after = flatten(model.config), flatten(back.config)
     assert {n: after[n] for n in network} == {n: before[n] for n in network}
     np.testing.assert_allclose(back.schedule.beta, model.schedule.beta)

@@ -175,7 +175,7 @@ def read_scheduler(folder: Path, known: bool) -> tuple[dict[str, Any], np.ndarra
     if path is None:
         return {}, None
     form = {"num_train_timesteps": int, "beta_start": float, "beta_end": float, "beta_schedule": str}
-    form |= {"prediction_type?": str, "variance_type?": str}
+    form |= {"prediction_type?": str, "variance_type?": str, "clip_sample?": bool}
     config = {"trained_betas": None, "prediction_type": "epsilon"} | read_json(path, form)
     predictions = {theirs: ours for ours, theirs in PREDICTIONS.items() if ours != "residual" or known}
     with prefix_errors(f"{path}: "):
@@ -187,4 +187,6 @@ def read_scheduler(folder: Path, known: bool) -> tuple[dict[str, Any], np.ndarra
     settings = {"ddpm.prediction": predictions[config["prediction_type"]]}
     if config.get("variance_type") in VARIANCES:
         settings["sample.variance"] = VARIANCES[config["variance_type"]]
+    if "clip_sample" in config:
+        settings["sample.clip"] = config["clip_sample"]
     return settings, np.linspace(config["beta_start"], config["beta_end"], config["num_train_timesteps"])
