@@ -43,6 +43,7 @@ def model_fixture():
     config = tiny_config()
     with config.unlocked():
         config.data.path = "/home/me/private pictures"
+        config.sample.prior = "/home/me/private prior.npz"
     vae, sides = random_params(vae_stage(config)), {"image_size": 16, "content": "-"}
     images = {"train": {"images": 4500, **sides}, "held_out": {"images": 10, **sides}, "files": "-", "folder": "-"}
     return VAEDM(config, vae, random_params(ddpm_stage(config, vae)), images=images)
@@ -65,8 +66,8 @@ def test_a_model_comes_back_as_it_was_pushed_with_card_and_samples(hub, model, t
 
     back = VAEDM.from_pretrained("user/faces")
     jax.tree.map(np.testing.assert_array_equal, back.params, model.params)
-    published = {"data.path": ("training-images", "/home/me/private pictures")}
-    assert differences(back.config, model.config, allowed=()) == published
+    published = {"data.path": "training-images", "sample.prior": ""}
+    assert {key: new for key, (new, _) in differences(back.config, model.config, allowed=()).items()} == published
     assert b"private" not in files["model.safetensors"]
 
 

@@ -31,6 +31,11 @@ from vaedm_jax.storage.writing import write_whole
 from vaedm_jax.training.loop import restore_average
 from vaedm_jax.training.stages import ddpm_stage, parameter_shapes, vae_stage
 
+# Settings that may name files and folders, beside `data.path`. A stored model needs none of them.
+PLACES = (
+    *("data.archive", "data.tfds_dir", "vae.checkpoint", "vae.init", "ddpm.init", "sample.weights", "sample.prior"),
+    *("sample.tables", "eval.runs", "eval.features", "eval.inception", "restore.files"),
+)
 DTYPES = ("float16", "bfloat16", "float32", "float64")  # in which weights may be stored
 
 
@@ -72,9 +77,8 @@ def without_places(config: ConfigDict) -> ConfigDict:
     A folder of images is called `training-images` instead, so that `data.path` of a command still takes its place.
     """
     config = config.copy_and_resolve_references()
-    places = dict.fromkeys(("data.archive", "data.tfds_dir", "vae.checkpoint", "vae.init", "ddpm.init"), "")
-    places["data.path"] = "training-images" if config.data.path else ""
-    config.update_from_flattened_dict(places)
+    config.update_from_flattened_dict(dict.fromkeys(PLACES, ""))
+    config.data.path = "training-images" if config.data.path else ""
     return config
 
 
